@@ -11,11 +11,29 @@ from pydantic import Field
 
 from mmtfrs.errors import ConfigError, nearest
 
-Modality = Literal["image", "text", "audio"]
-MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
+Modality = str  # `image`, `text`, `audio`, or the name of features that the user brings
+MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")  # those that have raw media and an encoder
+FUSIONS = ("concat", "weighted", "gated", "hierarchical", "attention", "coattention", "transformer", "graph", "capsule",
+           "late_sum", "late_stacking", "late_voting")  # fmt: skip
+SCORES = ("cosine", "dot", "euclidean", "pearson")
+LOSSES = ("softmax", "bpr", "hinge")
+NEGATIVES = ("auto", "full", "in_batch", "mixed", "hard", "memory")
 
 Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+def one_of(*names: str) -> Any:
+    """A name out of a list; a typo is refused with the nearest one."""
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"must be one of {', '.join(names)}.{nearest(value, names)}")
+        return value
+
+    return Annotated[str, pydantic.AfterValidator(check)]
 
 
 class _Section(pydantic.BaseModel):
@@ -58,11 +76,19 @@ class ExtractionConfig(_Section):
     max_bytes: Positive = Field(200_000_000, description="larger media files are set aside")
 
 
+class GraphConfig(_Section):
+    """The frozen graph of similar items that smooths the candidates' features."""
+
+    neighbours: Count = Field(0, description="nearest items per modality; 0: no graph")
+    layers: Positive = 1
+    share: Share = Field(0.5, description="of an item's features that comes from its neighbours")
+
+
 class ModelConfig(_Section):
     """The shape of the two towers."""
 
-    modalities: tuple[Modality, ...] = MODALITIES
-    fusion: str = Field("concat", description="`concat` or `attention`")
+    modalities: tuple[Modality, ...] | None = Field(None, description="those to use; none: all that the items have")
+    fusion: one_of(*FUSIONS) = Field("concat", description="how the modalities of an item or a query become one vector")
     embedding_dim: Positive = Field(64, description="D: size of the shared space")
     hidden: tuple[Positive, ...] = Field((128,), description="hidden layers of each tower's last MLP")
     feature_dim: Positive | None = Field(
@@ -72,14 +98,44 @@ class ModelConfig(_Section):
     use_item_id: bool = True
     use_user_id: bool = True
     id_dropout: Share = Field(0.5, description="share of ids hidden in a training step, so that new ones work")
+    history_id_dropout: Share = Field(0.5, description="share of a history's ids hidden in training")
     history_dropout: Share = Field(0.1, description="share of histories hidden in training, for users without one")
-    history_length: Annotated[int, Field(ge=0)] = Field(50, description="newest items of the history that are used")
+    history_length: Count = Field(1000, description="newest items of the history that are used")
     history: Literal["past", "all"] = Field(
         "all", description="what a training event's history is: what came before it, or all else its user took"
     )
-    normalize: bool = Field(True, description="cosine instead of inner product")
+    modality_dropout: Share = Field(0.1, description="share of media hidden in training, so that absent ones are borne")
+    missing: one_of("null", "ridge", "generator") = Field(
+        "null", description="what stands for an absent medium: a learned vector, or a guess from the others"
+    )
+    graph: GraphConfig = GraphConfig()
+    score: one_of(*SCORES) = "cosine"
+
+
+class LossConfig(_Section):
+    """What is minimised, and against which negatives."""
+
+    name: one_of(*LOSSES) = "softmax"
     temperature: Annotated[float, Field(gt=0)] = 0.2
+    learn_temperature: bool = Field(False, description="the temperature above is only where it starts")
+    margin: Weight = Field(0.2, description="of the hinge loss")
+    negatives: one_of(*NEGATIVES) = Field("auto", description="auto: full up to `full_up_to` items, above it in_batch")
+    full_up_to: Count = Field(4096, description="items up to which every item is a negative of every event")
+    uniform: Positive = Field(1024, description="items drawn uniformly beside the batch (negatives: mixed)")
+    hard: Positive = Field(100, description="highest scored negatives that are kept per event (negatives: hard)")
+    memory: Positive = Field(8192, description="candidates of earlier batches that are kept (negatives: memory)")
+    mined: Count = Field(0, description="negatives per user that are mined from the whole catalogue")
+    mine_every: Positive = Field(2, description="epochs between two minings")
+    similar: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.95, description="hard and mined candidates this close (cosine) to the positive are no negatives"
+    )
+    mask_known: bool = Field(True, description="what else the user took is no negative")
     logq_correction: bool = True
+    frequencies: one_of("count", "streaming") = Field(
+        "count", description="item frequencies for the correction: counted in the log, or estimated while training"
+    )
+    alignment: Weight = Field(0.0, description="weight of the contrast between an item's modalities")
+    rating: Weight = Field(0.0, description="weight of the rating task; needs events with ratings")
 
 
 class TrainingConfig(_Section):
@@ -130,6 +186,7 @@ class Config(_Section):
     encoders: EncodersConfig = EncodersConfig()
     extraction: ExtractionConfig = ExtractionConfig()
     model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()

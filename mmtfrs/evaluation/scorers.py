@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from mmtfrs._keras import tf
 from mmtfrs.models.histories import Histories
 from mmtfrs.models.two_tower import TwoTower
 
@@ -18,14 +19,15 @@ class Scorer(Protocol):
 
 
 class ModelScorer:
-    """Inner products of a trained model, with the candidates embedded once."""
+    """Scores of a trained model, with the candidates embedded once."""
 
     def __init__(self, model: TwoTower) -> None:
         self._model = model
-        self._candidates = model.candidate_embeddings()
+        self._candidates = tf.constant(model.candidate_embeddings())
 
     def scores(self, user_ids: np.ndarray, histories: Histories) -> np.ndarray:
-        return self._model.query_embeddings(user_ids, histories) @ self._candidates.T
+        queries = self._model.query_embeddings(user_ids, histories)
+        return self._model.score_matrix(tf.constant(queries), self._candidates).numpy()
 
 
 class PopularityScorer:

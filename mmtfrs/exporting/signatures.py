@@ -29,7 +29,7 @@ class ServingModule(tf.Module):
         super().__init__(name="mmtfrs")
         self._model = _Hidden(model)
         self._encoders = _Hidden(encoders)
-        self.index = ExactIndex(model.data.item_ids, model.candidate_embeddings(), k)
+        self.index = ExactIndex(model.data.item_ids, model.candidate_embeddings(), k, model.score_matrix)
         users = model.data.user_ids if len(model.data.user_ids) else np.array([""], object)
         self.user_rows = tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer(tf.constant(users, tf.string), tf.range(1, len(users) + 1, dtype=tf.int32)),
@@ -47,7 +47,6 @@ class ServingModule(tf.Module):
         media = {name: query[name] for name in ("text", "image", "audio")}
         exclude = {"exclude": lists}
         model = self._model.value
-        dim = model.config.model.embedding_dim
         dense = {name: tf.TensorSpec([None, adapter.dim], tf.float32) for name, adapter in model.data.adapters.items()}
         dense["presence"] = tf.TensorSpec([None, len(dense)], tf.float32)
         specs = {
@@ -57,7 +56,7 @@ class ServingModule(tf.Module):
             "embed_query": (self.embed_query, query),
             "embed_candidate": (self.embed_candidate, media),
             "recommend_from_embedding": (
-                self.recommend_from_embedding, {"embedding": tf.TensorSpec([None, dim], tf.float32)} | exclude
+                self.recommend_from_embedding, {"embedding": tf.TensorSpec([None, model.width], tf.float32)} | exclude
             ),
             "embed_query_dense": (self.embed_query_dense, dense),
             "embed_candidate_dense": (self.embed_candidate_dense, dense),

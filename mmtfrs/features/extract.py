@@ -66,7 +66,8 @@ def extract(
     encoded = 0
     with FeatureStore(store) as opened, ThreadPoolExecutor(config.extraction.workers) as pool:
         for modality in MODALITIES:
-            if modality not in config.model.modalities or not any(table.count(modality) for table in tables):
+            wanted = config.model.modalities is None or modality in config.model.modalities
+            if not wanted or not any(table.count(modality) for table in tables):
                 continue
             used[modality] = encoder = encoders.load(modality, getattr(config.encoders, modality))
             space = opened.space(encoder)

@@ -8,6 +8,7 @@ unknown user. Feature matrices have an all-zero row 0 for absent media.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from mmtfrs.features.adapter import Adapter
 from mmtfrs.features.features import FeatureRows, Features
 
 _CHUNK = 8192
+_ADAPTER = ".adapter.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Tables:
         np.add.at(tables.item_counts, items[items > 0], 1.0)
         np.add.at(tables.user_counts, tables.user_rows(events.user_ids), 1.0)
         media_users = tables.user_rows(features.user_ids)
-        for modality in (name for name in MODALITIES if name in config.model.modalities):
+        for modality in _wanted(config, features):
             rows = features.items.get(modality)
             if rows is None or not rows.present.any():
                 continue  # a catalogue without this modality has no such part of the towers
@@ -116,7 +118,7 @@ class Tables:
         np.save(folder / "item_counts.npy", self.item_counts)
         np.save(folder / "user_counts.npy", self.user_counts)
         for modality, adapter in self.adapters.items():
-            np.savez(folder / f"{modality}.adapter.npz", mean=adapter.mean, projection=adapter.projection,
+            np.savez(folder / f"{modality}{_ADAPTER}", mean=adapter.mean, projection=adapter.projection,
                      encoder=np.array(self.encoders[modality]))  # fmt: skip
             for name, media in (("items", self.items), ("users", self.users)):
                 if modality in media:
@@ -132,11 +134,9 @@ class Tables:
 
         tables = cls(ids("item_ids"), ids("user_ids"), np.load(folder / "item_counts.npy"),
                      np.load(folder / "user_counts.npy"), {}, {}, {}, {})  # fmt: skip
-        for modality in MODALITIES:
-            path = folder / f"{modality}.adapter.npz"
-            if not path.exists():
-                continue
-            with np.load(path) as saved:
+        saved_names = {path.name.removesuffix(_ADAPTER) for path in folder.glob(f"*{_ADAPTER}")}
+        for modality in _ordered(saved_names):
+            with np.load(folder / f"{modality}{_ADAPTER}") as saved:
                 tables.adapters[modality] = Adapter(saved["mean"], saved["projection"])
                 tables.encoders[modality] = tuple(str(value) for value in saved["encoder"])
             for name, media in (("items", tables.items), ("users", tables.users)):
@@ -146,6 +146,16 @@ class Tables:
                         np.load(folder / f"{modality}.{name}.rows.npy"),
                     )
         return tables
+
+
+def _wanted(config: Config, features: Features) -> list[Modality]:
+    """The modalities of the features that the config does not leave out."""
+    return [name for name in _ordered(features.items) if config.model.modalities is None or name in config.model.modalities]
+
+
+def _ordered(names: Iterable[str]) -> list[Modality]:
+    """Those with raw media first, then by name."""
+    return sorted(names, key=lambda name: (MODALITIES.index(name) if name in MODALITIES else len(MODALITIES), name))
 
 
 def _reduce(adapter: Adapter, features: FeatureRows, rows: np.ndarray, count: int) -> MediaTable:

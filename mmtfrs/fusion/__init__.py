@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from mmtfrs.errors import ConfigError, nearest
 from mmtfrs.fusion.attention import AttentionFusion
-from mmtfrs.fusion.base import Fusion
+from mmtfrs.fusion.base import Fusion, masked_share
+from mmtfrs.fusion.capsule import CapsuleFusion
+from mmtfrs.fusion.coattention import CoattentionFusion
 from mmtfrs.fusion.concat import ConcatFusion
+from mmtfrs.fusion.gated import GatedFusion
+from mmtfrs.fusion.graph import GraphFusion
+from mmtfrs.fusion.hierarchical import HierarchicalFusion
+from mmtfrs.fusion.late import LateFusion
+from mmtfrs.fusion.transformer import TransformerFusion
+from mmtfrs.fusion.weighted import WeightedFusion
 
-FUSIONS: dict[str, type[Fusion]] = {"attention": AttentionFusion, "concat": ConcatFusion}
+FUSIONS: dict[str, type[Fusion] | partial] = {
+    "concat": ConcatFusion,
+    "weighted": WeightedFusion,
+    "gated": GatedFusion,
+    "hierarchical": HierarchicalFusion,
+    "attention": AttentionFusion,
+    "coattention": CoattentionFusion,
+    "transformer": TransformerFusion,
+    "graph": GraphFusion,
+    "capsule": CapsuleFusion,
+    # Decision level: how the scores of the modalities become one is up to the model.
+    "late_sum": partial(LateFusion, combine="sum"),
+    "late_stacking": partial(LateFusion, combine="stacking"),
+    "late_voting": partial(LateFusion, combine="voting"),
+}
 
-__all__ = ["FUSIONS", "Fusion", "get"]
+__all__ = ["FUSIONS", "Fusion", "get", "masked_share"]
 
 
-def get(name: str) -> type[Fusion]:
-    """The class of a fusion method. Raises `ConfigError` for an unknown name, with the nearest known one."""
+def get(name: str) -> type[Fusion] | partial:
+    """What makes a fusion layer of this name. Raises `ConfigError` for an unknown one, with the nearest known."""
     if name not in FUSIONS:
         raise ConfigError(f"`model.fusion` must be one of {', '.join(FUSIONS)}. Received: {name!r}.{nearest(name, FUSIONS)}")
     return FUSIONS[name]

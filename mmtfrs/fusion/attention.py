@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from mmtfrs._keras import keras, tf
-from mmtfrs.fusion.base import Fusion, masked_share
+from mmtfrs._keras import tf
+from mmtfrs.fusion.base import Fusion, masked_softmax
 
 
 class AttentionFusion(Fusion):
@@ -19,16 +19,12 @@ class AttentionFusion(Fusion):
 
     def build(self, input_shape) -> None:
         self.kernel = self.add_weight("kernel", (self.dim, self.dim), initializer="glorot_uniform")
-        self.hidden = keras.layers.Dense(self.dim, activation="relu", name="hidden", dtype=self.dtype_policy)
-        self.out = keras.layers.Dense(self.dim, name="out", dtype=self.dtype_policy)
+        self.hidden = self.dense(self.dim, "hidden", activation="relu")
+        self.out = self.dense(self.dim, "out")
         super().build(input_shape)
 
     def fuse(self, vectors: tf.Tensor, presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         scores = tf.einsum("bmd,de,bme->bm", vectors, tf.cast(self.kernel, vectors.dtype), vectors)
-        scores = tf.cast(scores, tf.float32) / math.sqrt(self.dim)
-        scores = tf.where(presence > 0, scores, tf.float32.min)  # before the softmax: an absent one must not outshout
-        weights = masked_share(tf.nn.softmax(scores, axis=1), presence)
-        nothing = tf.cast(tf.reduce_sum(weights, axis=1, keepdims=True) == 0.0, tf.float32)
-        mixed = weights + nothing / len(self.modalities)
+        weights, mixed = masked_softmax(tf.cast(scores, tf.float32) / math.sqrt(self.dim), presence)
         fused = tf.einsum("bm,bmd->bd", tf.cast(mixed, vectors.dtype), vectors)
         return self.out(self.hidden(fused)), weights

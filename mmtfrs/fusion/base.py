@@ -23,7 +23,7 @@ class Fusion(keras.layers.Layer, abc.ABC):
         presence: `[B, M]` floating, 1 where the modality is there, else 0.
 
     Returns:
-        `(fused [B, D], weights [B, M] float32)`.
+        `(fused [B, D], weights [B, M] float32)`; of a fusion at the decision level, which has `blocks` > 1, `[B, blocks, D]`.
     """
 
     def __init__(self, modalities: Sequence[str], dim: int, **kwargs) -> None:
@@ -31,13 +31,20 @@ class Fusion(keras.layers.Layer, abc.ABC):
         self.modalities = list(modalities)
         self.dim = dim
 
+    @property
+    def blocks(self) -> int:
+        """How many vectors the fusion leaves, each to be scored on its own."""
+        return 1
+
     def build(self, input_shape) -> None:
         # Not zeros: behind a ReLU they would get no gradient at first.
         normal = keras.initializers.RandomNormal(stddev=0.05)
         self.null = self.add_weight("null", (len(self.modalities), self.dim), initializer=normal)
         super().build(input_shape)
 
-    def call(self, vectors: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(
+        self, vectors: dict[str, tf.Tensor], presence: tf.Tensor, training: bool | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         stacked = tf.stack([vectors[name] for name in self.modalities], axis=1)
         mask = tf.cast(presence, stacked.dtype)[..., None]
         return self.fuse(stacked * mask + tf.cast(self.null, stacked.dtype) * (1 - mask), presence)
@@ -45,6 +52,10 @@ class Fusion(keras.layers.Layer, abc.ABC):
     @abc.abstractmethod
     def fuse(self, vectors: tf.Tensor, presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B, M, D]` with nulls in place, `[B, M]` -> `(fused [B, D], weights [B, M])`."""
+
+    def dense(self, size: int, name: str, **kwargs) -> keras.layers.Dense:
+        """A dense layer of this layer's precision."""
+        return keras.layers.Dense(size, name=name, dtype=self.dtype_policy, **kwargs)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "modalities": self.modalities, "dim": self.dim}
@@ -54,3 +65,29 @@ def masked_share(scores: tf.Tensor, presence: tf.Tensor) -> tf.Tensor:
     """Nonnegative `[B, M]` scores -> shares of the present modalities: they sum to 1, or are all 0 if none is there."""
     kept = tf.cast(scores, tf.float32) * tf.cast(presence, tf.float32)
     return tf.math.divide_no_nan(kept, tf.reduce_sum(kept, axis=1, keepdims=True))
+
+
+def masked_softmax(scores: tf.Tensor, presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Softmax over the present modalities.
+
+    Args:
+        scores: `[B, ..., M]` floating.
+        presence: `[B, M]`, or `[B, ..., M]`.
+
+    Returns:
+        `(weights, mixed)`, both `[B, ..., M] float32`: weights are 0 for absent modalities; `mixed` is the same, but uniform
+        where nothing is present, so that the null vectors have something to say.
+    """
+    presence = tf.cast(presence, tf.float32)
+    while presence.shape.rank < scores.shape.rank:
+        presence = presence[:, None]
+    # Before the softmax, not after: an absent one must not outshout the others.
+    masked = tf.where(presence > 0, tf.cast(scores, tf.float32), tf.float32.min)
+    mixed = tf.nn.softmax(masked, axis=-1)
+    return mixed * presence, mixed
+
+
+def mean_present(vectors: tf.Tensor, presence: tf.Tensor) -> tf.Tensor:
+    """`[B, M, D]`, `[B, M]` -> `[B, D]`: mean over the present modalities, over all of them where none is."""
+    _, mixed = masked_softmax(tf.zeros_like(presence), presence)
+    return tf.einsum("bm,bmd->bd", tf.cast(mixed, vectors.dtype), vectors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmtfrs._keras import keras, tf
+from mmtfrs._keras import tf
 from mmtfrs.fusion.base import Fusion, masked_share
 
 
@@ -17,12 +17,9 @@ class ConcatFusion(Fusion):
     """
 
     def build(self, input_shape) -> None:
-        self.hidden = [
-            keras.layers.Dense(self.dim, use_bias=False, name=f"hidden_{name}", dtype=self.dtype_policy)
-            for name in self.modalities
-        ]
+        self.hidden = [self.dense(self.dim, f"hidden_{name}", use_bias=False) for name in self.modalities]
         self.bias = self.add_weight("bias", (self.dim,), initializer="zeros")
-        self.out = keras.layers.Dense(self.dim, name="out", dtype=self.dtype_policy)
+        self.out = self.dense(self.dim, "out")
         super().build(input_shape)
 
     def fuse(self, vectors: tf.Tensor, presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from mmtfrs._keras import tf
+
+Score = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class ExactIndex(tf.Module):
@@ -14,6 +19,7 @@ class ExactIndex(tf.Module):
         ids: `[N]` strings, unique.
         embeddings: `[N, D] float32`.
         k: results per query; cut to N.
+        score: `[B, D]`, `[N, D]` -> `[B, N]`; the inner product if None.
 
     Example:
         >>> index = ExactIndex(["a", "b", "c"], [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]], k=2)
@@ -22,12 +28,13 @@ class ExactIndex(tf.Module):
         [[b'c', b'b']]
     """
 
-    def __init__(self, ids, embeddings, k: int = 100) -> None:
+    def __init__(self, ids, embeddings, k: int = 100, score: Score | None = None) -> None:
         super().__init__(name="exact_index")
         ids = np.asarray(ids, dtype=object)
         if not len(ids):
             raise ValueError("`ids` must hold at least one item. Received: none.")
         self.k = min(k, len(ids))
+        self._score = score or partial(tf.matmul, transpose_b=True)
         self._ids = tf.constant(ids, tf.string)
         self._embeddings = tf.Variable(np.asarray(embeddings, np.float32), trainable=False, name="candidates")
         self.rows = tf.lookup.StaticHashTable(
@@ -45,7 +52,7 @@ class ExactIndex(tf.Module):
             `(ids [B, k] string, scores [B, k] float32)`, best first. Where fewer than k candidates are left, the rest is
             "" with the lowest float32.
         """
-        scores = tf.matmul(queries, self._embeddings, transpose_b=True)
+        scores = self._score(queries, self._embeddings)
         excluded = self.rows.lookup(exclude)
         rows = tf.where(excluded >= 0)
         places = tf.stack([tf.cast(rows[:, 0], tf.int32), tf.gather_nd(excluded, rows)], axis=1)

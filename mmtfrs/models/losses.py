@@ -1,44 +1,63 @@
-"""Losses over a batch of queries and the candidates they took."""
+"""Losses of a query's positive against columns of negatives.
+
+Every loss takes the columns as a sample of the catalogue. `log_counts` says how often each column's item was to be expected
+in the
+sample; dividing by that makes the sum over the columns an estimate of the sum over all items, so each loss converges to what
+it is over the whole catalogue. The positive itself is known exactly and stands beside the sample uncorrected.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mmtfrs._keras import tf
+from mmtfrs.errors import ConfigError, nearest
 
-_MASKED = float(tf.float32.min) / 100.0  # finite, so that no difference of two masked logits is NaN
+_MASKED = -1e9  # finite, so that no difference of two masked logits is NaN
 
 
-def in_batch_softmax(
-    queries: tf.Tensor,
-    candidates: tf.Tensor,
-    items: tf.Tensor,
-    temperature: float = 1.0,
-    log_frequency: tf.Tensor | None = None,
-    weights: tf.Tensor | None = None,
+def softmax_loss(
+    positive: tf.Tensor, logits: tf.Tensor, log_counts: tf.Tensor, allowed: tf.Tensor, _: float = 0.0
 ) -> tf.Tensor:
-    """Sampled softmax whose negatives are the other candidates of the batch.
+    """`log(1 + sum_j exp(s_j - log n_j - s_+))`: the sampled softmax.
 
-    `loss_i = w_i * -log softmax_j(q_i . c_j / temperature - log p_j)[i]`, its mean over the batch. Subtracting the
-    logarithm of each candidate's sampling probability p makes the result an estimate of the softmax over the whole catalogue
-    (Bengio and Senecal 2008; Yi et al., RecSys 2019). Candidates that are the same item as the positive are masked.
+    Reference: Bengio and Senecal, Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
+    Model, 2008; for two towers Yi et al., Sampling-Bias-Corrected Neural Modeling, RecSys 2019. That the positive must not be
+    corrected: Khrylchenko et al., Correcting the LogQ Correction, RecSys 2025.
 
     Args:
-        queries: `[B, D] float32`.
-        candidates: `[B, D] float32`, row i is what query i took.
-        items: `[B]` integer, which item each candidate is.
-        temperature: positive.
-        log_frequency: `[B] float32`, log p of each candidate, up to a constant; None leaves the correction out.
-        weights: `[B] float32` per event, or None for 1.
+        positive: `[B] float32`, logit of what each query took.
+        logits: `[B, C] float32` of the columns.
+        log_counts: `[C]` or `[B, C] float32`, log n of each column.
+        allowed: `[B, C] bool`, which columns are negatives of a row.
 
     Returns:
-        `[] float32`.
+        `[B] float32`.
     """
-    # Temperature and correction ride on the matrix product: passes over [B, B] are what a step's loss costs.
-    queries = queries / temperature
-    if log_frequency is not None:
-        queries = tf.concat([queries, tf.ones_like(queries[:, :1])], axis=1)
-        candidates = tf.concat([candidates, -log_frequency[:, None]], axis=1)
-    logits = tf.matmul(queries, candidates, transpose_b=True)
-    same = tf.linalg.set_diag(items[:, None] == items[None, :], tf.zeros_like(items, tf.bool))
-    logits = tf.where(same, _MASKED, logits)
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.range(tf.shape(queries)[0]), logits)
-    return tf.reduce_mean(losses if weights is None else losses * weights)
+    corrected = tf.where(allowed, logits - log_counts, _MASKED)
+    return tf.nn.softplus(tf.reduce_logsumexp(corrected, axis=1) - positive)
+
+
+def bpr_loss(positive: tf.Tensor, logits: tf.Tensor, log_counts: tf.Tensor, allowed: tf.Tensor, _: float = 0.0) -> tf.Tensor:
+    """Mean over negatives of `-log sigmoid(s_+ - s_j)` (Rendle et al., BPR, UAI 2009); see `softmax_loss`."""
+    return _mean(tf.nn.softplus(logits - positive[:, None]), log_counts, allowed)
+
+
+def hinge_loss(positive: tf.Tensor, logits: tf.Tensor, log_counts: tf.Tensor, allowed: tf.Tensor, margin: float) -> tf.Tensor:
+    """Mean over negatives of `max(0, margin + s_j - s_+)` (Weston et al., WSABIE, IJCAI 2011, without its ranks)."""
+    return _mean(tf.nn.relu(margin + logits - positive[:, None]), log_counts, allowed)
+
+
+def _mean(values: tf.Tensor, log_counts: tf.Tensor, allowed: tf.Tensor) -> tf.Tensor:
+    weights = tf.where(allowed, tf.exp(-log_counts), 0.0)
+    return tf.math.divide_no_nan(tf.reduce_sum(values * weights, axis=1), tf.reduce_sum(weights, axis=1))
+
+
+LOSSES: dict[str, Callable[..., tf.Tensor]] = {"softmax": softmax_loss, "bpr": bpr_loss, "hinge": hinge_loss}
+
+
+def get(name: str) -> Callable[..., tf.Tensor]:
+    """Raises `ConfigError` for an unknown name, with the nearest known one."""
+    if name not in LOSSES:
+        raise ConfigError(f"`loss.name` must be one of {', '.join(LOSSES)}. Received: {name!r}.{nearest(name, LOSSES)}")
+    return LOSSES[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -13,8 +13,12 @@ from mmtfrs.data.events import Events
 from mmtfrs.errors import DataError
 from mmtfrs.features.features import Features
 from mmtfrs.features.tables import Tables
+from mmtfrs.models import scores
+from mmtfrs.models.batches import TrainingRows
 from mmtfrs.models.histories import Histories
-from mmtfrs.models.losses import in_batch_softmax
+from mmtfrs.models.objective import Objective
+from mmtfrs.models.rating import RatingHead
+from mmtfrs.models.voting import votes
 from mmtfrs.towers.candidate import CandidateTower
 from mmtfrs.towers.device_tables import DeviceTable, DeviceTables
 from mmtfrs.towers.query import QueryTower
@@ -25,9 +29,8 @@ _BATCH = 4096
 class TwoTower(tfrs.Model):
     """A query tower and a candidate tower whose inner product is the score.
 
-    The loss is the in-batch sampled softmax with a temperature, corrected by the logarithm of each candidate's frequency
-    in the training log (Yi et al., Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations, RecSys
-    2019); candidates of the batch that are the positive item itself are masked.
+    Embeddings are `[W]`: `model.embedding_dim` numbers, a few more where the score needs them, once per block of a late fusion.
+    What is minimised, and against which negatives, is the `loss` section of the config; see `mmtfrs.models.objective`.
 
     Args:
         config: every setting; frozen with the model.
@@ -63,10 +66,21 @@ class TwoTower(tfrs.Model):
         policy = "mixed_bfloat16" if config.training.mixed_precision else "float32"
         keras.utils.set_random_seed(config.seed)
         items, users = len(tables.item_ids) + 1, len(tables.user_ids) + 1
-        self.candidate_tower = CandidateTower(config.model, tables.modalities, items, name="candidate", dtype=policy)
-        self.query_tower = QueryTower(config.model, tables.modalities, users, items, name="query", dtype=policy)
-        self({name: tf.zeros(shape, tf.int32) for name, shape in
-              (("user", [2]), ("item", [2]), ("history", [2, max(config.model.history_length, 1)]))})  # fmt: skip
+        self.candidate_tower = CandidateTower(config, tables.modalities, items, name="candidate", dtype=policy)
+        self.query_tower = QueryTower(config, tables.modalities, users, items, name="query", dtype=policy)
+        self.score = scores.get(config.model.score)
+        late = self.candidate_tower.fusion if tables.modalities else None
+        self.blocks = 1 if late is None or late.blocks == 1 else late.blocks + config.model.use_item_id
+        self.width = self.blocks * (config.model.embedding_dim + self.score.extra)
+        self.voting = getattr(late, "combine", "") == "voting"
+        self.objective = Objective(config.loss, tables.item_counts, users, self.width, self.blocks,
+                                   getattr(late, "combine", "sum"), name="objective")  # fmt: skip
+        self.objective.build(None)
+        self.rating = RatingHead(name="rating") if config.loss.rating else None
+        built = self({name: tf.zeros(shape, tf.int32) for name, shape in
+                      (("user", [2]), ("item", [2]), ("history", [2, max(config.model.history_length, 1)]))})  # fmt: skip
+        if self.rating is not None:
+            self.rating(built["query"], built["candidate"])
 
     @property
     def device(self) -> DeviceTables:
@@ -88,25 +102,22 @@ class TwoTower(tfrs.Model):
         self._encoders = _Untracked(dict(encoders))
 
     def call(self, inputs: dict[str, tf.Tensor], training: bool | None = None) -> dict[str, tf.Tensor]:
-        """`{user [B], history [B, H], item [B]}` int32 rows -> `{query [B, D], candidate [B, D]}`."""
+        """`{user [B], history [B, H], item [B]}` int32 rows -> `{query [B, W], candidate [B, W]}`."""
         return {
             "query": self.query_from_rows(inputs["user"], inputs["history"], training=training)[0],
             "candidate": self.candidate_from_rows(inputs["item"], training=training)[0],
         }
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        embeddings = self(inputs, training=training)
-        log_frequency = None
-        if self.config.model.logq_correction:
-            log_frequency = tf.gather(self.device.item_log_frequency, inputs["item"])
-        return in_batch_softmax(
-            embeddings["query"],
-            embeddings["candidate"],
-            inputs["item"],
-            self.config.model.temperature,
-            log_frequency,
-            inputs.get("weight"),
-        )
+        query, _ = self.query_from_rows(inputs["user"], inputs["history"], training=training, weighted=False)
+
+        def embed(rows: tf.Tensor) -> tf.Tensor:
+            return self.candidate_from_rows(rows, training=training)[0]
+
+        losses, candidate = self.objective(query, inputs["user"], inputs["item"], embed)
+        if self.rating is not None:
+            losses += self.config.loss.rating * self.rating.loss(query, candidate, inputs["rating"])
+        return tf.reduce_mean(losses * inputs["weight"] if "weight" in inputs else losses)
 
     # AutoGraph does not know tf_keras as a library and would translate all of it: 14 s before the first step, for nothing.
     @tf.autograph.experimental.do_not_convert
@@ -118,14 +129,14 @@ class TwoTower(tfrs.Model):
         return super().test_step(inputs)
 
     def candidate_from_rows(self, items: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """`[B] int32` item rows -> `(embedding [B, D], weights [B, M])`."""
+        """`[B] int32` item rows -> `(embedding [B, W], weights [B, M])`."""
         media, presence = self._media(self.device.items, items)
         ids = tf.gather(self.device.item_id_rows, items)
-        return self._normalise(*self.candidate_tower(media, presence, ids, training=training))
+        return self._finish(self.score.candidate, *self.candidate_tower(media, presence, ids, training=training))
 
     def candidate_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`{modality: [B, dim]}` raw features and `[B, M]` presence -> as `candidate_from_rows`, for a new item."""
-        return self._normalise(*self.candidate_tower(self._reduce(media, presence), presence))
+        return self._finish(self.score.candidate, *self.candidate_tower(self._reduce(media, presence), presence))
 
     def query_from_rows(
         self,
@@ -134,6 +145,7 @@ class TwoTower(tfrs.Model):
         media: dict[str, tf.Tensor] | None = None,
         presence: tf.Tensor | None = None,
         training: bool | None = None,
+        weighted: bool = True,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Queries of known or unknown users.
 
@@ -142,9 +154,11 @@ class TwoTower(tfrs.Model):
             history: `[B, H] int32` item rows, 0 for padding, anywhere.
             media: `{modality: [B, dim]}` raw features of the request's own media, or None.
             presence: `[B, M]`, which of them are there; the others fall back on the user's own media.
+            training: whether to drop out.
+            weighted: apply the weights of a late fusion's blocks, which make the inner product the score.
 
         Returns:
-            `(embedding [B, D] float32, weights [B, M] float32)`.
+            `(embedding [B, W] float32, weights [B, M] float32)`.
         """
         own, own_presence = self._media(self.device.users, users)
         if media is not None:
@@ -158,13 +172,14 @@ class TwoTower(tfrs.Model):
         past, past_presence = self._pool(history)
         ids = tf.gather(self.device.user_id_rows, users)
         history_ids = tf.gather(self.device.item_id_rows, history)
-        return self._normalise(*self.query_tower(own, own_presence, past, past_presence, ids, history_ids, training=training))
+        blocks, weights = self.query_tower(own, own_presence, past, past_presence, ids, history_ids, training=training)
+        return self._finish(self.score.query, blocks, weights, weighted)
 
     def query_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`{modality: [B, dim]}` raw features and `[B, M]` presence -> a query of an unknown user without history."""
         own = self._reduce(media, presence)
         nothing = {name: tf.zeros_like(value) for name, value in own.items()}
-        return self._normalise(*self.query_tower(own, presence, nothing, tf.zeros_like(presence)))
+        return self._finish(self.score.query, *self.query_tower(own, presence, nothing, tf.zeros_like(presence)), weighted=True)
 
     def dataset(self, events: Events, shuffle: bool = True, batch_size: int | None = None) -> tf.data.Dataset:
         """Training batches of integer rows: `{user [B], item [B], history [B, H], weight [B]}`.
@@ -173,42 +188,28 @@ class TwoTower(tfrs.Model):
         came before it. The last batch of an epoch is left
         out if it is not full (shapes stay static for XLA); the order changes with every epoch.
         """
-        histories = Histories(self.data, events, self.config.model.history_length)
-        count = len(histories.items)
-        if not count:
-            raise DataError("no event is on an item of the catalogue, so there is nothing to train on.")
-        size = min(batch_size or self.config.training.batch_size, count)
-        users = tf.constant(self.data.user_rows(events.user_ids[histories.kept]))
-        items = tf.constant(histories.items)
-        weights = tf.constant(events.weights[histories.kept])
+        rows = TrainingRows(self.config, self.data, events)
+        if self.rating is not None:
+            self.rating.set_scale(float(rows.columns["rating"].mean()), float(rows.columns["rating"].std()))
+        if (shuffle and self.config.loss.mask_known) or self.objective.mined is not None:
+            self.objective.remember(rows.known())
+            self.train_function = None  # Keras must trace the step anew, around these pairs
+        return rows.dataset(shuffle, batch_size)
 
-        past = histories.around if self.config.model.history == "all" else histories.before
-
-        def rows(entries: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {
-                "user": tf.gather(users, entries),
-                "item": tf.gather(items, entries),
-                "history": past(entries),
-                "weight": tf.gather(weights, entries),
-            }
-
-        dataset = tf.data.Dataset.range(count)
-        if shuffle:
-            dataset = dataset.shuffle(min(count, 1 << 20), seed=self.config.seed, reshuffle_each_iteration=True)
-        # Gathering rows takes a millisecond a batch: one thread is enough, and more would take cores from the step.
-        options = tf.data.Options()
-        options.threading.private_threadpool_size = 1
-        options.autotune.enabled = False
-        return dataset.batch(size, drop_remainder=shuffle).map(rows).prefetch(2).with_options(options)
+    def score_matrix(self, queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
+        """`[B, W]` queries, `[N, W]` candidates -> `[B, N] float32` scores: inner products, or votes."""
+        if self.voting:
+            return votes(queries, candidates, self.blocks)
+        return tf.matmul(queries, candidates, transpose_b=True)
 
     def candidate_embeddings(self) -> np.ndarray:
-        """`[N, D] float32`: the whole catalogue, in its order."""
+        """`[N, W] float32`: the whole catalogue, in its order."""
         return np.concatenate(list(self._batches(self._candidates, np.arange(1, len(self.data.item_ids) + 1))))
 
     def query_embeddings(self, user_ids, histories: Histories) -> np.ndarray:
-        """`[n, D] float32` for users with these histories."""
+        """`[n, W] float32` for users with these histories."""
         if not len(user_ids):
-            return np.zeros((0, self.config.model.embedding_dim), np.float32)
+            return np.zeros((0, self.width), np.float32)
         rows = self.data.user_rows(user_ids)
         return np.concatenate(list(self._batches(self._queries, rows, histories.of_users(user_ids))))
 
@@ -254,10 +255,12 @@ class TwoTower(tfrs.Model):
             reduced[name] = features * presence[:, index, None]
         return reduced
 
-    def _normalise(self, embedding: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        if self.config.model.normalize:
-            embedding = tf.math.l2_normalize(embedding, axis=-1, epsilon=1e-12)
-        return embedding, weights
+    def _finish(self, side: Callable, blocks: tf.Tensor, weights: tf.Tensor, weighted: bool = False):
+        """`[B, K, D]` blocks -> `[B, W]`, so that the inner product of a query's and a candidate's is the score."""
+        blocks = side(blocks)
+        if weighted and self.blocks > 1:
+            blocks *= self.objective.block_weights[:, None]
+        return tf.reshape(blocks, [-1, self.width]), weights
 
     @staticmethod
     def _presence(parts: list[tf.Tensor], batch: tf.Tensor) -> tf.Tensor:

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 from mmtfrs import fusion
 from mmtfrs._keras import keras, tf
-from mmtfrs.config import ModelConfig
-from mmtfrs.towers.parts import MLP, IdEmbedding
+from mmtfrs.config import Config
+from mmtfrs.towers.alignment import Alignment
+from mmtfrs.towers.parts import IdEmbedding, hide_modalities, join_blocks, last_mlp
 
 
 class CandidateTower(keras.layers.Layer):
     """Fuses image, text and audio features, and adds what the id alone knows.
 
     Args:
-        config: sizes, fusion and dropout.
+        config: sizes, fusion, dropout and the weight of the alignment.
         modalities: those of the catalogue; may be none, then the id alone is left.
         item_rows: rows of the id embedding, 1 + the number of items.
 
@@ -22,30 +23,38 @@ class CandidateTower(keras.layers.Layer):
         media: `{modality: [B, r]}` reduced features.
         presence: `[B, M]` float32 in the order of `modalities`.
         ids: `[B]` int32 id rows, 0 for unknown, or None for an item without an id.
+        standing: `[B, M]` float32, where `media` has features, real or guessed; `presence` if None.
 
     Returns:
-        `(embedding [B, D] float32, weights [B, M] float32)`.
+        `(blocks [B, K, D] float32, weights [B, M] float32)`; K is 1 but for late fusion.
     """
 
-    def __init__(self, config: ModelConfig, modalities: Sequence[str], item_rows: int, **kwargs) -> None:
+    def __init__(self, config: Config, modalities: Sequence[str], item_rows: int, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.config = config
+        self.config = config.model
         self.modalities = tuple(modalities)
-        dim, policy = config.embedding_dim, self.dtype_policy
+        dim, policy = self.config.embedding_dim, self.dtype_policy
         self.project = {name: keras.layers.Dense(dim, name=f"project_{name}", dtype=policy) for name in modalities}
         if self.modalities:
-            self.fusion = fusion.get(config.fusion)(self.modalities, dim, name="fusion", dtype=policy)
-            self.mlp = MLP(config.hidden, dim, config.dropout, name="mlp", dtype=policy)
-        self.ids = IdEmbedding(item_rows, dim, config.id_dropout if modalities else 0.0, name="item_id", dtype=policy)
+            self.fusion = fusion.get(self.config.fusion)(self.modalities, dim, name="fusion", dtype=policy)
+            self.mlp = last_mlp(self.config, self.fusion, policy)
+            self.align = Alignment(config.loss.alignment, name="alignment") if config.loss.alignment else None
+        id_dropout = self.config.id_dropout if modalities else 0.0
+        self.ids = IdEmbedding(item_rows, dim, id_dropout, name="item_id", dtype=policy)
 
-    def call(self, media, presence, ids=None, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        parts = []
-        weights = tf.zeros_like(presence)
+    def call(self, media, presence, ids=None, standing=None, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        blocks, weights, own = None, tf.zeros_like(presence), None
         if self.modalities:
+            standing = presence if standing is None else standing
+            if training:
+                standing = hide_modalities(standing, self.config.modality_dropout)
             vectors = {name: self.project[name](media[name]) for name in self.modalities}
-            fused, weights = self.fusion(vectors, presence)
-            parts.append(fused + self.mlp(tf.nn.relu(fused), training=training))
+            if self.align is not None and training:
+                self.align(vectors, presence)
+            fused, weights = self.fusion(vectors, standing, training=training)
+            weights = fusion.masked_share(weights, presence)
+            blocks = fused if self.mlp is None else fused + self.mlp(tf.nn.relu(fused), training=training)
         if self.config.use_item_id or not self.modalities:
             rows = tf.zeros(tf.shape(presence)[:1], tf.int32) if ids is None else ids
-            parts.append(self.ids(rows, training=training))
-        return tf.cast(tf.add_n(parts), tf.float32), weights
+            own = self.ids(rows, training=training)
+        return join_blocks(blocks, own), weights

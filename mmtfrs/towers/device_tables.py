@@ -6,7 +6,7 @@ import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.features.tables import MediaTable, Tables
-from mmtfrs.towers.pooling import sum_rows
+from mmtfrs.towers.pooling import DENSE, sum_rows
 
 
 class DeviceTable:
@@ -27,9 +27,10 @@ class DeviceTable:
 
     def sums(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B, H] int32` rows -> `(sum of the features [B, r], how many are present [B, 1])`, both float32."""
-        media = tf.gather(self.rows, rows)
-        count = tf.reduce_sum(tf.cast(media > 0, tf.float32), axis=1, keepdims=True)
-        return sum_rows(self.matrix, media), count
+        count = tf.reduce_sum(tf.cast(tf.gather(self.rows, rows) > 0, tf.float32), axis=1, keepdims=True)
+        if self.rows.shape[0] <= DENSE:  # a row per item: then all modalities and ids share one count of the rows
+            return sum_rows(tf.gather(self.matrix, self.rows), rows), count
+        return sum_rows(self.matrix, tf.gather(self.rows, rows)), count
 
     @property
     def variables(self) -> list[tf.Variable]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmtfrs._keras import keras, tf
+from mmtfrs.config import ModelConfig
+from mmtfrs.fusion.base import Fusion
 from mmtfrs.towers.pooling import sum_rows
 
 
@@ -47,6 +49,34 @@ class MLP(keras.layers.Layer):
         return {**super().get_config(), "hidden": self.hidden, "dim": self.dim, "dropout": self.dropout}
 
 
+def last_mlp(config: ModelConfig, fusion: Fusion, policy) -> MLP | None:
+    """What a tower has behind its fusion; nothing behind a late one, whose blocks must not touch each other."""
+    return MLP(config.hidden, config.embedding_dim, config.dropout, name="mlp", dtype=policy) if fusion.blocks == 1 else None
+
+
+def hide_modalities(presence: tf.Tensor, share: float) -> tf.Tensor:
+    """`[B, M]` presence with a share of its ones turned to zeros."""
+    if not share:
+        return presence
+    return presence * tf.cast(tf.random.uniform(tf.shape(presence)) >= share, presence.dtype)
+
+
+def join_blocks(media: tf.Tensor | None, ids: tf.Tensor | None) -> tf.Tensor:
+    """What media and ids say, as the blocks of an embedding that are scored on their own.
+
+    Args:
+        media: `[B, D]`, `[B, M, D]` of a late fusion, or None.
+        ids: `[B, D]`, or None; not both None.
+
+    Returns:
+        `[B, K, D] float32`: their sum as one block, or for a late fusion the modalities' blocks and one of the ids.
+    """
+    if media is None or ids is None or media.shape.rank == 2:
+        total = tf.cast(tf.add_n([part for part in (media, ids) if part is not None]), tf.float32)
+        return total if total.shape.rank == 3 else total[:, None]
+    return tf.cast(tf.concat([media, ids[:, None]], axis=1), tf.float32)
+
+
 class IdEmbedding(keras.layers.Layer):
     """Embeddings of ids, of which row 0 stands for every unknown one.
 
@@ -86,9 +116,7 @@ class IdEmbedding(keras.layers.Layer):
             ids = tf.where(hidden, 0, ids)
         if ids.shape.rank == 1:
             return tf.cast(tf.gather(self.embeddings, ids), self.compute_dtype)
-        padding = tf.reduce_sum(tf.cast(ids == 0, tf.float32), axis=1, keepdims=True)
-        total = sum_rows(self.embeddings, ids) - padding * tf.convert_to_tensor(self.embeddings)[:1]
-        return tf.cast(total, self.compute_dtype)
+        return tf.cast(sum_rows(self.embeddings, ids), self.compute_dtype)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "rows": self.rows, "dim": self.dim, "id_dropout": self.id_dropout}

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from mmtfrs import fusion
 from mmtfrs._keras import keras, tf
-from mmtfrs.config import ModelConfig
-from mmtfrs.towers.parts import MLP, IdEmbedding
+from mmtfrs.config import Config
+from mmtfrs.towers.parts import IdEmbedding, hide_modalities, join_blocks, last_mlp
 
 
 class QueryTower(keras.layers.Layer):
@@ -29,14 +29,14 @@ class QueryTower(keras.layers.Layer):
         history: `[B, H]` int32 item id rows, 0 for padding, or None.
 
     Returns:
-        `(embedding [B, D] float32, weights [B, M] float32)`.
+        `(blocks [B, K, D] float32, weights [B, M] float32)`; K is 1 but for late fusion.
     """
 
-    def __init__(self, config: ModelConfig, modalities: Sequence[str], user_rows: int, item_rows: int, **kwargs) -> None:
+    def __init__(self, config: Config, modalities: Sequence[str], user_rows: int, item_rows: int, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.config = config
+        self.config = config.model
         self.modalities = tuple(modalities)
-        dim, policy = config.embedding_dim, self.dtype_policy
+        dim, policy = self.config.embedding_dim, self.dtype_policy
 
         def dense(kind: str) -> dict[str, keras.layers.Dense]:
             return {name: keras.layers.Dense(dim, name=f"{kind}_{name}", use_bias=False, dtype=policy) for name in modalities}
@@ -44,31 +44,35 @@ class QueryTower(keras.layers.Layer):
         self.project_own = dense("own")
         self.project_past = dense("past")
         if self.modalities:
-            self.fusion = fusion.get(config.fusion)(self.modalities, dim, name="fusion", dtype=policy)
-            self.mlp = MLP(config.hidden, dim, config.dropout, name="mlp", dtype=policy)
-        self.users = IdEmbedding(user_rows, dim, config.id_dropout, name="user_id", dtype=policy)
-        self.history = IdEmbedding(item_rows, dim, config.dropout, name="history_id", dtype=policy)
+            self.fusion = fusion.get(self.config.fusion)(self.modalities, dim, name="fusion", dtype=policy)
+            self.mlp = last_mlp(self.config, self.fusion, policy)
+        self.users = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_id", dtype=policy)
+        self.history = IdEmbedding(item_rows, dim, self.config.history_id_dropout, name="history_id", dtype=policy)
 
     def call(
         self, own, own_presence, past, past_presence, users=None, history=None, training: bool | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         batch = tf.shape(own_presence)[:1]
-        parts = []
-        weights = tf.zeros_like(own_presence)
+        blocks, weights, ids = None, tf.zeros_like(own_presence), []
         if self.modalities:
             vectors = {
                 name: self.project_own[name](own[name]) + self.project_past[name](past[name]) for name in self.modalities
             }
-            fused, weights = self.fusion(vectors, tf.maximum(own_presence, past_presence))
-            parts.append(fused + self.mlp(tf.nn.relu(fused), training=training))
+            presence = tf.maximum(own_presence, past_presence)
+            if training:
+                presence = hide_modalities(presence, self.config.modality_dropout)
+            fused, weights = self.fusion(vectors, presence, training=training)
+            blocks = fused if self.mlp is None else fused + self.mlp(tf.nn.relu(fused), training=training)
         if self.config.use_user_id:
             rows = tf.zeros(batch, tf.int32) if users is None else users
-            parts.append(self.users(rows, training=training))
+            ids.append(self.users(rows, training=training))
         if self._uses_history and history is not None:
-            parts.append(self._pool_ids(history, training))
-        if not parts:
-            parts.append(tf.zeros(tf.concat([batch, [self.config.embedding_dim]], 0)))
-        return tf.cast(tf.add_n(parts), tf.float32), weights
+            ids.append(self._pool_ids(history, training))
+        late = bool(self.modalities) and self.fusion.blocks > 1
+        own = tf.add_n(ids) if ids and not (late and not self.config.use_item_id) else None
+        if own is None and (blocks is None or (late and self.config.use_item_id)):
+            own = tf.zeros(tf.concat([batch, [self.config.embedding_dim]], 0), self.compute_dtype)
+        return join_blocks(blocks, own), weights
 
     @property
     def _uses_history(self) -> bool:

@@ -1,73 +1,209 @@
-"""The loss against TFRS's own task, a hand-worked batch, and the softmax over everything that it estimates."""
+"""Every loss and every source of negatives, against hand-worked numbers and the loss over the whole catalogue."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from mmtfrs._keras import keras, tf, tfrs
-from mmtfrs.models.losses import in_batch_softmax
+from mmtfrs._keras import tf
+from mmtfrs.config import LossConfig
+from mmtfrs.errors import ConfigError
+from mmtfrs.models import losses
+from mmtfrs.models.frequencies import StreamingFrequencies
+from mmtfrs.models.known import KnownItems
+from mmtfrs.models.objective import Objective
+
+ITEMS, DIM, USERS = 12, 6, 5
 
 
-def _batch(size=32, dim=8, items=20, seed=0):
-    rng = np.random.default_rng(seed)
-    queries, candidates = rng.normal(size=(2, size, dim)).astype(np.float32)
-    return queries, candidates, rng.integers(1, items, size).astype(np.int32)
+def _ones(shape):
+    return tf.ones(shape, tf.bool)
 
 
-@pytest.mark.parametrize("temperature", [0.1, 1.0])
-@pytest.mark.parametrize("corrected", [False, True])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_equals_tfrs(temperature, corrected, weighted):
-    queries, candidates, items = _batch()
-    candidates = np.random.default_rng(5).normal(size=(20, 8)).astype(np.float32)[items]
-    frequency = np.random.default_rng(1).uniform(0.01, 0.2, 20).astype(np.float32)[items]
-    weights = np.random.default_rng(2).uniform(0, 2, 32).astype(np.float32) if weighted else None
-    task = tfrs.tasks.Retrieval(
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, reduction="sum_over_batch_size"),
-        temperature=temperature, remove_accidental_hits=True,
-    )  # fmt: skip
-    expected = task(queries, candidates, sample_weight=weights, candidate_ids=items,
-                    candidate_sampling_probability=frequency if corrected else None)  # fmt: skip
-    found = in_batch_softmax(tf.constant(queries), tf.constant(candidates), tf.constant(items), temperature,
-                             tf.constant(np.log(frequency)) if corrected else None, weights)  # fmt: skip
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+def test_softmax_by_hand():
+    # Positive 2, columns 1 and 0 that were expected 0.5 and 2 times: log(1 + e^(1-2)/0.5 + e^(0-2)/2).
+    found = losses.softmax_loss(tf.constant([2.0]), tf.constant([[1.0, 0.0]]), tf.math.log([0.5, 2.0]), _ones([1, 2]))
+    np.testing.assert_allclose(found, [np.log(1 + 2 * np.exp(-1) + 0.5 * np.exp(-2))], rtol=1e-6)
+    none = losses.softmax_loss(tf.constant([2.0]), tf.constant([[9.0]]), tf.zeros([1]), tf.constant([[False]]))
+    assert float(none[0]) == 0.0
 
 
-def test_by_hand():
-    queries = tf.constant([[1.0, 0.0], [0.0, 1.0]])
-    candidates = tf.constant([[2.0, 0.0], [1.0, 1.0]])
-    # Logits [[2, 1], [0, 1]] / 0.5 - log [0.25, 0.5] = [[4 + 1.3863, 2 + 0.6931], [1.3863, 2 + 0.6931]].
-    first = np.log1p(np.exp(2.6931 - 5.3863))
-    second = np.log1p(np.exp(1.3863 - 2.6931))
-    found = in_batch_softmax(queries, candidates, tf.constant([1, 2]), 0.5, tf.math.log([0.25, 0.5]))
-    np.testing.assert_allclose(found, (first + second) / 2, atol=1e-4)
-    # The same item twice: nothing is left to compare with.
-    assert float(in_batch_softmax(queries, candidates, tf.constant([3, 3]))) == 0.0
+def test_pairwise_by_hand():
+    arguments = tf.constant([1.0]), tf.constant([[0.0, 2.0]]), tf.math.log([1.0, 3.0]), _ones([1, 2])
+    bpr, hinge = losses.bpr_loss(*arguments), losses.hinge_loss(*arguments, 0.5)
+    # Weights 3/4 and 1/4.
+    np.testing.assert_allclose(bpr, [0.75 * np.log1p(np.exp(-1)) + 0.25 * np.log1p(np.exp(1))], rtol=1e-6)
+    np.testing.assert_allclose(hinge, [0.75 * 0.0 + 0.25 * 1.5], rtol=1e-6)
+    nothing = losses.bpr_loss(*arguments[:3], tf.zeros([1, 2], tf.bool))
+    assert float(nothing[0]) == 0.0
 
 
-def test_corrected_gradient_converges_to_the_full_softmax():
-    """With log-frequency correction, a large batch drawn by frequency gives the gradient of the softmax over all items."""
-    rng = np.random.default_rng(0)
-    count, size = 12, 4096
-    frequency = rng.dirichlet(np.full(count, 0.7)).astype(np.float32) * 0.9 + 0.1 / count
-    catalogue = tf.constant(rng.normal(size=(count, 6)).astype(np.float32))
-    query = tf.Variable(rng.normal(size=(6,)).astype(np.float32))
-    items = rng.choice(count, size, p=frequency / frequency.sum())
+class _Case:
+    """A small catalogue with fixed embeddings, a skewed log, and what the loss over all items is."""
 
-    def in_batch(log_frequency):
+    def __init__(self, seed=0):
+        rng = np.random.default_rng(seed)
+        self.catalogue = tf.Variable(0.7 * rng.normal(size=(ITEMS, DIM)).astype(np.float32))
+        self.query = tf.Variable(rng.normal(size=(USERS, DIM)).astype(np.float32))
+        self.counts = np.append(0.0, np.round(1000 * rng.dirichlet(np.full(ITEMS, 0.3)) + 15)).astype(np.float32)
+        self.shares = self.counts[1:] / self.counts.sum()
+        self.rng = rng
+
+    def draw(self, size):
+        users = self.rng.integers(0, USERS, size)
+        return users, (self.rng.choice(ITEMS, size, p=self.shares) + 1).astype(np.int32)
+
+    def gradient(self, objective, users, items):
         with tf.GradientTape() as tape:
-            queries = tf.repeat(query[None], size, axis=0)
-            rows = tf.gather(catalogue, items)
-            # Distinct ids, so that no copy of an item is masked: the estimate needs all draws.
-            loss = in_batch_softmax(queries, rows, tf.range(size), 1.0, log_frequency)
-        return tape.gradient(loss, query).numpy()
+            per_event, _ = objective(tf.gather(self.query, users), tf.constant(users + 1, tf.int32), tf.constant(items), self._embed)
+            loss = tf.reduce_mean(per_event)
+        return float(loss), tf.convert_to_tensor(tape.gradient(loss, self.query)).numpy()
 
-    with tf.GradientTape() as tape:
-        logits = tf.linalg.matvec(catalogue, query)
-        full = -tf.reduce_mean(tf.gather(tf.nn.log_softmax(logits), items))
-    expected = tape.gradient(full, query).numpy()
-    corrected = in_batch(tf.gather(np.log(frequency), items))
-    plain = in_batch(None)
-    assert np.linalg.norm(corrected - expected) < 0.1 * np.linalg.norm(expected)
-    assert np.linalg.norm(plain - expected) > 0.3 * np.linalg.norm(expected)
+    def _embed(self, rows):
+        return tf.gather(self.catalogue, tf.maximum(rows - 1, 0))
+
+    def objective(self, **settings):
+        made = Objective(LossConfig(temperature=1.0, **settings), self.counts, USERS + 1, DIM)
+        made.build(None)
+        return made
+
+
+@pytest.mark.parametrize("name", ["softmax", "bpr", "hinge"])
+@pytest.mark.parametrize(
+    ("negatives", "more"),
+    [("in_batch", {}), ("mixed", {"uniform": 3000}), ("memory", {"memory": 3000}), ("in_batch", {"frequencies": "streaming"})],
+)
+def test_corrected_estimate_converges_to_the_whole_catalogue(name, negatives, more):
+    """Sign and scale: with many draws, value and gradient are those of the loss over all items."""
+    case = _Case()
+    full = case.objective(name=name, negatives="full")
+    sampled = case.objective(name=name, negatives=negatives, **more)
+    for _ in range(40 if "frequencies" in more else 2):  # fills the memory, and lets the estimate settle
+        users, items = case.draw(3000)
+        value, gradient = case.gradient(sampled, users, items)
+    expected, wanted = case.gradient(full, users, items)
+    assert abs(value - expected) < 0.03 * expected
+    assert np.linalg.norm(gradient - wanted) < 0.1 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize(("negatives", "off"), [("in_batch", 0.3), ("mixed", 0.12)])
+def test_without_correction_the_estimate_is_off(negatives, off):
+    case = _Case()
+    full, plain = case.objective(negatives="full"), case.objective(negatives=negatives, logq_correction=False, uniform=3000)
+    users, items = case.draw(3000)
+    _, gradient = case.gradient(plain, users, items)
+    _, wanted = case.gradient(full, users, items)
+    assert np.linalg.norm(gradient - wanted) > off * np.linalg.norm(wanted)
+
+
+def test_full_softmax_is_the_cross_entropy():
+    case = _Case()
+    users, items = case.draw(64)
+    value, _ = case.gradient(case.objective(negatives="full"), users, items)
+    logits = case.query.numpy()[users] @ case.catalogue.numpy().T
+    expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(64), items - 1]
+    np.testing.assert_allclose(value, expected.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("negatives", ["full", "in_batch", "hard"])
+def test_known_items_are_no_negatives(negatives):
+    case = _Case()
+    users, items = case.draw(400)
+    known = [(user, item) for user in range(USERS) for item in case.rng.choice(ITEMS, 5, False) + 1]
+    objective = case.objective(negatives=negatives, hard=ITEMS - 1, similar=1.0)
+    objective.remember(KnownItems(*(np.array(side) for side in zip(*[(u + 1, i) for u, i in known], strict=True)), USERS + 1, ITEMS + 1))
+    value, _ = case.gradient(objective, users, items)
+    logits = case.query.numpy()[users] @ case.catalogue.numpy().T
+    total = np.zeros(len(users))
+    pools = np.arange(1, ITEMS + 1) if negatives == "full" else items
+    counts = np.ones(ITEMS + 1) if negatives == "full" else np.append(1, (len(items) - 1) * case.shares)
+    for row, user in enumerate(users):
+        columns = [item for item in pools if item != items[row] and (user, item) not in known]
+        terms = sorted((np.exp(logits[row, item - 1]) / counts[item] for item in columns), reverse=True)
+        total[row] = np.log(np.exp(logits[row, items[row] - 1]) + sum(terms[: ITEMS - 1 if negatives == "hard" else None]))
+        total[row] -= logits[row, items[row] - 1]
+    np.testing.assert_allclose(value, total.mean(), rtol=1e-4)
+
+
+def test_hard_negatives_leave_out_what_is_nearly_the_positive():
+    objective = Objective(LossConfig(temperature=1.0, negatives="hard", hard=1, similar=0.9, logq_correction=False), np.ones(5), 2, 2)
+    objective.build(None)
+    catalogue = tf.constant([[0.0, 0.0], [1.0, 0.0], [0.99, 0.05], [0.6, 0.6], [-1.0, 0.0]])
+    queries, items = tf.repeat([[1.0, 0.0]], 4, axis=0), tf.constant([1, 2, 3, 4])
+    value, _ = objective(queries, tf.zeros([4], tf.int32), items, lambda rows: tf.gather(catalogue, rows))
+    # Item 2 is as good as item 1: the hardest true negative of item 1 is item 3.
+    np.testing.assert_allclose(value[0], np.log1p(np.exp(0.6 - 1.0)), rtol=1e-5)
+
+
+def test_mined_negatives_stand_beside_the_sample():
+    """Mined items count once, exactly; with many draws the estimate is still the softmax over everything."""
+    case = _Case()
+    full, mining = case.objective(negatives="full"), case.objective(negatives="in_batch", mined=3, similar=1.0)
+    never = KnownItems(np.array([1]), np.array([0]), USERS + 1, ITEMS + 1)
+    mining.mined.refresh(np.arange(1, USERS + 1), case.query.numpy(), case.catalogue.numpy(), never.all_items)
+    scores = case.query.numpy() @ case.catalogue.numpy().T
+    assert (mining.mined.table.numpy()[1:] == np.argsort(-scores, axis=1)[:, :3] + 1).all()
+    users, items = case.draw(3000)
+    value, gradient = case.gradient(mining, users, items)
+    expected, wanted = case.gradient(full, users, items)
+    assert abs(value - expected) < 0.03 * expected
+    assert np.linalg.norm(gradient - wanted) < 0.05 * np.linalg.norm(wanted)
+
+
+def test_too_many_hard_negatives():
+    for settings in ({"negatives": "hard", "hard": 12}, {"negatives": "in_batch", "mined": 20}):
+        with pytest.raises(ConfigError, match=r"must be less than the number of items. Received: \d+ negatives, 12 items"):
+            _Case().objective(**settings)
+    with pytest.raises(ConfigError, match="every item is a negative there already"):
+        _Case().objective(negatives="full", mined=2)
+
+
+def test_learned_temperature_is_a_weight_and_bounded():
+    case = _Case()
+    objective = Objective(LossConfig(temperature=0.001, learn_temperature=True, negatives="full"), case.counts, 2, DIM)
+    objective.build(None)
+    assert [weight.name for weight in objective.trainable_weights] == ["log_scale:0"]
+    users, items = case.draw(10)
+    bounded = Objective(LossConfig(temperature=0.01, negatives="full"), case.counts, 2, DIM)
+    bounded.build(None)
+    np.testing.assert_allclose(case.gradient(objective, users, items)[0], case.gradient(bounded, users, items)[0], rtol=1e-5)
+
+
+def test_streaming_frequencies_follow_the_log():
+    layer = StreamingFrequencies(9, rate=0.02)
+    rng = np.random.default_rng(0)
+    shares = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
+    for _ in range(1500):
+        layer(tf.constant(rng.choice(5, 8, p=shares).astype(np.int32)))
+    found = np.exp(layer.log_counts(tf.range(5)).numpy())
+    # The gap between batches is at least 1, so what is in every batch is bounded by how often it is in one.
+    np.testing.assert_allclose(found[2:], 8 * shares[2:], rtol=0.35)
+    assert (np.diff(found) < 0).all()
+
+
+def test_known_items_of_a_large_log():
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(1, 40_000, 50_000), rng.integers(1, 5_000, 50_000)
+    known = KnownItems(users, items, 40_000, 5_000)
+    assert not known.exact
+    rows = tf.constant(users[:200], tf.int32)
+    found = known(rows, tf.constant(items[:200], tf.int32)).numpy()
+    assert found.diagonal().all()  # none is ever missed
+    assert found[~np.eye(200, dtype=bool)].mean() < 0.01
+    assert not known(tf.zeros([3], tf.int32), tf.constant([1, 2], tf.int32)).numpy().any()
+    small = KnownItems(np.array([1, 2]), np.array([2, 1]), 3, 4)
+    assert small.exact and small.all_items(tf.constant([1, 0])).numpy().tolist() == [[False, True, False], [False] * 3]
+    assert small(tf.constant([2]), tf.constant([[1, 3]])).numpy().tolist() == [[True, False]]
+
+
+def test_typos_are_answered():
+    from mmtfrs import Config
+
+    with pytest.raises(ConfigError, match=r"loss.name.*Did you mean `softmax`\?"):
+        Config(loss={"name": "sofmax"})
+    with pytest.raises(ConfigError, match=r"loss.negatives.*Did you mean `in_batch`\?"):
+        Config(loss={"negatives": "inbatch"})
+    with pytest.raises(ConfigError, match=r"model.fusion.*Did you mean `attention`\?"):
+        Config(model={"fusion": "attenton"})
+    with pytest.raises(ConfigError, match="`loss.name` must be one of"):
+        losses.get("nothing")
