@@ -157,13 +157,12 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     split: Annotated[str, typer.Option(help="Which part: test or validation.")] = "test",
     baselines: Annotated[
-        str | None, typer.Option(help="Comma-separated of id_only, no_media, image, text, audio; or none.")
+        str | None, typer.Option(help="Comma-separated of ease, bpr, item_knn, id_only, no_media and modalities; or none.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Rank the whole catalogue for every user of a part; write RUN/metrics.json and print a table."""
-    if split not in ("test", "validation"):
-        raise typer.BadParameter(f"must be test or validation. Received: {split}", param_hint="--split")
+    _check_part(split)
     from mmtfrs.evaluation.report import group_table, overall_table
     from mmtfrs.training.baselines import evaluate_run
 
@@ -174,6 +173,24 @@ def evaluate(
     ks = sorted(int(name.partition("@")[2]) for name in results["model"] if name.startswith("recall@"))
     k, small = (20 if 20 in ks else ks[-1]), (5 if 5 in ks else ks[0])
     _print(document, as_json, overall_table(results, k), group_table(results, k, small))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Run folder.")],
+    second: Annotated[Path, typer.Argument(help="Run folder, trained on the same events.")],
+    split: Annotated[str, typer.Option(help="Which part: test or validation.")] = "test",
+    metrics: Annotated[str, typer.Option(help="Comma-separated, as recall@20,ndcg@20.")] = "recall@20,ndcg@20",
+    as_json: Json = False,
+) -> None:
+    """Say whether the second run is better than the first: a paired bootstrap over users."""
+    _check_part(split)
+    from mmtfrs.evaluation.report import difference_table
+    from mmtfrs.training.comparison import compare_runs
+
+    found = compare_runs(first, second, split, split_ids(metrics))
+    document = {"first": str(first), "second": str(second), "split": split, "differences": [vars(each) for each in found]}
+    _print(document, as_json, difference_table(found, str(first), str(second)))
 
 
 @app.command()
@@ -217,6 +234,11 @@ def recommend(
     signature, inputs = recommend_request(user, split_ids(history), text, image, audio, split_ids(exclude))
     found = results(LoadedModel(folder).ask(signature, inputs), 0, k)
     print_recommendations(found, as_json)
+
+
+def _check_part(split: str) -> None:
+    if split not in ("test", "validation"):
+        raise typer.BadParameter(f"must be test or validation. Received: {split}", param_hint="--split")
 
 
 def split_ids(text: str) -> list[str]:

@@ -148,23 +148,35 @@ class TrainingConfig(_Section):
     mixed_precision: bool = False
 
 
+def _metric(value: str) -> str:
+    name, _, k = value.partition("@")
+    known = ("recall", "precision", "f1", "hit_rate", "ndcg", "mrr", "map")
+    if name not in known or not k.isdigit() or int(k) < 1:
+        raise ValueError(f"must be METRIC@K with a metric of {', '.join(known)}.{nearest(name, known)}")
+    return value
+
+
+def check_metric(value: str) -> None:
+    """Raises `ConfigError` for what is no `METRIC@K`."""
+    try:
+        _metric(value)
+    except ValueError as error:
+        raise ConfigError(f"metric `{value}` {error}") from None
+
+
 class EvaluationConfig(_Section):
     """What is measured, over the whole catalogue."""
 
     ks: tuple[Positive, ...] = (5, 10, 20, 50)
     monitor: str = Field("recall@20", description="the validation metric that picks the best epoch")
-    baselines: tuple[Literal["id_only", "no_media", "image", "text", "audio"], ...] = Field(
-        ("id_only", "no_media"), description="models trained beside it; popularity is always there"
+    baselines: tuple[str, ...] = Field(
+        ("ease", "id_only", "no_media"), description="what stands beside it; popularity is always there"
     )
 
     @pydantic.field_validator("monitor")
     @classmethod
     def _known_metric(cls, value: str) -> str:
-        name, _, k = value.partition("@")
-        known = ("recall", "precision", "f1", "hit_rate", "ndcg", "mrr", "map")
-        if name not in known or not k.isdigit() or int(k) < 1:
-            raise ValueError(f"must be METRIC@K with a metric of {', '.join(known)}.{nearest(name, known)}")
-        return value
+        return _metric(value)
 
 
 class ExportConfig(_Section):

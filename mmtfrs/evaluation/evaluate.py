@@ -79,10 +79,10 @@ class Questions:
         if not self.users:
             raise DataError("there is nothing to evaluate: no event of this part is on an item its user had not seen.")
         self.new_items = tables.item_counts[1:] == 0
-        self.content = _content(tables)
+        self.content = content_vectors(tables)
 
-    def ask(self, scorer: Scorer, ks: Sequence[int]) -> dict:
-        """Metrics of one scorer; see `evaluate`."""
+    def ask(self, scorer: Scorer, ks: Sequence[int], per_user: list | None = None) -> dict:
+        """Metrics of one scorer; see `evaluate`. A list takes `{metric@k: [n]}` of each user, in chunks."""
         items = len(self.new_items)
         chunk = max(1, min(_USERS, _SCORES // items))
         overall, new_items, among = _Means(), _Means(), _Means()
@@ -105,6 +105,8 @@ class Questions:
             newly_listed += self.new_items[top[top >= 0]].sum()
             metrics = _metrics(top, relevant, ks)
             overall.add(metrics)
+            if per_user is not None:
+                per_user.append(metrics)
             known = np.array([len(self.histories.past(user)) > 0 for user in users])
             for value, group in groups.items():
                 group.add({name: values[known == value] for name, values in metrics.items()})
@@ -162,7 +164,7 @@ class _Means:
         return {name: total / max(self.count, 1) for name, total in self._sums.items()}
 
 
-def _content(tables: Tables) -> np.ndarray | None:
+def content_vectors(tables: Tables) -> np.ndarray | None:
     """`[N, d]` unit vectors of the items' media, the same whatever model is asked; None without media."""
     parts = []
     for table in tables.items.values():

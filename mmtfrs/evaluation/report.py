@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from mmtfrs.evaluation.compare import Difference
+
 _ROWS = {
     "model": "this model",
     "popularity": "popularity",
+    "item_knn": "content, nearest neighbours",
+    "ease": "EASE",
+    "bpr": "matrix factorisation (BPR)",
     "id_only": "ids only",
     "no_media": "ids and histories, no media",
     "image": "image alone",
@@ -63,3 +68,17 @@ def _group_title(new: dict, among: dict, users: dict) -> str:
             f"{among['items']} new items ({new['share_of_catalogue']:.1%} of the catalogue), taken by {new['users']} users"
         )
     return "; ".join(parts)
+
+
+def difference_table(differences: list[Difference], first: str, second: str) -> Table:
+    """What a paired bootstrap says, one metric per row."""
+    table = Table(title=f"{differences[0].users} users, paired bootstrap", title_justify="left")
+    table.add_column("")
+    for name in (first, second, "difference", "95 % interval", "p"):
+        table.add_column(name, justify="right")
+    for each in differences:
+        table.add_row(
+            each.metric, f"{each.first:.4f}", f"{each.second:.4f}", f"{each.second - each.first:+.4f}",
+            f"{each.low:+.4f} to {each.high:+.4f}", f"{each.p_value:.4f}",
+        )  # fmt: skip
+    return table

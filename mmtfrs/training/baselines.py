@@ -3,50 +3,77 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmtfrs.config import Config
+from mmtfrs.config import MODALITIES, Config
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import ConfigError, RunError, nearest
-from mmtfrs.evaluation.evaluate import evaluate
+from mmtfrs.evaluation.ease import MAX_ITEMS, PENALTIES, EaseScorer, gram_matrix
+from mmtfrs.evaluation.evaluate import Questions, content_vectors, evaluate
+from mmtfrs.evaluation.item_knn import ItemKNNScorer
+from mmtfrs.evaluation.scorers import Scorer
 from mmtfrs.features.tables import Tables
+from mmtfrs.models.histories import Histories
 from mmtfrs.models.run import load_run, load_split, load_weights, save_weights
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.train import fit
 
-# What each may see. `id_only` is the plain two-tower of user and item ids; `no_media` adds the ids of the history and so
-# is this model without media; a modality's name is that modality alone, in items and histories, without any id.
-VARIANTS: dict[str, dict] = {
-    "id_only": {"modalities": (), "history_length": 0},
-    "no_media": {"modalities": ()},
-    **{name: {"modalities": (name,), "use_item_id": False, "use_user_id": False} for name in ("image", "text", "audio")},
+log = logging.getLogger("mmtfrs")
+
+# What each may see. `id_only` is the plain two-tower of user and item ids; `bpr` the same as matrix factorisation; `no_media`
+# adds the ids of the history and so is this model without media.
+VARIANTS: dict[str, dict[str, dict]] = {
+    "bpr": {
+        "model": {"modalities": (), "history_length": 0, "score": "dot"},
+        "loss": {"name": "bpr", "temperature": 1.0, "negatives": "auto", "mined": 0},
+    },
+    "id_only": {"model": {"modalities": (), "history_length": 0}},
+    "no_media": {"model": {"modalities": ()}},
 }
+FIXED = ("item_knn", "ease")  # nothing of these is trained by gradients
 
 
-def train_baseline(name: str, model: TwoTower, split: Split, cache: Path | None = None) -> TwoTower | None:
+def _variant(name: str) -> dict[str, dict]:
+    """A modality's name is that modality alone, in items and histories, without any id."""
+    alone = {"model": {"modalities": (name,), "use_item_id": False, "use_user_id": False, "fusion": "concat"}}
+    # What belongs to another task or to several modalities is left out everywhere.
+    settings = VARIANTS.get(name, alone)
+    return {
+        "model": {"missing": "null", **settings["model"]},
+        "loss": {"alignment": 0.0, "rating": 0.0, **settings.get("loss", {})},
+    }
+
+
+def train_baseline(name: str, model: TwoTower, split: Split, cache: Path | None = None) -> TwoTower | Scorer | None:
     """Trains one baseline with the settings, data and seed of a model.
 
     Args:
-        name: a key of `VARIANTS`.
+        name: a key of `VARIANTS`, or a modality.
         model: whose tables and config are used.
         split: the model's own.
         cache: folder that keeps the weights, so that the next call only loads them.
 
     Returns:
-        The baseline, or None for a modality that the catalogue does not have.
+        The baseline, or None where there is nothing for it to work on: a modality that the catalogue does not have, content of
+        items without media, EASE of a catalogue that is too large to invert.
 
     Raises:
         ConfigError: an unknown name.
     """
-    if name not in VARIANTS:
-        raise ConfigError(f"unknown baseline `{name}`.{nearest(name, VARIANTS)} Known: popularity, {', '.join(VARIANTS)}.")
-    settings = VARIANTS[name]
-    if not set(settings["modalities"]) <= set(model.data.modalities):
+    known = (*FIXED, *VARIANTS, *dict.fromkeys((*MODALITIES, *model.data.modalities)))
+    if name not in known:
+        raise ConfigError(f"unknown baseline `{name}`.{nearest(name, known)} Known: popularity, {', '.join(known)}.")
+    if name in FIXED:
+        return _fixed(name, model, split)
+    settings = _variant(name)
+    modalities = settings["model"]["modalities"]
+    if not set(modalities) <= set(model.data.modalities):
         return None
-    config = model.config.replace(model=settings)
-    baseline = TwoTower(config, tables=_only(model.data, settings["modalities"]))
+    config = model.config.replace(**settings)
+    baseline = TwoTower(config, tables=_only(model.data, modalities))
     path = cache / f"{name}.npz" if cache else None
     if path is not None and path.exists():
         load_weights(baseline, path)
@@ -57,6 +84,24 @@ def train_baseline(name: str, model: TwoTower, split: Split, cache: Path | None 
         save_weights(baseline, path)
         Config.write(config, path.with_suffix(".yaml"))
     return baseline
+
+
+def _fixed(name: str, model: TwoTower, split: Split) -> Scorer | None:
+    if name == "item_knn":
+        content = content_vectors(model.data)
+        return ItemKNNScorer(content) if content is not None and len(content) > 1 else None
+    items = len(model.data.item_ids)
+    if items > MAX_ITEMS:
+        log.warning("ease is left out: the catalogue has %d items, more than %d", items, MAX_ITEMS)
+        return None
+    gram = gram_matrix(Histories(model.data, split.train, 0), sorted(set(split.train.user_ids)), items)
+    if not len(split.validation):
+        return EaseScorer(gram, 200.0)
+    # The penalty is EASE's only setting: it gets the best one, as the model does.
+    metric = model.config.evaluation.monitor
+    questions = Questions(model.data, split.validation, 0)
+    scorers = (EaseScorer(gram, penalty) for penalty in PENALTIES)
+    return max(scorers, key=lambda scorer: questions.ask(scorer, (int(metric.partition("@")[2]),))[metric])
 
 
 def _only(tables: Tables, modalities: tuple[str, ...]) -> Tables:
@@ -75,7 +120,7 @@ def evaluate_run(
     Args:
         run: the run folder.
         part: `test` or `validation`.
-        baselines: keys of `VARIANTS`; the config's if None.
+        baselines: of `item_knn`, `ease`, `bpr`, `id_only`, `no_media` and the modalities; the config's if None.
         progress: say on standard error which baseline is being trained.
 
     Returns:

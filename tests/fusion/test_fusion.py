@@ -31,7 +31,11 @@ def layer(request):
 
 def test_contract(layer):
     fused, weights = layer(_vectors(), PRESENCE)
-    assert fused.shape == ((4, 8) if layer.blocks == 1 else (4, layer.blocks, 8)) and weights.shape == (4, 3) and weights.dtype == tf.float32
+    assert (
+        fused.shape == ((4, 8) if layer.blocks == 1 else (4, layer.blocks, 8))
+        and weights.shape == (4, 3)
+        and weights.dtype == tf.float32
+    )
     assert not (weights.numpy() * (1 - PRESENCE)).any()
     assert (weights.numpy()[PRESENCE > 0] > 0).all()
     np.testing.assert_allclose(weights.numpy().sum(axis=1), [1, 1, 1, 0], atol=1e-6)

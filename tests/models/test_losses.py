@@ -55,7 +55,9 @@ class _Case:
 
     def gradient(self, objective, users, items):
         with tf.GradientTape() as tape:
-            per_event, _ = objective(tf.gather(self.query, users), tf.constant(users + 1, tf.int32), tf.constant(items), self._embed)
+            per_event, _ = objective(
+                tf.gather(self.query, users), tf.constant(users + 1, tf.int32), tf.constant(items), self._embed
+            )
             loss = tf.reduce_mean(per_event)
         return float(loss), tf.convert_to_tensor(tape.gradient(loss, self.query)).numpy()
 
@@ -111,7 +113,9 @@ def test_known_items_are_no_negatives(negatives):
     users, items = case.draw(400)
     known = [(user, item) for user in range(USERS) for item in case.rng.choice(ITEMS, 5, False) + 1]
     objective = case.objective(negatives=negatives, hard=ITEMS - 1, similar=1.0)
-    objective.remember(KnownItems(*(np.array(side) for side in zip(*[(u + 1, i) for u, i in known], strict=True)), USERS + 1, ITEMS + 1))
+    objective.remember(
+        KnownItems(*(np.array(side) for side in zip(*[(u + 1, i) for u, i in known], strict=True)), USERS + 1, ITEMS + 1)
+    )
     value, _ = case.gradient(objective, users, items)
     logits = case.query.numpy()[users] @ case.catalogue.numpy().T
     total = np.zeros(len(users))
@@ -126,7 +130,9 @@ def test_known_items_are_no_negatives(negatives):
 
 
 def test_hard_negatives_leave_out_what_is_nearly_the_positive():
-    objective = Objective(LossConfig(temperature=1.0, negatives="hard", hard=1, similar=0.9, logq_correction=False), np.ones(5), 2, 2)
+    objective = Objective(
+        LossConfig(temperature=1.0, negatives="hard", hard=1, similar=0.9, logq_correction=False), np.ones(5), 2, 2
+    )
     objective.build(None)
     catalogue = tf.constant([[0.0, 0.0], [1.0, 0.0], [0.99, 0.05], [0.6, 0.6], [-1.0, 0.0]])
     queries, items = tf.repeat([[1.0, 0.0]], 4, axis=0), tf.constant([1, 2, 3, 4])

@@ -1,0 +1,47 @@
+"""Two finished runs held against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmtfrs.config import check_metric
+from mmtfrs.errors import RunError
+from mmtfrs.evaluation.compare import Difference, paired_bootstrap
+from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.evaluation.scorers import ModelScorer
+from mmtfrs.models.run import load_run, load_split
+
+
+def compare_runs(first: str | Path, second: str | Path, part: str = "test", metrics: Sequence[str] = ()) -> list[Difference]:
+    """Whether the second run is better than the first: a paired bootstrap over the users of the part.
+
+    Args:
+        first, second: run folders, trained on the same events.
+        part: `test` or `validation`.
+        metrics: as `recall@20`; recall and NDCG at 20 if empty.
+
+    Raises:
+        RunError: a run is not finished, or their events are not the same.
+    """
+    metrics = tuple(metrics) or ("recall@20", "ndcg@20")
+    for metric in metrics:
+        check_metric(metric)
+    parts = [getattr(load_split(run), part) for run in (first, second)]
+    columns = ("user_ids", "item_ids", "timestamps")
+    same = all(np.array_equal(getattr(parts[0], name), getattr(parts[1], name)) for name in columns)
+    if not same or not len(parts[0]):
+        why = "no events" if same else "different events"
+        raise RunError(f"{first} and {second} have {why} in their {part} part: nothing to compare. Use the same log and split.")
+    ks = sorted({int(metric.partition("@")[2]) for metric in metrics})
+    values = []
+    for run, events in zip((first, second), parts, strict=True):
+        model = load_run(run)
+        collected: list[dict[str, np.ndarray]] = []
+        Questions(model.data, events, model.config.model.history_length).ask(ModelScorer(model), ks, collected)
+        values.append({name: np.concatenate([each[name] for each in collected]) for name in metrics})
+    if len(values[0][metrics[0]]) != len(values[1][metrics[0]]):
+        raise RunError(f"{first} and {second} have different catalogues, so users are not asked the same. Use the same items.")
+    return [paired_bootstrap(name, values[0][name], values[1][name]) for name in metrics]
