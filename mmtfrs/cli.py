@@ -39,6 +39,7 @@ QueryImage = Annotated[str, typer.Option(help="A picture file.")]
 QueryAudio = Annotated[str, typer.Option(help="A sound file.")]
 Count = Annotated[int, typer.Option("-k", min=1, help="How many.")]
 Exclude = Annotated[str, typer.Option(help="Item ids to leave out, comma-separated.")]
+OwnFeatures = Annotated[list[str] | None, typer.Option("--features", help="NAME=FILE.npy: features of your own; repeatable.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at media that cannot be decoded.")]
 
 
@@ -98,12 +99,13 @@ def extract(
     image_encoder: ImageEncoder = None,
     text_encoder: TextEncoder = None,
     audio_encoder: AudioEncoder = None,
+    own: OwnFeatures = None,
     seed: Seed = None,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Encode every medium that the store does not have yet."""
-    settings = _settings(config, seed, image_encoder, text_encoder, audio_encoder)
+    settings = _settings(config, seed, image_encoder, text_encoder, audio_encoder, own)
     catalog, people = _read_items(items, users, settings)
     features = _extract(catalog, people, settings, store, strict, as_json)
     counts = {name: int(rows.present.sum()) for name, rows in features.items.items()}
@@ -126,13 +128,14 @@ def train(
     image_encoder: ImageEncoder = None,
     text_encoder: TextEncoder = None,
     audio_encoder: AudioEncoder = None,
+    own: OwnFeatures = None,
     seed: Seed = None,
     strict: Strict = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
     as_json: Json = False,
 ) -> None:
     """Extract what is missing and train a run to its best epoch."""
-    settings = _settings(config, seed, image_encoder, text_encoder, audio_encoder)
+    settings = _settings(config, seed, image_encoder, text_encoder, audio_encoder, own)
     if split is not None:
         settings = settings.replace(data={"split": split})
     catalog, people = _read_items(items, users, settings)
@@ -163,7 +166,7 @@ def evaluate(
 ) -> None:
     """Rank the whole catalogue for every user of a part; write RUN/metrics.json and print a table."""
     _check_part(split)
-    from mmtfrs.evaluation.report import group_table, overall_table
+    from mmtfrs.evaluation.report import group_table, overall_table, rating_line
     from mmtfrs.training.baselines import evaluate_run
 
     names = None if baselines is None else [name for name in baselines.split(",") if name and name != "none"]
@@ -172,7 +175,7 @@ def evaluate(
     (run / "metrics.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     ks = sorted(int(name.partition("@")[2]) for name in results["model"] if name.startswith("recall@"))
     k, small = (20 if 20 in ks else ks[-1]), (5 if 5 in ks else ks[0])
-    _print(document, as_json, overall_table(results, k), group_table(results, k, small))
+    _print(document, as_json, overall_table(results, k), group_table(results, k, small), rating_line(results))
 
 
 @app.command()
@@ -259,10 +262,15 @@ def _settings(
     image: str | None = None,
     text: str | None = None,
     audio: str | None = None,
+    features: list[str] | None = None,
 ) -> Config:
     settings = Config.read(path) if path is not None else Config()
     encoders = {name: value for name, value in (("image", image), ("text", text), ("audio", audio)) if value}
-    return settings.replace(encoders=encoders, **({} if seed is None else {"seed": seed}))
+    own = dict(pair.partition("=")[::2] for pair in features or [])
+    if "" in {*own, *own.values()}:
+        raise typer.BadParameter("must be NAME=FILE.npy.", param_hint="--features")
+    data = {"features": {**settings.data.features, **own}}
+    return settings.replace(encoders=encoders, data=data, **({} if seed is None else {"seed": seed}))
 
 
 def _read_items(items: Path, users: Path | None, settings: Config) -> tuple[Catalog, Users | None]:

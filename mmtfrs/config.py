@@ -52,6 +52,7 @@ class DataConfig(_Section):
     """How files are read and split."""
 
     columns: ColumnsConfig = ColumnsConfig()
+    features: dict[str, str] = Field({}, description="features of your own: modality name -> .npy file, one row per item")
     allow_outside: bool = Field(False, description="allow media paths that leave the folder of their file")
     split: Literal["time", "user", "random", "none"] = "time"
     validation_share: Share = Field(0.1, description="share of all events; always cut from the training side")
@@ -141,7 +142,7 @@ class LossConfig(_Section):
 class TrainingConfig(_Section):
     """How Keras fit runs."""
 
-    epochs: Positive = 40
+    epochs: Positive = 100
     batch_size: Positive = 1024
     learning_rate: Annotated[float, Field(gt=0)] = 0.003
     patience: Positive = Field(6, description="epochs without a better validation metric before the end")

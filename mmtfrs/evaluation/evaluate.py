@@ -10,6 +10,7 @@ from mmtfrs._keras import tf
 from mmtfrs.data.events import Events
 from mmtfrs.errors import DataError
 from mmtfrs.evaluation.metrics import ListMetrics, ranking_metrics
+from mmtfrs.evaluation.ratings import rating_errors
 from mmtfrs.evaluation.scorers import ModelScorer, PopularityScorer, Scorer
 from mmtfrs.features.tables import Tables
 from mmtfrs.models.histories import Histories
@@ -38,7 +39,7 @@ def evaluate(
         `{"model": metrics, "popularity": metrics, ...}`. Metrics hold each `metric@k`, and the groups `new_users` (users
         without a known event), `new_items` (ranked among all, relevant are items without a training event) and
         `new_items_among_themselves` (only such items are ranked), with `share_of_lists` and `share_of_catalogue` of the new
-        items. Groups that are empty are absent.
+        items. Groups that are empty are absent. A model with the rating task has `rating_mae` and `rating_rmse` as well.
 
     Raises:
         DataError: no event can be evaluated.
@@ -51,7 +52,10 @@ def evaluate(
     }
     for name, other in (against or {}).items():
         scorers[name] = ModelScorer(other) if isinstance(other, TwoTower) else other
-    return {name: questions.ask(scorer, ks) for name, scorer in scorers.items()}
+    results = {name: questions.ask(scorer, ks) for name, scorer in scorers.items()}
+    if model.rating is not None and events.ratings is not None:
+        results["model"] |= rating_errors(model, events)
+    return results
 
 
 class Questions:

@@ -33,6 +33,17 @@ def overall_table(results: dict[str, dict], k: int = 20) -> Table:
     return table
 
 
+def rating_line(results: dict[str, dict]) -> str | None:
+    """What the rating task reached, if there was one."""
+    model = results["model"]
+    if "rating_mae" not in model:
+        return None
+    return (
+        f"ratings: MAE {model['rating_mae']:.3f}, RMSE {model['rating_rmse']:.3f} "
+        f"(always the mean: RMSE {model['rating_rmse_of_mean']:.3f})"
+    )
+
+
 def group_table(results: dict[str, dict], k: int = 20, small: int = 5) -> Table | None:
     """Every scorer on new users and new items; None where there are neither."""
     new = results["model"].get("new_items", {})

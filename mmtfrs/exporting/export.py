@@ -57,8 +57,7 @@ def export(model: TwoTower, folder: str | Path, encoders: dict[str, Encoder] | N
 def _encoders(model: TwoTower) -> dict[str, Encoder]:
     found = dict(model.encoders)
     for modality in model.data.modalities:
-        _, fingerprint = model.data.encoders[modality]
-        if not fingerprint:
+        if not model.data.encoders[modality][0]:
             log.warning("the %s features were made elsewhere: requests cannot carry raw %s", modality, modality)
         elif modality not in found:
             found[modality] = encoder_room.load(modality, getattr(model.config.encoders, modality))

@@ -26,6 +26,7 @@ from mmtfrs.data.users import Users
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.errors import DataError, MediaError
 from mmtfrs.features.features import FeatureRows, Features, Reject
+from mmtfrs.features.own import load_own
 from mmtfrs.features.progress import progress_bar
 from mmtfrs.features.store import FeatureSpace, FeatureStore
 
@@ -56,7 +57,7 @@ def extract(
     Raises:
         EncoderError: an encoder cannot be loaded.
         StoreError: the store cannot be used.
-        DataError: with `strict`, if any medium was set aside.
+        DataError: features of the user's own cannot be used, or with `strict`, any medium was set aside.
     """
     config = config or Config()
     tables: list[MediaTable] = [table for table in (catalog, users) if table is not None]
@@ -66,6 +67,8 @@ def extract(
     encoded = 0
     with FeatureStore(store) as opened, ThreadPoolExecutor(config.extraction.workers) as pool:
         for modality in MODALITIES:
+            if modality in config.data.features:
+                continue
             wanted = config.model.modalities is None or modality in config.model.modalities
             if not wanted or not any(table.count(modality) for table in tables):
                 continue
@@ -80,6 +83,8 @@ def extract(
             matrix = space.matrix()
             for section, found in rows.items():
                 made[section][modality] = FeatureRows(matrix, found, encoder.fingerprint)
+    for modality, path in config.data.features.items():
+        made["items"][modality] = load_own(modality, path, catalog)
     _write_rejects(Path(store), rejects)
     if strict and rejects:
         lines = "\n".join(f"{each.table} {each.id}: {each.modality} {each.medium}: {each.reason}" for each in rejects)

@@ -16,25 +16,14 @@ import numpy as np
 from mmtfrs.config import MODALITIES, Config, Modality
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
-from mmtfrs.errors import DataError
+from mmtfrs.errors import DataError, nearest
 from mmtfrs.features.adapter import Adapter
 from mmtfrs.features.features import FeatureRows, Features
+from mmtfrs.features.graph import smooth
+from mmtfrs.features.media import MediaRows
 
 _CHUNK = 8192
 _ADAPTER = ".adapter.npz"
-
-
-@dataclasses.dataclass(frozen=True)
-class MediaTable:
-    """Reduced features of one modality for the items or the users.
-
-    Attributes:
-        matrix: `[U + 1, r] float32`, row 0 all zero.
-        rows: `[N + 1] int32`, the matrix row of each item or user row; 0 where the medium is absent.
-    """
-
-    matrix: np.ndarray
-    rows: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +44,8 @@ class Tables:
     item_counts: np.ndarray
     user_counts: np.ndarray
     adapters: dict[Modality, Adapter]
-    items: dict[Modality, MediaTable]
-    users: dict[Modality, MediaTable]
+    items: dict[Modality, MediaRows]
+    users: dict[Modality, MediaRows]
     encoders: dict[Modality, tuple[str, str]]
 
     @classmethod
@@ -71,10 +60,17 @@ class Tables:
             raise DataError("no training event is on an item of the catalogue. Check the item ids of both files.")
         np.add.at(tables.item_counts, items[items > 0], 1.0)
         np.add.at(tables.user_counts, tables.user_rows(events.user_ids), 1.0)
+        for modality in config.model.modalities or ():
+            if modality not in features.items or not features.items[modality].present.any():
+                have = ", ".join(name for name, rows in features.items.items() if rows.present.any())
+                raise DataError(
+                    f"`model.modalities` names `{modality}`, but no item has any.{nearest(modality, features.items)} "
+                    f"Items have: {have or 'none'}."
+                )
         media_users = tables.user_rows(features.user_ids)
         for modality in _wanted(config, features):
-            rows = features.items.get(modality)
-            if rows is None or not rows.present.any():
+            rows = features.items[modality]
+            if not rows.present.any():
                 continue  # a catalogue without this modality has no such part of the towers
             if len(rows) != len(item_ids):
                 raise DataError(
@@ -83,7 +79,8 @@ class Tables:
                 )
             adapter = Adapter.fit(rows, config.model.feature_dim, config.seed)
             tables.adapters[modality] = adapter
-            tables.items[modality] = _reduce(adapter, rows, np.arange(1, len(rows) + 1), len(item_ids))
+            media = _reduce(adapter, rows, np.arange(1, len(rows) + 1), len(item_ids))
+            tables.items[modality] = smooth(media, modality, config.model.graph) if config.model.graph.neighbours else media
             own = features.users.get(modality)
             if own is not None:
                 tables.users[modality] = _reduce(adapter, own, media_users, len(user_ids))
@@ -141,7 +138,7 @@ class Tables:
                 tables.encoders[modality] = tuple(str(value) for value in saved["encoder"])
             for name, media in (("items", tables.items), ("users", tables.users)):
                 if (folder / f"{modality}.{name}.matrix.npy").exists():
-                    media[modality] = MediaTable(
+                    media[modality] = MediaRows(
                         np.load(folder / f"{modality}.{name}.matrix.npy", mmap_mode="r"),
                         np.load(folder / f"{modality}.{name}.rows.npy"),
                     )
@@ -158,7 +155,7 @@ def _ordered(names: Iterable[str]) -> list[Modality]:
     return sorted(names, key=lambda name: (MODALITIES.index(name) if name in MODALITIES else len(MODALITIES), name))
 
 
-def _reduce(adapter: Adapter, features: FeatureRows, rows: np.ndarray, count: int) -> MediaTable:
+def _reduce(adapter: Adapter, features: FeatureRows, rows: np.ndarray, count: int) -> MediaRows:
     """Reduces each distinct medium once, a chunk at a time.
 
     Args:
@@ -175,4 +172,4 @@ def _reduce(adapter: Adapter, features: FeatureRows, rows: np.ndarray, count: in
     table_rows = np.zeros(count + 1, np.int32)
     table_rows[rows[features.present]] = inverse + 1
     table_rows[0] = 0
-    return MediaTable(matrix, table_rows)
+    return MediaRows(matrix, table_rows)

@@ -21,6 +21,7 @@ from mmtfrs.models.rating import RatingHead
 from mmtfrs.models.voting import votes
 from mmtfrs.towers.candidate import CandidateTower
 from mmtfrs.towers.device_tables import DeviceTable, DeviceTables
+from mmtfrs.towers.imputers import IMPUTERS, Imputer, RidgeImputer
 from mmtfrs.towers.query import QueryTower
 
 _BATCH = 4096
@@ -68,6 +69,7 @@ class TwoTower(tfrs.Model):
         items, users = len(tables.item_ids) + 1, len(tables.user_ids) + 1
         self.candidate_tower = CandidateTower(config, tables.modalities, items, name="candidate", dtype=policy)
         self.query_tower = QueryTower(config, tables.modalities, users, items, name="query", dtype=policy)
+        self.imputer = self._make_imputer()
         self.score = scores.get(config.model.score)
         late = self.candidate_tower.fusion if tables.modalities else None
         self.blocks = 1 if late is None or late.blocks == 1 else late.blocks + config.model.use_item_id
@@ -111,13 +113,31 @@ class TwoTower(tfrs.Model):
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         query, _ = self.query_from_rows(inputs["user"], inputs["history"], training=training, weighted=False)
 
+        extra: list[tf.Tensor] = []  # the alignment's and the imputer's terms
+
         def embed(rows: tf.Tensor) -> tf.Tensor:
-            return self.candidate_from_rows(rows, training=training)[0]
+            return self.candidate_from_rows(rows, training=training, extra=extra)[0]
 
         losses, candidate = self.objective(query, inputs["user"], inputs["item"], embed)
         if self.rating is not None:
             losses += self.config.loss.rating * self.rating.loss(query, candidate, inputs["rating"])
-        return tf.reduce_mean(losses * inputs["weight"] if "weight" in inputs else losses)
+        return tf.add_n([tf.reduce_mean(losses * inputs["weight"] if "weight" in inputs else losses), *extra])
+
+    def mine(self) -> None:
+        """Ranks the catalogue for every user of the training log, and takes the best that they do not know as negatives."""
+        events, histories = self._log.value
+        users = np.array(sorted(set(events.user_ids)), object)
+        queries = self.query_embeddings(users, histories)
+        known = self.objective.known.all_items
+        self.objective.mined.refresh(self.data.user_rows(users), queries, self.candidate_embeddings(), known)
+
+    def fit(self, *args, callbacks=None, **kwargs):
+        """Keras `fit`; with `loss.mined`, negatives are mined anew every few epochs."""
+        if self.objective.mined is not None:
+            every = self.config.loss.mine_every
+            start = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: self.mine() if epoch % every == 0 else None)
+            callbacks = [start, *(callbacks or [])]
+        return super().fit(*args, callbacks=callbacks, **kwargs)
 
     # AutoGraph does not know tf_keras as a library and would translate all of it: 14 s before the first step, for nothing.
     @tf.autograph.experimental.do_not_convert
@@ -128,15 +148,23 @@ class TwoTower(tfrs.Model):
     def test_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return super().test_step(inputs)
 
-    def candidate_from_rows(self, items: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def candidate_from_rows(
+        self, items: tf.Tensor, training: bool | None = None, extra: list | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B] int32` item rows -> `(embedding [B, W], weights [B, M])`."""
         media, presence = self._media(self.device.items, items)
-        ids = tf.gather(self.device.item_id_rows, items)
-        return self._finish(self.score.candidate, *self.candidate_tower(media, presence, ids, training=training))
+        return self._candidate(media, presence, tf.gather(self.device.item_id_rows, items), training, extra)
 
     def candidate_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`{modality: [B, dim]}` raw features and `[B, M]` presence -> as `candidate_from_rows`, for a new item."""
-        return self._finish(self.score.candidate, *self.candidate_tower(self._reduce(media, presence), presence))
+        return self._candidate(self._reduce(media, presence), presence)
+
+    def _candidate(self, media, presence, ids=None, training: bool | None = None, extra: list | None = None):
+        standing = presence
+        if self.imputer is not None:
+            media, standing = self.imputer(media, presence, extra)
+        blocks, weights = self.candidate_tower(media, presence, ids, standing, training=training, extra=extra)
+        return self._finish(self.score.candidate, blocks, weights)
 
     def query_from_rows(
         self,
@@ -194,6 +222,7 @@ class TwoTower(tfrs.Model):
         if (shuffle and self.config.loss.mask_known) or self.objective.mined is not None:
             self.objective.remember(rows.known())
             self.train_function = None  # Keras must trace the step anew, around these pairs
+            self._log = _Untracked((events, rows.histories))
         return rows.dataset(shuffle, batch_size)
 
     def score_matrix(self, queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
@@ -201,6 +230,12 @@ class TwoTower(tfrs.Model):
         if self.voting:
             return votes(queries, candidates, self.blocks)
         return tf.matmul(queries, candidates, transpose_b=True)
+
+    def predict_ratings(self, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """`[n, W]`, `[n, W]` -> `[n] float32` ratings. Raises `DataError` if the model was trained without ratings."""
+        if self.rating is None:
+            raise DataError("this model predicts no ratings. Train it with `loss.rating` above 0 on events with ratings.")
+        return self.rating(tf.constant(queries), tf.constant(candidates)).numpy()
 
     def candidate_embeddings(self) -> np.ndarray:
         """`[N, W] float32`: the whole catalogue, in its order."""
@@ -225,6 +260,19 @@ class TwoTower(tfrs.Model):
     @tf.function(reduce_retracing=True, autograph=False)
     def _queries(self, users: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
         return self.query_from_rows(users, history)[0]
+
+    def _make_imputer(self) -> Imputer | None:
+        """Nothing where absent media have nothing to be guessed from."""
+        if self.config.model.missing == "null" or len(self.data.modalities) < 2:
+            return None
+        dims = [self.data.adapters[name].reduced_dim for name in self.data.modalities]
+        imputer = IMPUTERS[self.config.model.missing](self.data.modalities, dims, name="imputer")
+        imputer.build(None)
+        if isinstance(imputer, RidgeImputer):
+            rows = {name: media.rows[1:] for name, media in self.data.items.items()}
+            media = {name: np.asarray(self.data.items[name].matrix)[rows[name]] for name in self.data.modalities}
+            imputer.fit(media, np.stack([rows[name] > 0 for name in self.data.modalities], axis=1).astype(np.float32))
+        return imputer
 
     def _media(self, tables: dict[str, DeviceTable], rows: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """`[B] int32` rows -> reduced features and presence `[B, M]`; a modality without a table is absent."""

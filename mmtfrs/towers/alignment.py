@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import itertools
 
-from mmtfrs._keras import keras, tf
+from mmtfrs._keras import tf
 
 _TEMPERATURE = 0.1
 _MASKED = -1e9
 
 
-class Alignment(keras.layers.Layer):
-    """Adds a contrast between an item's modalities to the loss: for each pair of modalities, what belongs to one item must
-    be closer than what belongs to different ones.
+def alignment_loss(vectors: dict[str, tf.Tensor], presence: tf.Tensor) -> tf.Tensor:
+    """The contrast between an item's modalities: for each pair of them, what belongs to one item must be closer than what
+    belongs to different ones.
 
     Args:
-        weight: of the contrast in the loss.
-
-    Call arguments:
         vectors: `{modality: [B, D]}` floating, one row per item.
         presence: `[B, M]` float32, in the order of `vectors`.
+
+    Returns:
+        `[] float32`, the sum over pairs of modalities.
 
     Reference: InfoNCE, van den Oord et al. 2018, arXiv:1807.03748; between modalities as in CLIP, Radford et al. 2021,
     arXiv:2103.00020.
     """
-
-    def __init__(self, weight: float, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.weight = weight
-
-    def call(self, vectors: dict[str, tf.Tensor], presence: tf.Tensor) -> tf.Tensor:
-        units = [tf.math.l2_normalize(tf.cast(value, tf.float32), axis=1, epsilon=1e-12) for value in vectors.values()]
-        total = tf.constant(0.0)
-        for first, second in itertools.combinations(range(len(units)), 2):
-            both = presence[:, first] * presence[:, second]
-            total += contrast(units[first], units[second], both)
-        self.add_loss(self.weight * total)
-        return total
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "weight": self.weight}
+    units = [tf.math.l2_normalize(tf.cast(value, tf.float32), axis=1, epsilon=1e-12) for value in vectors.values()]
+    total = tf.constant(0.0)
+    for first, second in itertools.combinations(range(len(units)), 2):
+        both = presence[:, first] * presence[:, second]
+        total += contrast(units[first], units[second], both)
+    return total
 
 
 def contrast(first: tf.Tensor, second: tf.Tensor, both: tf.Tensor) -> tf.Tensor:

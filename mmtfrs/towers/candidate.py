@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmtfrs import fusion
 from mmtfrs._keras import keras, tf
 from mmtfrs.config import Config
-from mmtfrs.towers.alignment import Alignment
+from mmtfrs.towers.alignment import alignment_loss
 from mmtfrs.towers.parts import IdEmbedding, hide_modalities, join_blocks, last_mlp
 
 
@@ -24,6 +24,7 @@ class CandidateTower(keras.layers.Layer):
         presence: `[B, M]` float32 in the order of `modalities`.
         ids: `[B]` int32 id rows, 0 for unknown, or None for an item without an id.
         standing: `[B, M]` float32, where `media` has features, real or guessed; `presence` if None.
+        extra: takes the tower's own terms of the loss, in training.
 
     Returns:
         `(blocks [B, K, D] float32, weights [B, M] float32)`; K is 1 but for late fusion.
@@ -32,25 +33,27 @@ class CandidateTower(keras.layers.Layer):
     def __init__(self, config: Config, modalities: Sequence[str], item_rows: int, **kwargs) -> None:
         super().__init__(**kwargs)
         self.config = config.model
+        self.alignment = config.loss.alignment
         self.modalities = tuple(modalities)
         dim, policy = self.config.embedding_dim, self.dtype_policy
         self.project = {name: keras.layers.Dense(dim, name=f"project_{name}", dtype=policy) for name in modalities}
         if self.modalities:
             self.fusion = fusion.get(self.config.fusion)(self.modalities, dim, name="fusion", dtype=policy)
             self.mlp = last_mlp(self.config, self.fusion, policy)
-            self.align = Alignment(config.loss.alignment, name="alignment") if config.loss.alignment else None
         id_dropout = self.config.id_dropout if modalities else 0.0
         self.ids = IdEmbedding(item_rows, dim, id_dropout, name="item_id", dtype=policy)
 
-    def call(self, media, presence, ids=None, standing=None, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(
+        self, media, presence, ids=None, standing=None, training: bool | None = None, extra: list | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         blocks, weights, own = None, tf.zeros_like(presence), None
         if self.modalities:
             standing = presence if standing is None else standing
             if training:
                 standing = hide_modalities(standing, self.config.modality_dropout)
             vectors = {name: self.project[name](media[name]) for name in self.modalities}
-            if self.align is not None and training:
-                self.align(vectors, presence)
+            if self.alignment and extra is not None:
+                extra.append(self.alignment * alignment_loss(vectors, presence))
             fused, weights = self.fusion(vectors, standing, training=training)
             weights = fusion.masked_share(weights, presence)
             blocks = fused if self.mlp is None else fused + self.mlp(tf.nn.relu(fused), training=training)

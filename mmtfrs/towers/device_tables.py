@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.features.tables import MediaTable, Tables
+from mmtfrs.features.media import MediaRows
+from mmtfrs.features.tables import Tables
 from mmtfrs.towers.pooling import DENSE, sum_rows
 
 
@@ -15,7 +16,7 @@ class DeviceTable:
     Deliberately no `tf.Module`: the table is data that the model was given, not weights to save in every checkpoint.
     """
 
-    def __init__(self, table: MediaTable, name: str) -> None:
+    def __init__(self, table: MediaRows, name: str) -> None:
         self.matrix = tf.Variable(np.asarray(table.matrix), trainable=False, name=f"{name}_features")
         self.rows = tf.Variable(np.asarray(table.rows), trainable=False, name=f"{name}_rows")
         self.dim = table.matrix.shape[1]

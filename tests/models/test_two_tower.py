@@ -14,7 +14,7 @@ from mmtfrs.features.tables import Tables
 from mmtfrs.models.histories import Histories
 
 
-def _planted(seed=0, users=120, items=60, absent=0.2):
+def planted(seed=0, users=120, items=60, absent=0.2):
     """Two groups of users and items that only the features tell apart."""
     rng = np.random.default_rng(seed)
     group = np.arange(items) % 2
@@ -29,7 +29,7 @@ def _planted(seed=0, users=120, items=60, absent=0.2):
 
 
 def _model(**model):
-    catalog, features, events = _planted()
+    catalog, features, events = planted()
     config = Config(**FAST).replace(model=model)
     return TwoTower(config, catalog, features, events), events
 
@@ -66,7 +66,7 @@ def test_dataset_rows():
 
 @pytest.mark.parametrize("fusion", ["concat", "attention"])
 def test_learns_what_only_features_tell(fusion):
-    catalog, features, events = _planted()
+    catalog, features, events = planted()
     config = Config(**FAST).replace(model={"fusion": fusion, "use_item_id": False, "use_user_id": False}, training={"epochs": 15})  # fmt: skip
     split = events.split("user")
     model = TwoTower(config, catalog, features, split.train)
@@ -88,7 +88,7 @@ def test_unknown_user_and_padding_change_nothing():
 
 def test_media_of_a_new_item_equal_those_of_the_table():
     model, _ = _model(use_item_id=False)
-    _, features, _ = _planted()
+    _, features, _ = planted()
     rows = np.arange(6)
     media = {name: tf.constant(features.items[name][rows]) for name in ("image", "text")}
     presence = np.stack([features.items[name].present[rows] for name in ("image", "text")], axis=1).astype(np.float32)
@@ -100,7 +100,7 @@ def test_media_of_a_new_item_equal_those_of_the_table():
 
 def test_own_media_of_users_reach_the_query():
     """A user of the users file who is not in the log at all is told from an unknown one by what they show."""
-    catalog, features, events = _planted()
+    catalog, features, events = planted()
     own = Features.from_arrays({"text": np.stack([np.full(6, 2.0), np.full(6, -2.0)])}).items
     features = Features(features.items, users=own, user_ids=np.array(["even", "odd"], object))
     config = Config(**FAST).replace(training={"epochs": 12})
@@ -117,7 +117,7 @@ def test_own_media_of_users_reach_the_query():
 
 
 def test_items_without_events_share_the_unknown_row():
-    catalog, features, events = _planted()
+    catalog, features, events = planted()
     kept = events.take(np.flatnonzero(events.item_ids != "i7"))
     model = TwoTower(Config(**FAST), catalog, features, kept)
     assert model.device.item_id_rows.numpy()[8] == 0 and model.device.item_id_rows.numpy()[9] == 9
@@ -175,7 +175,7 @@ def test_event_weights_count():
 
 
 def test_mixed_precision_trains():
-    catalog, features, events = _planted()
+    catalog, features, events = planted()
     config = Config(**FAST).replace(training={"mixed_precision": True})
     model = TwoTower(config, catalog, features, events)
     model.compile(optimizer="adam")
@@ -207,9 +207,9 @@ import mmtfrs
 from mmtfrs._keras import tf
 devices = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(devices[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from test_two_tower import _planted, FAST
+from test_two_tower import planted, FAST
 from mmtfrs import Config, TwoTower
-catalog, features, events = _planted()
+catalog, features, events = planted()
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     model = TwoTower(Config(**FAST), catalog, features, events)

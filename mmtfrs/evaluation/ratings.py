@@ -1,0 +1,32 @@
+"""How far predicted ratings are from the real ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmtfrs.data.events import Events
+from mmtfrs.models.histories import Histories
+from mmtfrs.models.two_tower import TwoTower
+
+
+def rating_errors(model: TwoTower, events: Events) -> dict[str, float]:
+    """Mean absolute and root mean squared error over the events on known items, and those of always saying the mean.
+
+    Args:
+        model: with the rating task.
+        events: with ratings; what their users had taken before is in `events.known`.
+    """
+    items = model.data.item_rows(events.item_ids)
+    kept = np.flatnonzero(items > 0)
+    known = events.known if events.known is not None else events.take(np.array([], np.int64))
+    users, inverse = np.unique(events.user_ids[kept].astype(str), return_inverse=True)
+    histories = Histories(model.data, known, model.config.model.history_length)
+    queries = model.query_embeddings(users.astype(object), histories)
+    predicted = model.predict_ratings(queries[inverse], model.candidate_embeddings()[items[kept] - 1])
+    errors = predicted - events.ratings[kept]
+    flat = float(model.rating.mean.numpy()) - events.ratings[kept]
+    return {
+        "rating_mae": float(np.abs(errors).mean()),
+        "rating_rmse": float(np.sqrt((errors**2).mean())),
+        "rating_rmse_of_mean": float(np.sqrt((flat**2).mean())),
+    }

@@ -1,0 +1,67 @@
+"""Features that people bring themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import mmtfrs
+from mmtfrs.errors import DataError
+from mmtfrs.features.own import load_own
+
+CATALOG = mmtfrs.Catalog.from_dict({"item_id": ["a", "b", "c"]})
+
+
+def _file(tmp_path, values, ids=None):
+    np.save(tmp_path / "clip.npy", values)
+    if ids is not None:
+        (tmp_path / "clip.ids.txt").write_text("\n".join(ids) + "\n")
+    return tmp_path / "clip.npy"
+
+
+def test_in_the_order_of_the_catalogue(tmp_path):
+    values = np.arange(6, dtype=np.float64).reshape(3, 2)
+    rows = load_own("clip", _file(tmp_path, values), CATALOG)
+    assert rows[:].tolist() == values.tolist() and rows[:].dtype == np.float32 and rows.present.all()
+
+
+def test_in_the_order_of_its_ids(tmp_path):
+    rows = load_own("clip", _file(tmp_path, np.array([[1.0], [2.0], [9.0]], np.float32), ["c", "a", "unknown"]), CATALOG)
+    assert rows[:].tolist() == [[2.0], [0.0], [1.0]] and rows.present.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("values", "ids", "message"),
+    [
+        (np.zeros((2, 4), np.float32), None, r"one row of clip per item. Received: 2 rows, 3 items"),
+        (np.zeros((3, 4), np.int64), None, r"floating numbers. Received: int64 \[3, 4\]"),
+        (np.zeros(3, np.float32), None, r"Received: float32 \[3\]"),
+        (np.array([["x"]] * 3), None, "Received: <U1"),
+        (np.array([[0.0], [np.nan], [1.0]]), None, "NaN or infinity in 1 or more rows, the first is row 1"),
+        (np.zeros((3, 1)), ["a", "b"], "must list each row's item once. Received: 2 ids, 2 different, 3 rows"),
+        (np.zeros((2, 1)), ["x", "y"], "no id is in the catalogue"),
+    ],
+)
+def test_bad_files(tmp_path, values, ids, message):
+    with pytest.raises(DataError, match=message):
+        load_own("clip", _file(tmp_path, values, ids), CATALOG)
+
+
+def test_no_npy(tmp_path):
+    (tmp_path / "clip.npy").write_text("not an array")
+    for name in ("clip.npy", "missing.npy"):
+        with pytest.raises(DataError, match="cannot be read as .npy"):
+            load_own("clip", tmp_path / name, CATALOG)
+
+
+def test_reach_the_model_and_its_dense_signatures(tmp_path):
+    path = _file(tmp_path, np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32))
+    config = mmtfrs.Config(data={"features": {"clip": str(path)}}, model={"feature_dim": None})
+    features = mmtfrs.extract(CATALOG, config, store=tmp_path / "store", progress=False)
+    events = mmtfrs.Events(["u", "u", "v"], ["a", "b", "c"], [1, 2, 3])
+    model = mmtfrs.TwoTower(config, CATALOG, features, events)
+    assert model.data.modalities == ("clip",)
+    from mmtfrs.exporting.signatures import ServingModule
+
+    signature = ServingModule(model, {}, 3).signatures()["embed_candidate_dense"]
+    assert set(signature.structured_input_signature[1]) == {"clip", "presence"}

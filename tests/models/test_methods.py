@@ -1,0 +1,170 @@
+"""Every named method once: it trains, it exports, and the export's answers are the model's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import FAST
+from test_two_tower import planted
+
+import mmtfrs
+from mmtfrs import Config, Events, TwoTower
+from mmtfrs import config as settings
+from mmtfrs._keras import keras, tf
+from mmtfrs.errors import ConfigError, DataError
+from mmtfrs.exporting.loaded import LoadedModel
+from mmtfrs.models.histories import Histories
+
+METHODS = {
+    **{f"fusion {name}": {"model": {"fusion": name}} for name in settings.FUSIONS},
+    **{f"score {name}": {"model": {"score": name}} for name in settings.SCORES},
+    **{f"loss {name}": {"loss": {"name": name}} for name in settings.LOSSES},
+    **{f"negatives {name}": {"loss": {"negatives": name, "hard": 20, "uniform": 50}} for name in settings.NEGATIVES},
+    "mined": {"loss": {"mined": 5}},
+    "streaming": {"loss": {"negatives": "in_batch", "frequencies": "streaming"}},
+    "learned temperature": {"loss": {"learn_temperature": True}},
+    "ridge": {"model": {"missing": "ridge"}},
+    "generator": {"model": {"missing": "generator"}},
+    "alignment": {"loss": {"alignment": 0.1}},
+    "graph": {"model": {"graph": {"neighbours": 5}}},
+    "late without ids": {"model": {"fusion": "late_sum", "use_item_id": False}},
+    "late without users": {"model": {"fusion": "late_stacking", "use_user_id": False, "history_length": 0}},
+    "late euclidean": {"model": {"fusion": "late_sum", "score": "euclidean"}},
+    "rating": {"loss": {"rating": 0.5}},
+}
+
+
+def _log(events: Events) -> Events:
+    """The same log with ratings that items and users plant."""
+    ratings = [
+        1.0 + (int(item[1:]) % 4) + 0.5 * (int(user[1:]) % 2)
+        for user, item in zip(events.user_ids, events.item_ids, strict=True)
+    ]
+    return Events(events.user_ids, events.item_ids, events.timestamps, ratings=ratings)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_trains_and_exports_equal_scores(name, tmp_path):
+    catalog, features, events = planted()
+    events = _log(events)
+    config = Config(**FAST).replace(**METHODS[name])
+    model = TwoTower(config, catalog, features, events)
+    model.compile(optimizer=keras.optimizers.Adam(0.01))
+    history = model.fit(model.dataset(events), epochs=8, verbose=0).history["loss"]
+    assert np.isfinite(history).all() and history[-1] < history[0]
+
+    path = mmtfrs.export(model, tmp_path / "m", encoders={})
+    users = np.array(["u0", "u1", "u77", "stranger"], object)
+    histories = Histories(model.data, events, config.model.history_length)
+    queries = model.query_embeddings(users, histories)
+    expected = model.score_matrix(tf.constant(queries), tf.constant(model.candidate_embeddings())).numpy()
+    taken = [[model.data.item_ids[row - 1].encode() for row in histories.past(user)] for user in users]
+    width = max(map(len, taken))
+    answer = LoadedModel(path).ask("recommend_user", {
+        "user_id": np.array([user.encode() for user in users], object),
+        "history": np.array([[b""] * (width - len(row)) + row for row in taken], object),
+        "exclude": np.array([[b""]] * len(users), object),
+    })  # fmt: skip
+    order = np.argsort(-expected, axis=1, kind="stable")
+    np.testing.assert_allclose(answer["score"], np.take_along_axis(expected, order, axis=1), atol=1e-5)
+    close = np.abs(np.diff(np.take_along_axis(expected, order, axis=1), axis=1)) < 1e-5
+    same = answer["item_id"] == np.array([item.encode() for item in model.data.item_ids], object)[order]
+    assert (same[:, 1:] | close | np.roll(close, -1, axis=1)).mean() > 0.99
+
+
+def test_euclidean_is_the_distance():
+    catalog, features, events = planted()
+    model = TwoTower(Config(**FAST).replace(model={"score": "euclidean"}), catalog, features, events)
+    rows = tf.constant([3, 5])
+    query, candidate = (
+        model.query_from_rows(tf.constant([1, 2]), tf.constant([[4], [0]]))[0],
+        model.candidate_from_rows(rows)[0],
+    )
+    q, c = query[:, :16].numpy() / 2, candidate[:, :16].numpy()
+    np.testing.assert_allclose(np.sum(query * candidate, axis=1), -((q - c) ** 2).sum(axis=1), rtol=1e-4, atol=1e-6)
+
+
+def test_pearson_is_the_correlation():
+    catalog, features, events = planted()
+    models = [
+        TwoTower(Config(**FAST).replace(model={"score": score}), catalog, features, events) for score in ("dot", "pearson")
+    ]
+    models[1].set_weights(models[0].get_weights())
+    rows, history = tf.constant([1, 2]), tf.constant([[4], [7]])
+    q, c = (side.numpy() for side in (models[0].query_from_rows(rows, history)[0], models[0].candidate_from_rows(rows)[0]))
+    score = np.sum(models[1].query_from_rows(rows, history)[0] * models[1].candidate_from_rows(rows)[0], axis=1)
+    np.testing.assert_allclose(score, [np.corrcoef(q[n], c[n])[0, 1] for n in range(2)], atol=1e-5)
+
+
+def test_votes_by_hand():
+    from mmtfrs.models.voting import votes
+
+    queries = tf.constant([[1.0, 1.0]])  # two blocks of one number
+    candidates = tf.constant([[0.9, 0.1], [0.5, 0.5], [0.1, 0.8], [0.0, 0.9]])
+    # Block 1 ranks 0 1 2 3, block 2 ranks 3 2 1 0; four candidates: 1, 3/4, 1/2, 1/4 votes; all sums are 1.25.
+    found = votes(queries, candidates, 2).numpy()[0]
+    np.testing.assert_allclose(found, [1.25] * 4, atol=2e-3)
+    assert found[1] > found[2] or np.isclose(found[1], found[2], atol=1e-3)
+    ahead = votes(queries, tf.constant([[0.9, 0.8], [0.5, 0.9], [0.1, 0.1]]), 2).numpy()[0]
+    np.testing.assert_allclose(ahead, [1 + 2 / 3, 2 / 3 + 1, 2 / 3], atol=2e-3)
+
+
+def test_generator_learns_what_another_modality_tells():
+    """Image features are a linear map of the text's: guesses must come close where both are known, ridge exactly."""
+    rng = np.random.default_rng(0)
+    text = rng.normal(size=(80, 6)).astype(np.float32)
+    image = text @ rng.normal(size=(6, 5)).astype(np.float32)
+    present = {"text": np.ones(80, bool), "image": np.arange(80) % 4 != 0}
+    catalog, _, events = planted(items=80)
+    features = mmtfrs.Features.from_arrays({"text": text, "image": image}, present)
+    for missing, bound in (("ridge", 0.2), ("generator", 0.5)):
+        model = TwoTower(Config(**FAST).replace(model={"missing": missing, "modality_dropout": 0.0}), catalog, features, events)
+        if missing == "generator":
+            model.compile(optimizer=keras.optimizers.Adam(0.01))
+            model.fit(model.dataset(events), epochs=40, verbose=0)
+        media, presence = model._media(model.device.items, tf.range(1, 81))
+        filled, standing = model.imputer(media, presence)
+        absent = ~present["image"]
+        truth = model.data.adapters["image"].reduce(image[absent])
+        error = np.mean((filled["image"].numpy()[absent] - truth) ** 2) / np.mean(truth**2)
+        assert error < bound, (missing, error)
+        np.testing.assert_allclose(filled["image"].numpy()[~absent], media["image"].numpy()[~absent])
+        assert standing.numpy().all()
+
+
+def test_alignment_by_hand():
+    from mmtfrs.towers.alignment import contrast
+
+    first, second = np.eye(3, 2, dtype=np.float32), np.eye(3, 2, dtype=np.float32)[::-1].copy()
+    found = contrast(tf.constant(first), tf.constant(second), tf.constant([1.0, 1.0, 0.0]))
+    logits = (first @ second.T / 0.1)[:2, :2]
+    rows = np.log(np.exp(logits).sum(1)) - logits.diagonal()
+    columns = np.log(np.exp(logits).sum(0)) - logits.diagonal()
+    np.testing.assert_allclose(found, (rows + columns).mean() / 2, rtol=1e-5)
+    assert float(contrast(tf.constant(first), tf.constant(second), tf.zeros(3))) == 0.0
+
+
+def test_rating_is_learned():
+    catalog, features, events = planted()
+    events = _log(events)
+    model = TwoTower(Config(**FAST).replace(loss={"rating": 1.0}), catalog, features, events)
+    model.compile(optimizer=keras.optimizers.Adam(0.01))
+    model.fit(model.dataset(events), epochs=20, verbose=0)
+    metrics = mmtfrs.evaluate(model, events, ks=(5,))["model"]
+    spread = events.ratings.std()
+    assert metrics["rating_rmse"] < 0.5 * spread and metrics["rating_mae"] <= metrics["rating_rmse"]
+
+
+def test_bad_methods():
+    catalog, features, events = planted()
+    with pytest.raises(DataError, match="needs events with ratings. Received: a log without a `rating` column"):
+        model = TwoTower(Config(**FAST).replace(loss={"rating": 1.0}), catalog, features, events)
+        model.dataset(events)
+    with pytest.raises(DataError, match=r"`model.modalities` names `audio`, but no item has any.*Items have: text, image"):
+        TwoTower(Config(**FAST).replace(model={"modalities": ["text", "audio"]}), catalog, features, events)
+    three, few = mmtfrs.Catalog.from_dict({"item_id": list("abc")}), mmtfrs.Features.from_arrays({"text": np.eye(3)})
+    log = Events(["u", "v"], ["a", "b"], [1, 2])
+    with pytest.raises(
+        ConfigError, match="must be less than the number of different media. Received: 10 neighbours, 3 items with"
+    ):
+        TwoTower(Config(**FAST).replace(model={"graph": {"neighbours": 10}}), three, few, log)
