@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from mmtfrs.config import Config
+from mmtfrs.config import Config, check_metric
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.data.users import Users
@@ -164,8 +164,9 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Rank the whole catalogue for every user of a part; write RUN/metrics.json and print a table."""
+    """Rank the whole catalogue for every user of a part; write RUN/metrics.json and .png, print a table."""
     _check_part(split)
+    from mmtfrs.evaluation.plots import metrics_picture
     from mmtfrs.evaluation.report import group_table, overall_table, rating_line
     from mmtfrs.training.baselines import evaluate_run
 
@@ -175,7 +176,30 @@ def evaluate(
     (run / "metrics.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     ks = sorted(int(name.partition("@")[2]) for name in results["model"] if name.startswith("recall@"))
     k, small = (20 if 20 in ks else ks[-1]), (5 if 5 in ks else ks[0])
+    metrics_picture(results, run / "metrics.png", (f"recall@{k}", f"ndcg@{k}"))
     _print(document, as_json, overall_table(results, k), group_table(results, k, small), rating_line(results))
+
+
+@app.command()
+def missing(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    split: Annotated[str, typer.Option(help="Which part: test or validation.")] = "test",
+    metric: Annotated[str, typer.Option(help="METRIC@K")] = "recall@20",
+    as_json: Json = False,
+) -> None:
+    """Say what is left when media go missing; write RUN/missing.json and RUN/missing.png."""
+    _check_part(split)
+    check_metric(metric)
+    from mmtfrs.evaluation.missing import SHARES, missing_curve
+    from mmtfrs.evaluation.plots import curve_picture
+    from mmtfrs.evaluation.report import missing_table
+    from mmtfrs.models.run import load_part, load_run
+
+    curve = missing_curve(load_run(run), load_part(run, split), SHARES, metric)
+    document = {"run": str(run), "split": split, "metric": metric, "shares": SHARES, "curve": curve}
+    (run / "missing.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    curve_picture(curve, SHARES, run / "missing.png", metric)
+    _print(document, as_json, missing_table(curve, SHARES, metric))
 
 
 @app.command()

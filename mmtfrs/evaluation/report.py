@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 from mmtfrs.evaluation.compare import Difference
 
-_ROWS = {
+ROWS = {
     "model": "this model",
     "popularity": "popularity",
     "item_knn": "content, nearest neighbours",
@@ -29,7 +31,7 @@ def overall_table(results: dict[str, dict], k: int = 20) -> Table:
         table.add_column(name, justify="right")
     for scorer, metrics in results.items():
         style = "bold" if scorer == "model" else None
-        table.add_row(_ROWS.get(scorer, scorer), *(f"{metrics[name]:.4f}" for name in names), style=style)
+        table.add_row(ROWS.get(scorer, scorer), *(f"{metrics[name]:.4f}" for name in names), style=style)
     return table
 
 
@@ -66,7 +68,7 @@ def group_table(results: dict[str, dict], k: int = 20, small: int = 5) -> Table 
         table.add_column(title, justify="right")
     for scorer, metrics in results.items():
         values = (metrics.get(group, {}).get(name) for _, group, name in columns)
-        table.add_row(_ROWS.get(scorer, scorer), *("" if value is None else f"{value:.4f}" for value in values))
+        table.add_row(ROWS.get(scorer, scorer), *("" if value is None else f"{value:.4f}" for value in values))
     return table
 
 
@@ -92,4 +94,16 @@ def difference_table(differences: list[Difference], first: str, second: str) -> 
             each.metric, f"{each.first:.4f}", f"{each.second:.4f}", f"{each.second - each.first:+.4f}",
             f"{each.low:+.4f} to {each.high:+.4f}", f"{each.p_value:.4f}",
         )  # fmt: skip
+    return table
+
+
+def missing_table(curve: dict[str, list[float]], shares: Sequence[float], metric: str) -> Table:
+    """What is left of a metric as media go missing."""
+    table = Table(title=f"{metric} after a share of the media was removed", title_justify="left")
+    table.add_column("")
+    for share in shares:
+        table.add_column(f"{share:.0%}", justify="right")
+    for label, values in curve.items():
+        left = (f"{value:.4f} ({value / values[0]:.0%})" if values[0] else f"{value:.4f}" for value in values)
+        table.add_row(label, *left)
     return table

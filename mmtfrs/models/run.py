@@ -117,6 +117,15 @@ def load_split(folder: str | Path) -> Split:
     )
 
 
+def load_part(folder: str | Path, part: str) -> Events:
+    """The `validation` or `test` events of a run. Raises `RunError` if it has none."""
+    split = load_split(folder)
+    events = getattr(split, part)
+    if not len(events):
+        raise RunError(f"{folder}: the run's split (`{split.kind}`) has no {part} events, so there is nothing to evaluate.")
+    return events
+
+
 def save_weights(model: TwoTower, path: Path) -> None:
     """All weights as one `.npz`, by position and name; complete or not at all."""
     arrays = {f"{number:03d}/{weight.name}": weight.numpy() for number, weight in enumerate(model.weights)}

@@ -192,7 +192,7 @@ class TwoTower(tfrs.Model):
         if media is not None:
             shown = self._reduce(media, presence)
             for index, name in enumerate(self.data.modalities):
-                own[name] = tf.where(presence[:, index, None] > 0, shown[name], own[name])
+                own[name] = tf.where(tf.expand_dims(presence[:, index], 1) > 0, shown[name], own[name])
             own_presence = tf.maximum(own_presence, presence)
         if training and self.config.model.history_dropout:
             hidden = tf.random.uniform([tf.shape(history)[0], 1]) < self.config.model.history_dropout
@@ -300,7 +300,7 @@ class TwoTower(tfrs.Model):
         for index, name in enumerate(self.data.modalities):
             adapter = self.data.adapters[name]
             features = tf.matmul(media[name] - adapter.mean, adapter.projection)
-            reduced[name] = features * presence[:, index, None]
+            reduced[name] = features * tf.expand_dims(presence[:, index], 1)
         return reduced
 
     def _finish(self, side: Callable, blocks: tf.Tensor, weights: tf.Tensor, weighted: bool = False):

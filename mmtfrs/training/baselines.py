@@ -10,14 +10,14 @@ from pathlib import Path
 
 from mmtfrs.config import MODALITIES, Config
 from mmtfrs.data.splits import Split
-from mmtfrs.errors import ConfigError, RunError, nearest
+from mmtfrs.errors import ConfigError, nearest
 from mmtfrs.evaluation.ease import MAX_ITEMS, PENALTIES, EaseScorer, gram_matrix
 from mmtfrs.evaluation.evaluate import Questions, content_vectors, evaluate
 from mmtfrs.evaluation.item_knn import ItemKNNScorer
 from mmtfrs.evaluation.scorers import Scorer
 from mmtfrs.features.tables import Tables
 from mmtfrs.models.histories import Histories
-from mmtfrs.models.run import load_run, load_split, load_weights, save_weights
+from mmtfrs.models.run import load_part, load_run, load_split, load_weights, save_weights
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.train import fit
 
@@ -131,9 +131,7 @@ def evaluate_run(
         ConfigError: an unknown baseline.
     """
     model, split = load_run(run), load_split(run)
-    events = getattr(split, part)
-    if not len(events):
-        raise RunError(f"{run}: the run's split (`{split.kind}`) has no {part} events, so there is nothing to evaluate.")
+    events = load_part(run, part)
     against = {}
     for name in model.config.evaluation.baselines if baselines is None else baselines:
         if progress:

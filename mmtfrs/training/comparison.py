@@ -12,7 +12,7 @@ from mmtfrs.errors import RunError
 from mmtfrs.evaluation.compare import Difference, paired_bootstrap
 from mmtfrs.evaluation.evaluate import Questions
 from mmtfrs.evaluation.scorers import ModelScorer
-from mmtfrs.models.run import load_run, load_split
+from mmtfrs.models.run import load_part, load_run
 
 
 def compare_runs(first: str | Path, second: str | Path, part: str = "test", metrics: Sequence[str] = ()) -> list[Difference]:
@@ -29,12 +29,11 @@ def compare_runs(first: str | Path, second: str | Path, part: str = "test", metr
     metrics = tuple(metrics) or ("recall@20", "ndcg@20")
     for metric in metrics:
         check_metric(metric)
-    parts = [getattr(load_split(run), part) for run in (first, second)]
+    parts = [load_part(run, part) for run in (first, second)]
     columns = ("user_ids", "item_ids", "timestamps")
     same = all(np.array_equal(getattr(parts[0], name), getattr(parts[1], name)) for name in columns)
-    if not same or not len(parts[0]):
-        why = "no events" if same else "different events"
-        raise RunError(f"{first} and {second} have {why} in their {part} part: nothing to compare. Use the same log and split.")
+    if not same:
+        raise RunError(f"{first} and {second} have different events in their {part} part. Use the same log and split.")
     ks = sorted({int(metric.partition("@")[2]) for metric in metrics})
     values = []
     for run, events in zip((first, second), parts, strict=True):

@@ -1,0 +1,194 @@
+"""Quality of every method over several seeds, beside strong baselines.
+
+Choices are made on the validation part: `fusions`, `modalities`, `methods`. The default and its baselines are then asked on the
+test part: `baselines`, `newcomers`, `missing`. Every finished training is written down at once; the same command goes on
+after a kill and repeats nothing.
+
+    python -m benchmarks.quality [--seeds 5] [--data digits,demo,log] [--tables fusions,baselines] [--out benchmarks/results]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mmtfrs
+from benchmarks._datasets import Dataset, load, newcomers
+from mmtfrs import config as settings
+from mmtfrs.evaluation.compare import mean_interval
+from mmtfrs.evaluation.evaluate import evaluate
+from mmtfrs.evaluation.missing import SHARES, missing_curve
+from mmtfrs.training.baselines import train_baseline
+from mmtfrs.training.train import fit
+
+ALONE = ("image", "text", "audio")
+PAIRS = (("image", "text"), ("image", "audio"), ("text", "audio"))
+BASELINES = ("item_knn", "ease", "bpr", "id_only", "no_media", *ALONE)
+METHODS = {
+    **{f"score: {name}": {"model": {"score": name}} for name in settings.SCORES if name != "cosine"},
+    "score: dot, temperature 1": {"model": {"score": "dot"}, "loss": {"temperature": 1.0}},
+    "learned temperature": {"loss": {"learn_temperature": True}},
+    "loss: bpr": {"loss": {"name": "bpr"}},
+    "loss: hinge": {"loss": {"name": "hinge", "temperature": 1.0}},
+    **{f"negatives: {name}": {"loss": {"negatives": name}} for name in ("in_batch", "mixed", "hard", "memory")},
+    "negatives: in_batch, no logQ": {"loss": {"negatives": "in_batch", "logq_correction": False}},
+    "negatives: in_batch, streaming logQ": {"loss": {"negatives": "in_batch", "frequencies": "streaming"}},
+    "negatives: in_batch and 10 mined": {"loss": {"negatives": "in_batch", "mined": 10}},
+    "known items among the negatives": {"loss": {"mask_known": False}},
+    "item graph": {"model": {"graph": {"neighbours": 10}}},
+    "missing: ridge": {"model": {"missing": "ridge"}},
+    "missing: generator": {"model": {"missing": "generator"}},
+    "alignment 0.1": {"loss": {"alignment": 0.1}},
+    "no modality dropout": {"model": {"modality_dropout": 0.0}},
+    "embedding_dim 64": {"model": {"embedding_dim": 64}},
+    "histories: past only": {"model": {"history": "past"}},
+}
+METRICS = ("recall@20", "ndcg@20", "late@5", "seconds")
+
+
+def train(data: Dataset, seed: int, part: str, **sections) -> dict[str, float]:
+    """One training, its metrics and its seconds."""
+    start = time.perf_counter()
+    config = data.config.replace(seed=seed, **sections)
+    model = mmtfrs.TwoTower(config, data.catalog, data.features, data.split.train)
+    fit(model, data.split)
+    seconds = time.perf_counter() - start
+    return _row(evaluate(model, getattr(data.split, part), ks=(5, 20))["model"]) | {"seconds": seconds}
+
+
+def baselines(data: Dataset, seed: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """The default and everything beside it, on the test part."""
+    config = data.config.replace(seed=seed)
+    model = mmtfrs.TwoTower(config, data.catalog, data.features, data.split.train)
+    start = time.perf_counter()
+    fit(model, data.split)
+    spent = {"model": time.perf_counter() - start}
+    against = {}
+    for name in BASELINES:
+        start = time.perf_counter()
+        baseline = train_baseline(name, model, data.split)
+        if baseline is not None:
+            against[name] = baseline
+            spent[name] = time.perf_counter() - start
+    for name, metrics in evaluate(model, data.split.test, against, ks=(5, 20)).items():
+        yield name, _row(metrics) | {"seconds": spent.get(name, 0.0)}
+    for name, values in missing_curve(model, data.split.test).items() if model.data.modalities else ():
+        for share, value in zip(SHARES, values, strict=True):
+            yield f"{share:.0%} of {name} removed", {"recall@20": value, "of all": value / values[0]}
+
+
+def new_users(data: Dataset, seed: int) -> dict[str, float]:
+    """Users who were not in training, with three events of history, against those who were."""
+    split, asked = newcomers(data.split)
+    model = mmtfrs.TwoTower(data.config.replace(seed=seed), data.catalog, data.features, split.train)
+    fit(model, split)
+    known = evaluate(model, split.test, ks=(20,))["model"]["recall@20"]
+    new = evaluate(model, asked, ks=(20,))["model"]["recall@20"]
+    return {"known users recall@20": known, "new users recall@20": new, "ratio": new / known}
+
+
+def _row(metrics: dict) -> dict[str, float]:
+    late = metrics.get("new_items_among_themselves", {}).get("recall@5")
+    return {"recall@20": metrics["recall@20"], "ndcg@20": metrics["ndcg@20"]} | ({} if late is None else {"late@5": late})
+
+
+class Results:
+    """Finished trainings, one JSON line each."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.rows = [json.loads(line) for line in lines if line.endswith("}")]
+
+    def have(self, **key) -> bool:
+        return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
+
+    def add(self, **row) -> None:
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+    def table(self, data: str, table: str) -> str:
+        """Markdown: a row per method, mean and 95 % interval over the seeds."""
+        rows = [row for row in self.rows if row["data"] == data and row["table"] == table]
+        names = list(dict.fromkeys(row["method"] for row in rows))
+        metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+        lines = [f"| {data}: {table} | seeds | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
+        for method in names:
+            mine = [row["metrics"] for row in rows if row["method"] == method]
+            cells = [_cell([each[name] for each in mine if name in each], name) for name in metrics]
+            lines.append(f"| {method} | {len(mine)} | " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+
+def _cell(values: list[float], name: str) -> str:
+    if not values:
+        return ""
+    mean, half = mean_interval(values)
+    if name == "seconds":
+        return f"{mean:.0f}"
+    return f"{mean:.3f}" if half != half else f"{mean:.3f} ± {half:.3f}"
+
+
+def plan(table: str) -> dict[str, Callable[[Dataset, int], dict[str, float]]]:
+    """The methods of a table that is chosen from on the validation part."""
+    if table == "fusions":
+        sections = {name: {"model": {"fusion": name}} for name in settings.FUSIONS}
+    elif table == "modalities":
+        sections = {
+            " + ".join(names): {"model": {"modalities": names}} for names in (*((name,) for name in ALONE), *PAIRS, ALONE)
+        }
+    else:
+        sections = {"default": {}, **METHODS}
+    return {
+        name: lambda data, seed, chosen=chosen: train(data, seed, "validation", **chosen) for name, chosen in sections.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data", default="digits,demo,log")
+    parser.add_argument("--tables", default="baselines,newcomers,fusions,modalities,methods")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    results = Results(options.out / "quality.jsonl")
+    tables = options.tables.split(",")
+    for name in options.data.split(","):
+        data = load(name, options.out)
+        if data is None:
+            print(f"{name} is not here: left out")
+            continue
+        for table in tables:
+            if name == "log" and table not in ("baselines", "methods"):
+                continue
+            for seed in range(options.seeds):
+                _measure(results, data, name, table, seed)
+            print(results.table(name, table), flush=True)
+    text = "\n\n".join(results.table(name, table) for name in options.data.split(",") for table in tables)
+    (options.out / "quality.md").write_text(text + "\n", encoding="utf-8")
+
+
+def _measure(results: Results, data: Dataset, name: str, table: str, seed: int) -> None:
+    key = {"data": name, "table": table, "seed": seed}
+    if table == "baselines":
+        if not results.have(**key, method="end"):
+            for method, metrics in baselines(data, seed):
+                results.add(**key, method=method, metrics=metrics)
+            results.add(**key, method="end", metrics={})
+    elif table == "newcomers":
+        if not results.have(**key):
+            results.add(**key, method="default", metrics=new_users(data, seed))
+    else:
+        for method, run in plan(table).items():
+            if not results.have(**key, method=method):
+                results.add(**key, method=method, metrics=run(data, seed))
+
+
+if __name__ == "__main__":
+    main()
