@@ -45,7 +45,7 @@ def load(name: str, folder: Path) -> Dataset | None:
     return Dataset(config, catalog, features, events.split("time"))
 
 
-def newcomers(split: Split, events: int = 3, share: float = 0.1, seed: int = 0) -> tuple[Split, mmtfrs.Events]:
+def newcomers(split: Split, events: int = 3, share: float = 0.25, seed: int = 0) -> tuple[Split, mmtfrs.Events]:
     """Some users as new ones: the split without them, and their test events, of which only their last few before are known."""
     rng = np.random.default_rng(seed)
     users = np.unique(split.train.user_ids.astype(str))

@@ -82,7 +82,7 @@ def baselines(data: Dataset, seed: int) -> Iterator[tuple[str, dict[str, float]]
 
 def new_users(data: Dataset, seed: int) -> dict[str, float]:
     """Users who were not in training, with three events of history, against those who were."""
-    split, asked = newcomers(data.split)
+    split, asked = newcomers(data.split, seed=seed)
     model = mmtfrs.TwoTower(data.config.replace(seed=seed), data.catalog, data.features, split.train)
     fit(model, split)
     known = evaluate(model, split.test, ks=(20,))["model"]["recall@20"]

@@ -43,7 +43,7 @@ class _Section(pydantic.BaseModel):
 class ColumnsConfig(_Section):
     """Names of the user's own columns, as `our name: their name`; what is not listed keeps our name."""
 
-    items: dict[Literal["item_id", "text", "image", "audio"], str] = {}
+    items: dict[Literal["item_id", "text", "image", "audio", "video"], str] = {}
     events: dict[Literal["user_id", "item_id", "timestamp", "weight", "rating"], str] = {}
     users: dict[Literal["user_id", "text", "image", "audio"], str] = {}
 
@@ -74,6 +74,8 @@ class ExtractionConfig(_Section):
     workers: Positive = Field(2, description="threads that read and decode")
     max_pixels: Positive = Field(50_000_000, description="larger pictures are set aside")
     max_seconds: Annotated[float, Field(gt=0)] = Field(600.0, description="longer sounds are set aside")
+    frames: Positive = Field(8, description="sampled of a video")
+    frame_pooling: one_of("mean", "attention") = "mean"
     max_bytes: Positive = Field(200_000_000, description="larger media files are set aside")
 
 
@@ -105,7 +107,7 @@ class ModelConfig(_Section):
     history: Literal["past", "all"] = Field(
         "all", description="what a training event's history is: what came before it, or all else its user took"
     )
-    modality_dropout: Share = Field(0.1, description="share of media hidden in training, so that absent ones are borne")
+    modality_dropout: Share = Field(0.5, description="share of media hidden in training, so that absent ones are borne")
     missing: one_of("null", "ridge", "generator") = Field(
         "null", description="what stands for an absent medium: a learned vector, or a guess from the others"
     )

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmtfrs.config import MODALITIES, Config, Modality
+from mmtfrs.config import MODALITIES, Config
 from mmtfrs.data.problems import Problems
 from mmtfrs.data.tables import as_strings, read_table
 from mmtfrs.errors import DataError
 
+VIDEO = "video"  # no modality of its own: frames for the image encoder, a sound track for the audio encoder
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -55,12 +56,12 @@ class MediaTable:
         path = Path(path)
         mapping = getattr(config.data.columns, cls.section)
         table, first = read_table(path, (cls.id_column,), mapping, problems)
-        for name in (cls.id_column, *MODALITIES):
+        for name in (cls.id_column, *MODALITIES, VIDEO):
             if name in table.column_names:
                 index = table.column_names.index(name)
                 table = table.set_column(index, name, as_strings(table.column(name)))
         _check_ids(path, table.column(cls.id_column), cls.id_column, first, problems)
-        for modality in ("image", "audio"):
+        for modality in ("image", "audio", VIDEO):
             if modality in table.column_names and not config.data.allow_outside:
                 _check_paths(path, table.column(modality), modality, first, problems)
         return cls(table, path, problems), problems
@@ -89,17 +90,17 @@ class MediaTable:
         return self.table.column(self.id_column).to_numpy()
 
     @property
-    def modalities(self) -> tuple[Modality, ...]:
-        """The modalities of which at least one row has a medium."""
-        return tuple(modality for modality in MODALITIES if self.count(modality))
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities of which at least one row has a medium, and `video` if there are any."""
+        return tuple(modality for modality in (*MODALITIES, VIDEO) if self.count(modality))
 
-    def count(self, modality: Modality) -> int:
+    def count(self, modality: str) -> int:
         """How many rows carry a medium of this modality."""
         if modality not in self.table.column_names:
             return 0
         return pc.sum(pc.not_equal(self.table.column(modality), "")).as_py() or 0
 
-    def medium(self, row: int, modality: Modality) -> str:
+    def medium(self, row: int, modality: str) -> str:
         """The text, or the full path of the picture or sound, of one row; "" where absent."""
         if modality not in self.table.column_names:
             return ""

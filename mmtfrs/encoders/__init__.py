@@ -26,8 +26,10 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
         name_or_path: `offline`, or
             image: a keras.applications name (`efficientnetb0`, `vgg16`, ...; pretrained on ImageNet),
             `NAME:random` or `NAME:WEIGHTS.h5`, a Keras model file or folder, a weights file named after its network;
-            text: `use`, a TF Hub handle, or a local SavedModel folder that maps `[B] string` to `[B, dim]`;
-            audio: `yamnet`, a checkpoint file in YAMNet's layout, a TF Hub handle or a local SavedModel folder.
+            text: `use`, a TF Hub handle, a local SavedModel folder that maps `[B] string` to `[B, dim]`, or `tfidf:FILE`
+            (`tfidf` alone is fitted on the catalogue by `extract`);
+            audio: `yamnet`, a checkpoint file in YAMNet's layout, a TF Hub handle, a local SavedModel folder, `mfcc`
+            (statistics), `lstm` (a small recurrent reservoir) or `lstm:WEIGHTS.h5`.
 
     Raises:
         EncoderError: there is no such encoder, or it cannot be downloaded or loaded.
@@ -62,21 +64,33 @@ def _load_text(name: str) -> Encoder:
 
     if name.lower() == "use":
         name = USE
+    kind, _, path = name.partition(":")
+    if kind == "tfidf":
+        from mmtfrs.encoders.tfidf import load_tfidf
+
+        if not path:
+            raise EncoderError("`tfidf` is fitted on a catalogue by `mmtfrs extract`; elsewhere give the file: `tfidf:FILE`.")
+        return load_tfidf(path)
     if "://" in name or Path(name).exists():
         return load_text_module(name)
-    raise _unknown("text", name, ["use"])
+    raise _unknown("text", name, ["use", "tfidf"])
 
 
 def _load_audio(name: str) -> Encoder:
     from mmtfrs.encoders.yamnet import load_audio_module, load_yamnet
 
+    kind, _, path = name.partition(":")
+    if kind in ("mfcc", "lstm"):
+        from mmtfrs.encoders.mfcc import load_lstm, load_mfcc
+
+        return load_mfcc() if kind == "mfcc" else load_lstm(path or None)
     if name.lower() == "yamnet":
         return load_yamnet()
     if Path(name).is_file():
         return load_yamnet(name)
     if "://" in name or Path(name).exists():
         return load_audio_module(name)
-    raise _unknown("audio", name, ["yamnet"])
+    raise _unknown("audio", name, ["yamnet", "mfcc", "lstm"])
 
 
 def _unknown(modality: str, name: str, names: list[str]) -> EncoderError:

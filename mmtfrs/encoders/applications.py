@@ -12,19 +12,27 @@ from mmtfrs.encoders.base import fingerprint, fingerprint_folder, local_alternat
 from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.errors import EncoderError
 
-# name: (module of keras.applications, class, side of its pictures)
-NETWORKS: dict[str, tuple[str, str, int]] = {
-    "vgg16": ("vgg16", "VGG16", 224),
-    "vgg19": ("vgg19", "VGG19", 224),
-    **{
-        f"efficientnetb{n}": ("efficientnet", f"EfficientNetB{n}", size)
-        for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))
-    },
-    **{
-        f"efficientnetv2{kind}": ("efficientnet_v2", f"EfficientNetV2{kind.upper()}", size)
-        for kind, size in (("b0", 224), ("b1", 240), ("b2", 260), ("b3", 300), ("s", 384), ("m", 480), ("l", 480))
-    },
-}
+# Side of the pictures that a network was trained on, where it is not 224.
+_SIZES = {
+    **{f"efficientnetb{n}": size for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))},
+    **{f"efficientnetv2{kind}": size for kind, size in zip(("b1", "b2", "b3", "s", "m", "l"), (240, 260, 300, 384, 480, 480),
+                                                           strict=True)},
+    **dict.fromkeys(("xception", "inceptionv3", "inceptionresnetv2"), 299),
+    "nasnetlarge": 331,
+}  # fmt: skip
+
+
+def _networks() -> dict[str, tuple[str, str, int]]:
+    """`{name: (module of keras.applications, class, side of its pictures)}` for every network that it has."""
+    found = {}
+    for class_name in dir(keras.applications):
+        module_name = getattr(getattr(keras.applications, class_name), "__module__", "").rpartition(".")[2]
+        if hasattr(keras.applications, module_name):
+            found[class_name.lower()] = (module_name, class_name, _SIZES.get(class_name.lower(), 224))
+    return found
+
+
+NETWORKS = _networks()
 _IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 
 
@@ -42,7 +50,7 @@ def load_application(name: str, weights: str = "imagenet", seed: int = 0) -> Ima
     """
     module_name, class_name, size = NETWORKS[name]
     module = getattr(keras.applications, module_name)
-    build = getattr(module, class_name)
+    build = getattr(keras.applications, class_name)
     label = name if weights == "imagenet" else f"{name}:{weights}"
     if weights == "random":
         keras.utils.set_random_seed(seed)

@@ -32,6 +32,7 @@ class Encoder(abc.ABC):
     """
 
     modality: Modality
+    salt = b""  # tells features of one file apart that are made in different ways within one space
 
     def __init__(
         self, name: str, network: Callable[..., tf.Tensor], dim: int, fingerprint: str, trackables: Sequence[Any]

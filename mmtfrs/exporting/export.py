@@ -57,8 +57,11 @@ def export(model: TwoTower, folder: str | Path, encoders: dict[str, Encoder] | N
 def _encoders(model: TwoTower) -> dict[str, Encoder]:
     found = dict(model.encoders)
     for modality in model.data.modalities:
-        if not model.data.encoders[modality][0]:
+        name, _ = model.data.encoders[modality]
+        if not name:
             log.warning("the %s features were made elsewhere: requests cannot carry raw %s", modality, modality)
         elif modality not in found:
-            found[modality] = encoder_room.load(modality, getattr(model.config.encoders, modality))
+            found[modality] = encoder_room.load(
+                modality, name if name.startswith("tfidf:") else getattr(model.config.encoders, modality)
+            )
     return {modality: found[modality] for modality in model.data.modalities if modality in found}

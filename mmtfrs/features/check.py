@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from mmtfrs.config import ExtractionConfig, Modality
-from mmtfrs.data.media_table import MediaTable
+from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.problems import Problems
 from mmtfrs.encoders.decode import decode_audio, open_image, read_file
+from mmtfrs.encoders.video import sample_frames
 from mmtfrs.errors import MediaError
 from mmtfrs.features.progress import progress_bar
 
 
 def check_media(table: MediaTable, bounds: ExtractionConfig, progress: bool = True) -> Problems:
-    """Tries every picture and sound, in threads and bounded memory; each that fails is a warning with its row."""
+    """Tries every picture, sound and video, in threads and bounded memory; each that fails is a warning with its row."""
     problems = Problems()
     first = 2 if table.path is not None and table.path.suffix.lower() == ".csv" else 1
     with ThreadPoolExecutor(bounds.workers) as pool:
-        for modality in ("image", "audio"):
+        for modality in ("image", "audio", VIDEO):
             rows = [row for row in range(len(table)) if table.medium(row, modality)] if table.count(modality) else []
             window: deque[tuple[int, Future[str]]] = deque()
             with progress_bar(f"{table.section}: {modality}", len(rows), progress) as advance:
@@ -42,7 +43,9 @@ def _reason(modality: Modality, path: str, bounds: ExtractionConfig) -> str:
     """Why a medium cannot be used, or ""."""
     try:
         data = read_file(Path(path), bounds.max_bytes)
-        if modality == "image":
+        if modality == VIDEO:
+            sample_frames(data, 64, bounds)
+        elif modality == "image":
             open_image(data, bounds.max_pixels, draft=512)
         else:
             decode_audio(data, bounds.max_seconds)

@@ -21,15 +21,18 @@ import numpy as np
 from mmtfrs import encoders
 from mmtfrs.config import MODALITIES, Config, Modality
 from mmtfrs.data.catalog import Catalog
-from mmtfrs.data.media_table import MediaTable
+from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.users import Users
 from mmtfrs.encoders.base import Encoder
+from mmtfrs.encoders.video import NO_SOUND, FramesEncoder, SoundTrackEncoder
 from mmtfrs.errors import DataError, MediaError
 from mmtfrs.features.features import FeatureRows, Features, Reject
 from mmtfrs.features.own import load_own
 from mmtfrs.features.progress import progress_bar
 from mmtfrs.features.store import FeatureSpace, FeatureStore
 
+# Where a modality's media are looked for: a video stands in for a picture or a sound that an item does not have.
+_COLUMNS = {"image": ("image", VIDEO), "text": ("text",), "audio": ("audio", VIDEO)}
 _BATCH_BYTES = 128 << 20  # a batch ends early when its decoded media reach this
 
 
@@ -70,16 +73,19 @@ def extract(
             if modality in config.data.features:
                 continue
             wanted = config.model.modalities is None or modality in config.model.modalities
-            if not wanted or not any(table.count(modality) for table in tables):
+            if not wanted or not any(table.count(name) for table in tables for name in _COLUMNS[modality]):
                 continue
-            used[modality] = encoder = encoders.load(modality, getattr(config.encoders, modality))
+            used[modality] = encoder = _encoder(modality, config, catalog, Path(store))
             space = opened.space(encoder)
             rows = {}
             for table in tables:
-                job = _Job(table, encoder, opened, space, pool, config, progress)
-                rows[table.section] = job.run()
-                rejects += job.rejects
-                encoded += job.encoded
+                rows[table.section] = np.full(len(table), -1, np.int64)
+                for column in _COLUMNS[modality]:
+                    if table.count(column):
+                        job = _Job(table, column, _for_column(encoder, column, config), opened, space, pool, config, progress)
+                        job.run(rows[table.section])
+                        rejects += job.rejects
+                        encoded += job.encoded
             matrix = space.matrix()
             for section, found in rows.items():
                 made[section][modality] = FeatureRows(matrix, found, encoder.fingerprint)
@@ -93,6 +99,25 @@ def extract(
     return Features(made["items"], made["users"], used, user_ids, rejects, encoded)
 
 
+def _encoder(modality: Modality, config: Config, catalog: Catalog, store: Path) -> Encoder:
+    """The config's encoder; one that is fitted on a catalogue is fitted here, and its file kept in the store."""
+    name = getattr(config.encoders, modality)
+    if name == "tfidf":
+        from mmtfrs.encoders.tfidf import fit_tfidf
+
+        path = (store / "tfidf.npz").resolve()
+        fit_tfidf((catalog.medium(row, modality) for row in range(len(catalog))), path)
+        name = f"tfidf:{path}"
+    return encoders.load(modality, name)
+
+
+def _for_column(encoder: Encoder, column: str, config: Config) -> Encoder:
+    """The encoder of a column's media: for videos, what leads their frames or sound to the modality's own encoder."""
+    if column != VIDEO:
+        return encoder
+    return FramesEncoder(encoder, config.extraction) if encoder.modality == "image" else SoundTrackEncoder(encoder)
+
+
 class _Prepared(NamedTuple):
     """One medium on its way: already in the store (`row`), decoded, or refused (`reason`)."""
 
@@ -104,10 +129,11 @@ class _Prepared(NamedTuple):
 
 
 class _Job:
-    """One modality of one table."""
+    """One column of media of one table."""
 
-    def __init__(self, table, encoder, store, space, pool, config, progress) -> None:
+    def __init__(self, table, column, encoder, store, space, pool, config, progress) -> None:
         self.table: MediaTable = table
+        self.column: str = column
         self.encoder: Encoder = encoder
         self.store: FeatureStore = store
         self.space: FeatureSpace = space
@@ -116,16 +142,16 @@ class _Job:
         self.progress: bool = progress
         self.rejects: list[Reject] = []
         self.encoded = 0
-        self.rows = np.full(len(table), -1, np.int64)
+        self.rows = np.array([], np.int64)
         self._waiting: dict[bytes, list[int]] = {}  # digest -> catalogue rows of the batch being filled
         self._decoded: list[np.ndarray] = []
         self._files: list[tuple[str, os.stat_result, bytes]] = []
 
-    def run(self) -> np.ndarray:
-        """`[N] int64`: the row of the encoder's matrix for each row of the table, -1 where absent."""
-        modality = self.encoder.modality
-        total = self.table.count(modality)
-        label = f"{self.table.section}: {modality}"
+    def run(self, rows: np.ndarray) -> None:
+        """Fills in `[N] int64`, the row of the encoder's matrix for each row of the table, where it is still -1."""
+        self.rows = rows
+        total = self.table.count(self.column)
+        label = f"{self.table.section}: {self.encoder.modality}" + (" of videos" if self.column == VIDEO else "")
         with progress_bar(label, total, self.progress) as advance:
             for row, prepared in self._ahead():
                 self._take(row, prepared)
@@ -134,7 +160,6 @@ class _Job:
                     self._flush()
                 advance(1)
             self._flush()
-        return self.rows
 
     def _ahead(self) -> Iterator[tuple[int, _Prepared]]:
         """Prepared media in catalogue order, a bounded number of them in flight."""
@@ -143,7 +168,7 @@ class _Job:
         with contextlib.ExitStack() as stack:
             stack.callback(lambda: [future.cancel() for _, future in window])
             for row in range(len(self.table)):
-                medium = self.table.medium(row, self.encoder.modality)
+                medium = self.table.medium(row, self.column) if self.rows[row] < 0 else ""
                 if medium:
                     window.append((row, self.pool.submit(self._prepare, medium)))
                 if len(window) >= limit:
@@ -159,12 +184,12 @@ class _Job:
             file, digest, data = None, None, None
             if self.encoder.modality != "text":
                 stat = _stat(medium)
-                digest = self.store.known_digest(medium, stat)
+                digest = self.store.known_digest(medium + self.encoder.salt.decode(), stat)
             if digest is None:
                 data = self.encoder.read(medium, self.bounds)
-                digest = hashlib.sha256(data).digest()
+                digest = hashlib.sha256(data + self.encoder.salt).digest()
                 if self.encoder.modality != "text":
-                    file = (medium, stat, digest)
+                    file = (medium + self.encoder.salt.decode(), stat, digest)
             row = self.space.find(digest)
             if row >= 0:
                 return _Prepared(digest, row, file=file)
@@ -175,11 +200,11 @@ class _Job:
             return _Prepared(reason=str(error))
 
     def _take(self, row: int, prepared: _Prepared) -> None:
+        if prepared.reason == NO_SOUND:
+            return  # a silent film is no mistake
         if prepared.reason:
-            name = self.table.table.column(self.encoder.modality)[row].as_py()
-            self.rejects.append(
-                Reject(self.table.section, str(self.table.ids[row]), self.encoder.modality, name[:200], prepared.reason)
-            )
+            name = self.table.table.column(self.column)[row].as_py()
+            self.rejects.append(Reject(self.table.section, str(self.table.ids[row]), self.column, name[:200], prepared.reason))
             return
         if prepared.file is not None:
             self._files.append(prepared.file)

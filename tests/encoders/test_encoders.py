@@ -30,7 +30,7 @@ def test_names_and_sizes():
     assert {"vgg16", "vgg19", "efficientnetv2b0", "efficientnetv2l"} < set(NETWORKS)
     assert [NETWORKS[f"efficientnetb{n}"][2] for n in range(8)] == [224, 240, 260, 300, 380, 456, 528, 600]
     for module, name, _ in NETWORKS.values():
-        assert hasattr(getattr(keras.applications, module), name)
+        assert hasattr(keras.applications, name) and hasattr(getattr(keras.applications, module), "preprocess_input")
 
 
 @pytest.mark.parametrize(("name", "dim"), [("vgg16", 512), ("efficientnetb0", 1280), ("efficientnetv2b0", 1280)])

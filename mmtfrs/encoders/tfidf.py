@@ -1,0 +1,90 @@
+"""TF-IDF of words, for texts of one catalogue: a classical encoder that is fitted and not pretrained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from mmtfrs._keras import tf
+from mmtfrs.encoders.base import fingerprint
+from mmtfrs.encoders.text import TextEncoder
+from mmtfrs.errors import EncoderError
+
+BUCKETS, DIM = 1 << 14, 512
+_SEED = 11
+
+
+def fit_tfidf(texts: Iterable[str], path: str | Path) -> None:
+    """Counts in how many texts each word occurs, and writes the weights that `load_tfidf` reads.
+
+    Args:
+        texts: of the catalogue.
+        path: `.npz`; written beside and renamed.
+    """
+    documents, count = np.zeros(BUCKETS, np.int64), 0
+    batch: list[str] = []
+    for text in [*texts, None]:
+        if text is not None and text.strip():
+            batch.append(text)
+        if batch and (text is None or len(batch) == 4096):
+            words = _buckets(tf.constant(batch))
+            rows = np.repeat(np.arange(len(batch)), words.row_lengths().numpy())
+            pairs = np.unique(np.stack([rows, words.flat_values.numpy()]), axis=1)
+            documents += np.bincount(pairs[1], minlength=BUCKETS)
+            count += len(batch)
+            batch = []
+    idf = np.log((1.0 + count) / (1.0 + documents)) + 1.0
+    path = Path(path)
+    temporary = path.with_suffix(".part.npz")
+    np.savez(temporary, idf=idf.astype(np.float32))
+    temporary.replace(path)
+
+
+def load_tfidf(path: str | Path) -> TextEncoder:
+    """Counts of hashed words times their inverse document frequency, of unit length, behind a fixed random projection: `[512]`.
+
+    Args:
+        path: what `fit_tfidf` wrote.
+
+    Raises:
+        EncoderError: it is not.
+
+    Reference: Sparck Jones, A Statistical Interpretation of Term Specificity, 1972; hashing as in Weinberger et al., ICML 2009;
+    the projection keeps angles, Johnson and Lindenstrauss 1984.
+    """
+    try:
+        with np.load(path) as saved:
+            idf = saved["idf"]
+    except (OSError, ValueError, KeyError) as error:
+        raise EncoderError(f"{path}: this is no file of fitted TF-IDF weights ({error}).") from None
+    if idf.shape != (BUCKETS,):
+        raise EncoderError(f"{path}: TF-IDF weights must be [{BUCKETS}]. Received: {list(idf.shape)}.")
+    network = _Network(idf)
+    return TextEncoder(f"tfidf:{path}", network, DIM, fingerprint("tfidf/1", idf), [network])
+
+
+class _Network(tf.Module):
+    def __init__(self, idf: np.ndarray) -> None:
+        super().__init__()
+        projection = np.random.RandomState(_SEED).standard_normal((BUCKETS, DIM)) / np.sqrt(DIM)
+        self.table = tf.Variable((projection * idf[:, None]).astype(np.float32), trainable=False)
+        self.idf = tf.Variable(idf, trainable=False)
+
+    def __call__(self, texts: tf.Tensor) -> tf.Tensor:
+        words = _buckets(texts)
+        count, rows = words.nrows(), words.value_rowids()
+        total = tf.math.unsorted_segment_sum(tf.gather(self.table, words.flat_values), rows, count)
+        # The length is that of the words' weights and not of their projection, which only nearly keeps it.
+        cells = tf.cast(rows, tf.int64) * BUCKETS + tf.cast(words.flat_values, tf.int64)
+        distinct, _, counts = tf.unique_with_counts(cells)
+        weights = tf.cast(counts, tf.float32) * tf.gather(self.idf, distinct % BUCKETS)
+        square = tf.math.unsorted_segment_sum(weights**2, distinct // BUCKETS, tf.cast(count, tf.int64))
+        return total * tf.math.rsqrt(tf.maximum(square, 1e-12))[:, None]
+
+
+def _buckets(texts: tf.Tensor) -> tf.RaggedTensor:
+    """`[B]` texts -> the buckets of their words."""
+    words = tf.strings.split(tf.strings.regex_replace(tf.strings.lower(texts, "utf-8"), r"[^\pL\pN]+", " "))
+    return words.with_flat_values(tf.strings.to_hash_bucket_fast(words.flat_values, BUCKETS))
