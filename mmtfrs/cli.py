@@ -143,10 +143,11 @@ def train(
     _warn(log.problems)
     shares = (settings.data.validation_share, settings.data.test_share)
     parts = log.split(settings.data.split, *shares, seed=settings.seed)
-    features = _extract(catalog, people, settings, store or out.parent / "features", strict, as_json)
+    store = store or out.parent / "features"
+    features = _extract(catalog, people, settings, store, strict, as_json)
     from mmtfrs.training.train import train as train_run
 
-    model, history = train_run(settings, catalog, features, parts, out, overwrite, progress=True)
+    model, history = train_run(settings, catalog, features, parts, out, overwrite, True, store)
     best = max((logs.get(f"val_{settings.evaluation.monitor}", 0.0) for logs in history), default=0.0)
     document = {"run": str(out), "epochs": len(history), "train": len(parts.train), "validation": len(parts.validation),
                 "test": len(parts.test), f"val_{settings.evaluation.monitor}": best if len(parts.validation) else None,

@@ -141,6 +141,15 @@ class LossConfig(_Section):
     rating: Weight = Field(0.0, description="weight of the rating task; needs events with ratings")
 
 
+class FineTuneConfig(_Section):
+    """Training the top of the image encoder with the towers, after these have been trained on its frozen features."""
+
+    blocks: Count = Field(0, description="blocks of the image encoder to train, from the top; 0: it stays frozen")
+    epochs: Positive = 2
+    batch_size: Positive = Field(32, description="events, and so pictures, of a step")
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+
+
 class TrainingConfig(_Section):
     """How Keras fit runs."""
 
@@ -149,6 +158,7 @@ class TrainingConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 0.003
     patience: Positive = Field(6, description="epochs without a better validation metric before the end")
     mixed_precision: bool = False
+    finetune: FineTuneConfig = FineTuneConfig()
 
 
 def _metric(value: str) -> str:

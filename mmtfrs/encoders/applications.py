@@ -139,9 +139,8 @@ def _as_encoder(label: str, model: keras.Model, preprocess, size: int, version: 
         return model(correction(preprocess(pictures)), training=False)
 
     weights = [np.asarray(value) for value in model.get_weights()]
-    return ImageEncoder(
-        label, network, size, int(model.output_shape[-1]), fingerprint(version, size, *weights), list(model.variables)
-    )
+    dim, mark = int(model.output_shape[-1]), fingerprint(version, size, *weights)
+    return ImageEncoder(label, network, size, dim, mark, list(model.variables), model)
 
 
 def _efficientnet_correction(model: keras.Model):

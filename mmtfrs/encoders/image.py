@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmtfrs._keras import tf
+from mmtfrs._keras import keras, tf
 from mmtfrs.config import ExtractionConfig
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.encoders.decode import open_image
@@ -26,6 +26,7 @@ class ImageEncoder(Encoder):
         dim: size of a feature.
         fingerprint: hash of the network's weights and preprocessing.
         trackables: what a SavedModel must carry for the network.
+        model: the Keras model inside the network, where it can be trained further.
     """
 
     modality = "image"
@@ -38,9 +39,11 @@ class ImageEncoder(Encoder):
         dim: int,
         fingerprint: str,
         trackables: list[Any],
+        model: keras.Model | None = None,
     ) -> None:
         super().__init__(name, network, dim, fingerprint, trackables)
         self.size = size
+        self.model = model
         spec = tf.TensorSpec([None, size, size, 3], tf.uint8)
         self._run = tf.function(self._encode, input_signature=[spec], autograph=False)
 

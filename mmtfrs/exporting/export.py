@@ -61,7 +61,5 @@ def _encoders(model: TwoTower) -> dict[str, Encoder]:
         if not name:
             log.warning("the %s features were made elsewhere: requests cannot carry raw %s", modality, modality)
         elif modality not in found:
-            found[modality] = encoder_room.load(
-                modality, name if name.startswith("tfidf:") else getattr(model.config.encoders, modality)
-            )
+            found[modality] = encoder_room.load(modality, name)
     return {modality: found[modality] for modality in model.data.modalities if modality in found}

@@ -79,11 +79,11 @@ class Tables:
                 )
             adapter = Adapter.fit(rows, config.model.feature_dim, config.seed)
             tables.adapters[modality] = adapter
-            media = _reduce(adapter, rows, np.arange(1, len(rows) + 1), len(item_ids))
+            media = reduce_media(adapter, rows, np.arange(1, len(rows) + 1), len(item_ids))
             tables.items[modality] = smooth(media, modality, config.model.graph) if config.model.graph.neighbours else media
             own = features.users.get(modality)
             if own is not None:
-                tables.users[modality] = _reduce(adapter, own, media_users, len(user_ids))
+                tables.users[modality] = reduce_media(adapter, own, media_users, len(user_ids))
             encoder = features.encoders.get(modality)
             tables.encoders[modality] = (encoder.name if encoder else "", rows.fingerprint)
         return tables
@@ -155,7 +155,7 @@ def _ordered(names: Iterable[str]) -> list[Modality]:
     return sorted(names, key=lambda name: (MODALITIES.index(name) if name in MODALITIES else len(MODALITIES), name))
 
 
-def _reduce(adapter: Adapter, features: FeatureRows, rows: np.ndarray, count: int) -> MediaRows:
+def reduce_media(adapter: Adapter, features: FeatureRows, rows: np.ndarray, count: int) -> MediaRows:
     """Reduces each distinct medium once, a chunk at a time.
 
     Args:

@@ -23,7 +23,8 @@ from mmtfrs.errors import RunError
 from mmtfrs.features.tables import Tables
 from mmtfrs.models.two_tower import TwoTower
 
-FORMAT = 1
+FORMAT = 2
+RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
 _PARTS = ("train", "validation", "test")
 
 
@@ -72,7 +73,10 @@ def load_run(folder: str | Path) -> TwoTower:
     if not (folder / "weights.npz").exists():
         raise RunError(f"{folder}: the training has not ended. Run the same `mmtfrs train` command again to go on.")
     try:
-        model = TwoTower(Config.read(folder / "config.yaml"), tables=Tables.load(folder / "tables"))
+        tables = Tables.load(folder / "tables")
+        for modality, (name, mark) in tables.encoders.items():
+            tables.encoders[modality] = (name.replace(RUN, str(folder.resolve())), mark)
+        model = TwoTower(Config.read(folder / "config.yaml"), tables=tables)
         load_weights(model, folder / "weights.npz")
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{folder}: the run is damaged ({error}). Train it again.") from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 
 from mmtfrs._keras import tf
@@ -20,18 +23,38 @@ class DeviceTable:
         self.matrix = tf.Variable(np.asarray(table.matrix), trainable=False, name=f"{name}_features")
         self.rows = tf.Variable(np.asarray(table.rows), trainable=False, name=f"{name}_rows")
         self.dim = table.matrix.shape[1]
+        self._override: tf.Tensor | None = None
+
+    @contextlib.contextmanager
+    def replaced(self, rows: tf.Tensor, features: tf.Tensor) -> Iterator[None]:
+        """Looks up `features [B, r]`, and their gradient, for these item rows `[B]` instead of what the table holds."""
+        media = tf.gather(self.rows, rows)
+        # Two events on one item bring its features twice: their mean is the same, and both get their gradient.
+        places, counts = media[:, None], tf.math.unsorted_segment_sum(tf.ones_like(media), media, self.matrix.shape[0])
+        total = tf.scatter_nd(places, features, tf.shape(self.matrix))
+        mean = total / tf.cast(tf.maximum(counts, 1), tf.float32)[:, None]
+        kept = tf.range(self.matrix.shape[0]) > 0
+        self._override = tf.where(((counts > 0) & kept)[:, None], mean, self.matrix)
+        try:
+            yield
+        finally:
+            self._override = None
+
+    @property
+    def _features(self) -> tf.Tensor | tf.Variable:
+        return self.matrix if self._override is None else self._override
 
     def __call__(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`[...] int32` -> `(features [..., r] float32, zeros where absent; presence [...] float32)`."""
         media = tf.gather(self.rows, rows)
-        return tf.gather(self.matrix, media), tf.cast(media > 0, tf.float32)
+        return tf.gather(self._features, media), tf.cast(media > 0, tf.float32)
 
     def sums(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B, H] int32` rows -> `(sum of the features [B, r], how many are present [B, 1])`, both float32."""
         count = tf.reduce_sum(tf.cast(tf.gather(self.rows, rows) > 0, tf.float32), axis=1, keepdims=True)
         if self.rows.shape[0] <= DENSE:  # a row per item: then all modalities and ids share one count of the rows
-            return sum_rows(tf.gather(self.matrix, self.rows), rows), count
-        return sum_rows(self.matrix, tf.gather(self.rows, rows)), count
+            return sum_rows(tf.gather(self._features, self.rows), rows), count
+        return sum_rows(self._features, tf.gather(self.rows, rows)), count
 
     @property
     def variables(self) -> list[tf.Variable]:

@@ -22,6 +22,7 @@ from mmtfrs.features.tables import Tables
 from mmtfrs.models.run import load_run, read_facts, save_weights, start_run
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.checkpoint import Checkpoint
+from mmtfrs.training.finetune import finetune
 
 
 def train(
@@ -32,8 +33,16 @@ def train(
     out: str | Path,
     overwrite: bool = False,
     progress: bool = True,
+    store: str | Path | None = None,
 ) -> tuple[TwoTower, list[dict[str, float]]]:
     """Trains into a run folder; the same call goes on where a killed one ended, and does nothing if it had ended.
+
+    Args:
+        config, catalog, features, split: what is trained, and on what.
+        out: the run folder.
+        overwrite: replace a run that is there.
+        progress: print a line per epoch on standard error.
+        store: the feature store, which a fine-tuning refreshes; `features` beside the run if None.
 
     Returns:
         The model at its best epoch, and the logs of every epoch.
@@ -60,6 +69,9 @@ def train(
         except OSError as error:
             raise RunError(f"{out}: the run folder cannot be written ({error}).") from None
     history = fit(model, split, out, progress)
+    if config.training.finetune.blocks:
+        model = finetune(model, catalog, split, features, out, Path(store or out.parent / "features"), progress)
+        model.data.save(out / "tables")
     (out / "history.json").write_text(json.dumps(history), encoding="utf-8")
     save_weights(model, out / "weights.npz")
     shutil.rmtree(out / "training", ignore_errors=True)

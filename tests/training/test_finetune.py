@@ -1,0 +1,112 @@
+"""Fine-tuning a small image network on pictures whose colour is what users like, which it cannot see at first."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import run_cli
+from PIL import Image
+
+import mmtfrs
+from mmtfrs._keras import keras, tf
+from mmtfrs.errors import ConfigError
+from mmtfrs.training.train import train
+
+pytestmark = pytest.mark.slow
+SETTINGS = {
+    "model": {"embedding_dim": 16, "hidden": [16], "use_item_id": False, "use_user_id": False, "modality_dropout": 0.0, "feature_dim": None},
+    "training": {"epochs": 4, "batch_size": 128, "finetune": {"blocks": 2, "epochs": 12, "batch_size": 32, "learning_rate": 0.01}},
+    "evaluation": {"monitor": "recall@5"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """40 pictures, reddish or bluish; a network that looks almost only at green; users who take one colour."""
+    folder, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for item in range(40):
+        pixels = rng.integers(60, 120, (16, 16, 3))
+        pixels[..., 0 if item % 2 else 2] += 100
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{item}.png")
+    model = keras.Sequential([
+        keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255),
+        keras.layers.Conv2D(4, 3, activation="relu", name="block1_conv"), keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(4, name="block2_dense"),
+    ])  # fmt: skip
+    kernel = np.full((3, 3, 3, 4), 1e-3, np.float32)
+    kernel[:, :, 1] = rng.uniform(0.05, 0.2, (3, 3, 4))
+    model.get_layer("block1_conv").set_weights([kernel, np.zeros(4, np.float32)])
+    model.save(folder / "network.h5")
+    (folder / "items.csv").write_text("item_id,image\n" + "".join(f"i{n},{n}.png\n" for n in range(40)))
+    rows = [(f"u{u}", f"i{i}", n) for u in range(80) for n, i in enumerate(rng.permutation(np.arange(u % 2, 40, 2))[:8])]
+    lines = "".join(f"{u},{i},{n * 1000 + int(u[1:])}\n" for u, i, n in rows)
+    (folder / "events.csv").write_text("user_id,item_id,timestamp\n" + lines)
+    return folder
+
+
+def _run(folder, out, **training):
+    config = mmtfrs.Config(**SETTINGS, encoders={"image": str(folder / "network.h5")})
+    config = config.replace(training=config.training.model_dump() | training)
+    catalog = mmtfrs.Catalog.read(folder / "items.csv")
+    events = mmtfrs.Events.read(folder / "events.csv", catalog=catalog)
+    features = mmtfrs.extract(catalog, config, folder / "store", progress=False)
+    split = events.split("time")
+    model, _ = train(config, catalog, features, split, out, progress=True, store=folder / "store")
+    return model, split
+
+
+def test_the_encoder_learns_what_users_see(colours, tmp_path):
+    frozen, split = _run(colours, tmp_path / "frozen", finetune={"blocks": 0})
+    tuned, _ = _run(colours, tmp_path / "tuned")
+    recalls = [mmtfrs.evaluate(model, split.test, ks=(5,))["model"]["recall@5"] for model in (frozen, tuned)]
+    assert recalls[1] > recalls[0] + 0.05, recalls
+
+    # Moved, loaded and exported, it still answers with the tuned encoder: features are those of the run's table.
+    (tmp_path / "tuned").rename(tmp_path / "moved")
+    again = mmtfrs.load_run(tmp_path / "moved")
+    np.testing.assert_allclose(again.candidate_embeddings(), tuned.candidate_embeddings(), atol=1e-6)
+    path = mmtfrs.export(again, tmp_path / "m")
+    from mmtfrs.exporting.loaded import LoadedModel
+
+    picture = np.array([(colours / "3.png").read_bytes()], object)
+    empty = np.array([b""], object)
+    answer = LoadedModel(path).ask("embed_candidate", {"text": empty, "audio": empty, "image": picture})
+    np.testing.assert_allclose(answer["embedding"][0], again.candidate_embeddings()[3], atol=1e-4)
+
+
+def test_gradient_reaches_the_pictures(colours, tmp_path):
+    model, _ = _run(colours, tmp_path / "run", finetune={"blocks": 0})
+    table = model.device.items["image"]
+    rows = tf.constant([3, 5, 3])
+    features = tf.Variable(np.random.default_rng(0).normal(size=(3, table.dim)).astype(np.float32))
+    with tf.GradientTape() as tape, table.replaced(rows, features):
+        looked, there = table(tf.constant([3, 5, 7]))
+        total = tf.reduce_sum(looked[:2])
+    np.testing.assert_allclose(looked[0], (features[0] + features[2]) / 2, atol=1e-6)  # the same item twice
+    np.testing.assert_allclose(looked[1], features[1], atol=1e-6)
+    np.testing.assert_allclose(looked[2], table.matrix.numpy()[table.rows.numpy()[7]], atol=1e-6)
+    assert there.numpy().tolist() == [1, 1, 1]
+    np.testing.assert_allclose(tape.gradient(total, features), np.array([[0.5], [1.0], [0.5]]) * np.ones(table.dim), atol=1e-6)
+
+
+def test_by_the_command_line_and_again(colours, tmp_path):
+    (tmp_path / "c.yaml").write_text(json.dumps(SETTINGS | {"encoders": {"image": str(colours / "network.h5")}}))
+    command = ["train", "--items", colours / "items.csv", "--events", colours / "events.csv", "--out", tmp_path / "run",
+               "--store", colours / "store", "--config", tmp_path / "c.yaml"]  # fmt: skip
+    first = run_cli(*command)
+    assert first.returncode == 0 and "fine-tuning epoch 12/12" in first.stderr, first.stderr
+    second = run_cli(*command)
+    assert second.returncode == 0 and "fine-tuning" not in second.stderr, second.stderr
+
+
+def test_what_cannot_be_trained(colours, tmp_path):
+    with pytest.raises(ConfigError, match=r"must be at most 2 for .*network.h5. Received: 5"):
+        _run(colours, tmp_path / "many", finetune={"blocks": 5})
+    config = mmtfrs.Config(encoders={"image": "offline"}, training={"epochs": 1, "finetune": {"blocks": 1}})
+    catalog = mmtfrs.Catalog.read(colours / "items.csv")
+    events = mmtfrs.Events.read(colours / "events.csv", catalog=catalog)
+    features = mmtfrs.extract(catalog, config, tmp_path / "store", progress=False)
+    with pytest.raises(ConfigError, match="the image encoder offline cannot be trained"):
+        train(config, catalog, features, events.split("time"), tmp_path / "run", progress=False)
