@@ -1,0 +1,141 @@
+"""Baselines against their formulas, the bootstrap against what it must find, and media that go missing."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import FAST, OFFLINE, run_cli
+
+import mmtfrs
+from mmtfrs import Catalog, Config, Events, Features
+from mmtfrs.errors import ConfigError
+from mmtfrs.evaluation.compare import mean_interval, paired_bootstrap
+from mmtfrs.evaluation.ease import EaseScorer, gram_matrix, taken
+from mmtfrs.evaluation.item_knn import ItemKNNScorer
+from mmtfrs.evaluation.missing import ALL, missing_curve, without_media
+from mmtfrs.features.tables import Tables
+from mmtfrs.models.histories import Histories
+from mmtfrs.training.baselines import train_baseline
+
+
+def _log(users=40, items=12, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = [(f"u{u}", f"i{i}") for u in range(users) for i in rng.choice(items, 5, False)]
+    events = Events(*zip(*rows, strict=True), np.arange(len(rows)))
+    tables = Tables.build(Config(), Catalog.from_dict({"item_id": [f"i{n}" for n in range(items)]}), Features({}), events)
+    return events, tables, Histories(tables, events, 0)
+
+
+def test_ease_is_the_constrained_ridge_regression():
+    """Each column of B solves its own ridge regression on all other columns: the definition, column by column."""
+    events, _tables, histories = _log()
+    users = sorted(set(events.user_ids))
+    x = taken(users, histories, 12).astype(np.float64)
+    gram = gram_matrix(histories, users, 12, chunk=7)
+    np.testing.assert_allclose(gram, x.T @ x)
+    scorer = EaseScorer(gram, 3.0)
+    for column in range(12):
+        others = [n for n in range(12) if n != column]
+        a = x[:, others]
+        expected = np.linalg.solve(a.T @ a + 3.0 * np.eye(11), a.T @ x[:, column])
+        np.testing.assert_allclose(scorer.weights[others, column], expected, atol=1e-5)
+    assert not scorer.weights.diagonal().any()
+    np.testing.assert_allclose(scorer.scores(np.array(users[:3], object), histories), x[:3] @ scorer.weights, atol=1e-5)
+
+
+def test_ease_takes_the_penalty_that_validation_likes():
+    events, _, _ = _log(users=60)
+    split = events.split("random", 0.2, 0.1)
+    catalog = Catalog.from_dict({"item_id": [f"i{n}" for n in range(12)]})
+    model = mmtfrs.TwoTower(Config(**FAST), catalog, Features({}), split.train)
+    assert train_baseline("ease", model, split).penalty in (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
+
+
+def test_item_knn_by_hand():
+    content = np.array([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]], np.float32)
+    events = Events(["u", "v"], ["a", "c"], [1, 2])
+    tables = Tables.build(Config(), Catalog.from_dict({"item_id": list("abcd")}), Features({}), events)
+    scores = ItemKNNScorer(content, neighbours=2).scores(np.array(["u", "v", "w"], object), Histories(tables, events, 0))
+    np.testing.assert_allclose(scores, [[0, 0.8, 0, 0], [0, 0.6, 0, 0], [0, 0, 0, 0]], atol=1e-6)
+    # u took a: its neighbours are b (0.8) and c (0.0); v took c: b (0.6) and a or d (0.0).
+
+
+def test_bpr_beats_popularity_on_planted_groups():
+    from models.test_two_tower import planted
+
+    catalog, _, events = planted()
+    split = events.split("user")
+    model = mmtfrs.TwoTower(
+        Config(**FAST).replace(training={"epochs": 30, "learning_rate": 0.02}), catalog, Features({}), split.train
+    )
+    bpr = train_baseline("bpr", model, split)
+    assert bpr.config.loss.name == "bpr" and bpr.config.model.score == "dot"
+    results = mmtfrs.evaluate(bpr, split.test, ks=(10,))
+    assert results["model"]["recall@10"] > 1.3 * results["popularity"]["recall@10"]
+
+
+def test_unknown_baseline(small):
+    with pytest.raises(ConfigError, match=r"unknown baseline `eas`. Did you mean `ease`\?"):
+        train_baseline("eas", small[0], small[1])
+
+
+def test_bootstrap_finds_what_is_there():
+    rng = np.random.default_rng(0)
+    base = rng.random(500)
+    better = paired_bootstrap("recall@20", base, base + rng.normal(0.05, 0.1, 500))
+    assert better.p_value < 0.001 and better.low > 0 and better.low < 0.05 < better.high and better.users == 500
+    # The interval of a mean is 1.96 standard errors on each side.
+    half = 1.96 * 0.1 / np.sqrt(500)
+    assert abs((better.high - better.low) / 2 - half) < 0.2 * half
+    same = [paired_bootstrap("x", base, base + rng.normal(0, 0.1, 500), 2000, seed).p_value for seed in range(20)]
+    assert np.mean(np.array(same) < 0.05) <= 0.2
+    assert paired_bootstrap("x", base, base).p_value == 1.0
+
+
+def test_interval_by_hand():
+    mean, half = mean_interval([1.0, 2.0, 3.0])
+    assert mean == 2.0 and abs(half - 4.303 * 1.0 / np.sqrt(3)) < 1e-6
+    assert np.isnan(mean_interval([1.0])[1])
+
+
+def test_media_are_removed_and_come_back(small):
+    model, split, _ = small
+    before = model.candidate_embeddings()
+    rows = model.device.items["image"].rows.numpy()
+    with without_media(model, ["image"], 0.5):
+        left = model.device.items["image"].rows.numpy()
+        there = rows > 0
+        assert abs((left[there] > 0).mean() - 0.5) < 0.01 and not left[~there].any()
+        changed = np.abs(model.candidate_embeddings() - before).max(axis=1) > 1e-6
+        assert (changed[left[1:] != rows[1:]]).mean() > 0.99 and not changed[left[1:] == rows[1:]].any()
+    np.testing.assert_array_equal(model.candidate_embeddings(), before)
+    curve = missing_curve(model, split.test, (0.0, 0.75))
+    assert set(curve) == {ALL, "image", "text", "audio"}
+    whole = mmtfrs.evaluate(model, split.test, ks=(20,))["model"]["recall@20"]
+    assert all(abs(values[0] - whole) < 1e-9 for values in curve.values())
+
+
+@pytest.mark.slow
+def test_by_the_command_line(demo, tmp_path):
+    (tmp_path / "c.yaml").write_text(json.dumps({"encoders": OFFLINE, **FAST}))
+    command = ["train", "--items", demo / "items.csv", "--events", demo / "events.csv", "--config", tmp_path / "c.yaml",
+               "--store", tmp_path / "store"]  # fmt: skip
+    for seed in (1, 2):
+        assert run_cli(*command, "--out", tmp_path / f"r{seed}", "--seed", seed).returncode == 0
+    compared = run_cli("compare", tmp_path / "r1", tmp_path / "r2", "--json")
+    document = json.loads(compared.stdout)
+    assert [each["metric"] for each in document["differences"]] == ["recall@20", "ndcg@20"]
+    assert all(each["low"] <= each["second"] - each["first"] <= each["high"] for each in document["differences"])
+    assert "paired bootstrap" in run_cli("compare", tmp_path / "r1", tmp_path / "r2", "--metrics", "recall@5").stdout
+    wrong = run_cli("compare", tmp_path / "r1", tmp_path / "r2", "--metrics", "recal@5")
+    assert wrong.returncode == 1 and "Did you mean `recall`?" in wrong.stderr
+    missing = run_cli("missing", tmp_path / "r1")
+    assert missing.returncode == 0 and "all media" in missing.stdout and "75%" in missing.stdout, missing.stderr
+    assert (tmp_path / "r1" / "missing.png").read_bytes()[:4] == b"\x89PNG"
+    evaluated = run_cli("evaluate", tmp_path / "r1", "--baselines", "ease,item_knn")
+    assert evaluated.returncode == 0 and "EASE" in evaluated.stdout and (tmp_path / "r1" / "metrics.png").exists()
+    assert run_cli(*command, "--out", tmp_path / "other", "--split", "random").returncode == 0
+    other = run_cli("compare", tmp_path / "r1", tmp_path / "other")
+    assert other.returncode == 1 and "have different events in their test part" in other.stderr
