@@ -43,7 +43,7 @@ METHODS = {
     "missing: generator": {"model": {"missing": "generator"}},
     "alignment 0.1": {"loss": {"alignment": 0.1}},
     "no modality dropout": {"model": {"modality_dropout": 0.0}},
-    "embedding_dim 64": {"model": {"embedding_dim": 64}},
+    "embedding_dim 128, temperature 0.15": {"model": {"embedding_dim": 128}, "loss": {"temperature": 0.15}},
     "histories: past only": {"model": {"history": "past"}},
 }
 METRICS = ("recall@20", "ndcg@20", "late@5", "seconds")

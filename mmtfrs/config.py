@@ -92,7 +92,7 @@ class ModelConfig(_Section):
 
     modalities: tuple[Modality, ...] | None = Field(None, description="those to use; none: all that the items have")
     fusion: one_of(*FUSIONS) = Field("concat", description="how the modalities of an item or a query become one vector")
-    embedding_dim: Positive = Field(128, description="D: size of the shared space")
+    embedding_dim: Positive = Field(64, description="D: size of the shared space")
     hidden: tuple[Positive, ...] = Field((128,), description="hidden layers of each tower's last MLP")
     feature_dim: Positive | None = Field(
         128, description="principal components kept of each modality's features; none: features as they are"
@@ -119,7 +119,7 @@ class LossConfig(_Section):
     """What is minimised, and against which negatives."""
 
     name: one_of(*LOSSES) = "softmax"
-    temperature: Annotated[float, Field(gt=0)] = 0.15
+    temperature: Annotated[float, Field(gt=0)] = 0.2
     learn_temperature: bool = Field(False, description="the temperature above is only where it starts")
     margin: Weight = Field(0.2, description="of the hinge loss")
     negatives: one_of(*NEGATIVES) = Field("auto", description="auto: full up to `full_up_to` items, above it in_batch")
@@ -156,7 +156,8 @@ class TrainingConfig(_Section):
     epochs: Positive = 100
     batch_size: Positive = 1024
     learning_rate: Annotated[float, Field(gt=0)] = 0.003
-    patience: Positive = Field(6, description="epochs without a better validation metric before the end")
+    patience: Positive = Field(10, description="epochs without a better validation metric before the end")
+    slower: Share = Field(0.3, description="the learning rate falls by this factor after half of the patience; 0: never")
     mixed_precision: bool = False
     finetune: FineTuneConfig = FineTuneConfig()
 

@@ -25,16 +25,19 @@ class Checkpoint(keras.callbacks.Callback):
         folder: where checkpoints are kept; None keeps none and cannot resume.
         monitor: name in the epoch's logs, higher is better; None takes the last epoch as the best.
         patience: epochs without a better value before training stops.
+        slower: the learning rate falls by this factor after half of the patience; 0 leaves it.
     """
 
-    def __init__(self, folder: Path | None, monitor: str | None, patience: int) -> None:
+    def __init__(self, folder: Path | None, monitor: str | None, patience: int, slower: float = 0.0) -> None:
         super().__init__()
         self.folder = folder
         self.monitor = monitor
         self.patience = patience
+        self.slower = slower
         self.epoch = 0  # epochs completed
         self.best: float | None = None
         self.best_epoch = 0
+        self.slowed = 0  # epoch after which the learning rate last fell
         self.history: list[dict[str, float]] = []
         self._best_weights: list[np.ndarray] | None = None
 
@@ -60,6 +63,7 @@ class Checkpoint(keras.callbacks.Callback):
         except (OSError, ValueError, KeyError) as error:
             raise RunError(f"{found[-1]}: the checkpoint is damaged ({error}). Remove the run to start anew.") from error
         self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]
+        self.slowed = state["slowed"]
         self.history = state["history"]
         return self.epoch
 
@@ -73,6 +77,10 @@ class Checkpoint(keras.callbacks.Callback):
         if self.best is None or value > self.best:
             self.best, self.best_epoch = value, self.epoch
             self._best_weights = self.model.get_weights()
+        if self.slower and self.monitor and self.epoch - max(self.best_epoch, self.slowed) >= max(self.patience // 2, 1):
+            self.slowed = self.epoch
+            rate = self.model.optimizer.learning_rate
+            rate.assign(rate * self.slower)
         if self.folder is not None:
             self._write()
         if self.finished:
@@ -95,7 +103,13 @@ class Checkpoint(keras.callbacks.Callback):
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
-        state = {"epoch": self.epoch, "best": self.best, "best_epoch": self.best_epoch, "history": self.history}
+        state = {
+            "epoch": self.epoch,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "slowed": self.slowed,
+            "history": self.history,
+        }
         (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
         shutil.rmtree(path, ignore_errors=True)  # of an earlier, killed attempt at this epoch
         part.rename(path)

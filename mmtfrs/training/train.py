@@ -97,6 +97,7 @@ def fit(model: TwoTower, split: Split, folder: Path | None = None, progress: boo
         folder / "training" if folder else None,
         f"val_{config.evaluation.monitor}" if monitored else None,
         config.training.patience,
+        config.training.slower,
     )
     done = checkpoint.resume(model)
     callbacks: list[keras.callbacks.Callback] = []
