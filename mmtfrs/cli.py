@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from mmtfrs.config import Config, check_metric
+from mmtfrs.console import note, print_recommendations, run_app, show, split_ids, warn
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.data.users import Users
-from mmtfrs.errors import Error
+from mmtfrs.options import (  # fmt: skip
+    AudioEncoder,
+    ConfigFile,
+    Count,
+    EventsFile,
+    Exclude,
+    History,
+    ImageEncoder,
+    Items,
+    Json,
+    OwnFeatures,
+    Part,
+    QueryAudio,
+    QueryImage,
+    QueryText,
+    RunFolder,
+    Seed,
+    Strict,
+    TextEncoder,
+    User,
+    UsersFile,
+)
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Multimodal two-tower recommendation: from raw pictures, texts and sounds to a served model.",
 )  # fmt: skip
-
-Items = Annotated[Path, typer.Option("--items", help="Items file: CSV, JSONL or Parquet.")]
-EventsFile = Annotated[Path, typer.Option("--events", help="Events file.")]
-UsersFile = Annotated[Path | None, typer.Option("--users", help="Users file, if users have media of their own.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings as YAML; defaults otherwise.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Fixes the run; overrides the config.")]
-ImageEncoder = Annotated[str | None, typer.Option(help="A name, a path or `offline`; overrides the config.")]
-TextEncoder = Annotated[str | None, typer.Option(help="A name, a path or `offline`; overrides the config.")]
-AudioEncoder = Annotated[str | None, typer.Option(help="A name, a path or `offline`; overrides the config.")]
-# What is asked of a model, in this process or behind a server.
-User = Annotated[str, typer.Option(help="User id.")]
-History = Annotated[str, typer.Option(help="Item ids, oldest first, comma-separated.")]
-QueryText = Annotated[str, typer.Option(help="What is looked for, in words.")]
-QueryImage = Annotated[str, typer.Option(help="A picture file.")]
-QueryAudio = Annotated[str, typer.Option(help="A sound file.")]
-Count = Annotated[int, typer.Option("-k", min=1, help="How many.")]
-Exclude = Annotated[str, typer.Option(help="Item ids to leave out, comma-separated.")]
-OwnFeatures = Annotated[list[str] | None, typer.Option("--features", help="NAME=FILE.npy: features of your own; repeatable.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at media that cannot be decoded.")]
 
 
 @app.callback()
@@ -61,7 +60,7 @@ def demo_data(
     from mmtfrs.data.demo import write_demo
 
     counts = write_demo(folder, seed)
-    _print({"folder": str(folder), **counts}, as_json, f"{folder}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
+    show({"folder": str(folder), **counts}, as_json, f"{folder}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
 
 
 @app.command()
@@ -85,7 +84,7 @@ def check(items: Items, events: EventsFile, users: UsersFile = None, config: Con
     counts = {table.section: {name: table.count(name) for name in table.modalities} for table in tables}
     document = {"items": len(catalog), "events": len(log), "media": counts, "errors": errors,
                 "warnings": len(problems) - errors, "problems": [problem.as_dict() for problem in problems]}  # fmt: skip
-    _print(document, as_json, "\n".join([*map(str, problems), summary]))
+    show(document, as_json, "\n".join([*map(str, problems), summary]))
     if errors:
         raise typer.Exit(1)
 
@@ -113,7 +112,7 @@ def extract(
                 "users": {name: int(rows.present.sum()) for name, rows in features.users.items()},
                 "rejects": [vars(reject) for reject in features.rejects]}  # fmt: skip
     held = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no media"
-    _print(document, as_json, f"{store}: {features.encoded} media encoded now; the catalogue has {held}")
+    show(document, as_json, f"{store}: {features.encoded} media encoded now; the catalogue has {held}")
 
 
 @app.command()
@@ -140,7 +139,7 @@ def train(
         settings = settings.replace(data={"split": split})
     catalog, people = _read_items(items, users, settings)
     log = Events.read(events, settings, catalog)
-    _warn(log.problems)
+    warn(log.problems)
     shares = (settings.data.validation_share, settings.data.test_share)
     parts = log.split(settings.data.split, *shares, seed=settings.seed)
     store = store or out.parent / "features"
@@ -153,13 +152,13 @@ def train(
                 "test": len(parts.test), f"val_{settings.evaluation.monitor}": best if len(parts.validation) else None,
                 "modalities": list(model.data.modalities), "rejects": len(features.rejects)}  # fmt: skip
     measured = f", best validation {settings.evaluation.monitor} {best:.4f}" if len(parts.validation) else ""
-    _print(document, as_json, f"{out}: trained on {len(parts.train)} events for {len(history)} epochs{measured}")
+    show(document, as_json, f"{out}: trained on {len(parts.train)} events for {len(history)} epochs{measured}")
 
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    split: Annotated[str, typer.Option(help="Which part: test or validation.")] = "test",
+    run: RunFolder,
+    split: Part = "test",
     baselines: Annotated[
         str | None, typer.Option(help="Comma-separated of ease, bpr, item_knn, id_only, no_media and modalities; or none.")
     ] = None,
@@ -178,13 +177,13 @@ def evaluate(
     ks = sorted(int(name.partition("@")[2]) for name in results["model"] if name.startswith("recall@"))
     k, small = (20 if 20 in ks else ks[-1]), (5 if 5 in ks else ks[0])
     metrics_picture(results, run / "metrics.png", (f"recall@{k}", f"ndcg@{k}"))
-    _print(document, as_json, overall_table(results, k), group_table(results, k, small), rating_line(results))
+    show(document, as_json, overall_table(results, k), group_table(results, k, small), rating_line(results))
 
 
 @app.command()
 def missing(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    split: Annotated[str, typer.Option(help="Which part: test or validation.")] = "test",
+    run: RunFolder,
+    split: Part = "test",
     metric: Annotated[str, typer.Option(help="METRIC@K")] = "recall@20",
     as_json: Json = False,
 ) -> None:
@@ -200,14 +199,14 @@ def missing(
     document = {"run": str(run), "split": split, "metric": metric, "shares": SHARES, "curve": curve}
     (run / "missing.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     curve_picture(curve, SHARES, run / "missing.png", metric)
-    _print(document, as_json, missing_table(curve, SHARES, metric))
+    show(document, as_json, missing_table(curve, SHARES, metric))
 
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="Run folder.")],
+    first: RunFolder,
     second: Annotated[Path, typer.Argument(help="Run folder, trained on the same events.")],
-    split: Annotated[str, typer.Option(help="Which part: test or validation.")] = "test",
+    split: Part = "test",
     metrics: Annotated[str, typer.Option(help="Comma-separated, as recall@20,ndcg@20.")] = "recall@20,ndcg@20",
     as_json: Json = False,
 ) -> None:
@@ -218,12 +217,12 @@ def compare(
 
     found = compare_runs(first, second, split, split_ids(metrics))
     document = {"first": str(first), "second": str(second), "split": split, "differences": [vars(each) for each in found]}
-    _print(document, as_json, difference_table(found, str(first), str(second)))
+    show(document, as_json, difference_table(found, str(first), str(second)))
 
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: RunFolder,
     folder: Annotated[Path, typer.Argument(help="saved_models/NAME; the next free version is written there.")],
     image_encoder: ImageEncoder = None,
     text_encoder: TextEncoder = None,
@@ -240,7 +239,7 @@ def export(
     model.keep_encoders({name: encoders.load(name, path) for name, path in given.items() if path})
     path = export_model(model, folder)
     document = {"path": str(path), "version": int(path.name), "items": len(model.data.item_ids)}
-    _print(document, as_json, f"{path}: version {path.name}, {len(model.data.item_ids)} items")
+    show(document, as_json, f"{path}: version {path.name}, {len(model.data.item_ids)} items")
 
 
 @app.command()
@@ -269,18 +268,6 @@ def _check_part(split: str) -> None:
         raise typer.BadParameter(f"must be test or validation. Received: {split}", param_hint="--split")
 
 
-def split_ids(text: str) -> list[str]:
-    """`A,B` -> `["A", "B"]`."""
-    return [part for part in text.split(",") if part]
-
-
-def print_recommendations(found: list[tuple[str, float]], as_json: bool) -> None:
-    """One line per item, or one JSON document."""
-    document = {"recommendations": [{"item_id": item, "score": score} for item, score in found]}
-    lines = [f"{rank:>3}  {score:8.4f}  {item}" for rank, (item, score) in enumerate(found, start=1)]
-    _print(document, as_json, "\n".join(lines))
-
-
 def _settings(
     path: Path | None,
     seed: int | None = None,
@@ -302,7 +289,7 @@ def _read_items(items: Path, users: Path | None, settings: Config) -> tuple[Cata
     catalog = Catalog.read(items, settings)
     people = Users.read(users, settings) if users is not None else None
     for table in (catalog, people):
-        _warn(table.problems if table is not None else [])
+        warn(table.problems if table is not None else [])
     return catalog, people
 
 
@@ -311,48 +298,10 @@ def _extract(catalog: Catalog, people: Users | None, settings: Config, store: Pa
 
     features = extract_features(catalog, settings, store, people, strict, progress=not as_json)
     for reject in features.rejects:
-        _note(f"set aside: {reject.table} {reject.id}: {reject.modality} {reject.medium}: {reject.reason}")
+        note(f"set aside: {reject.table} {reject.id}: {reject.modality} {reject.medium}: {reject.reason}")
     if features.rejects:
-        _note(f"{len(features.rejects)} media were set aside and count as absent; see {store / 'rejects.csv'}")
+        note(f"{len(features.rejects)} media were set aside and count as absent; see {store / 'rejects.csv'}")
     return features
-
-
-def _warn(problems) -> None:
-    for problem in problems:
-        _note(str(problem))
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _print(document: dict[str, Any], as_json: bool, *texts) -> None:
-    if as_json:
-        print(json.dumps(document))
-        return
-    width = None if sys.stdout.isatty() else 140
-    for text in texts:
-        if isinstance(text, str):
-            print(text)
-        elif text is not None:
-            Console(width=width).print(text)
-
-
-def run_app(command: typer.Typer) -> None:
-    """Runs a command line; a user's mistake ends with its message and exit code 1, wrong usage with 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("mmtfrs").setLevel(logging.INFO)
-    try:
-        command()
-    except Error as error:
-        if "--debug" in sys.argv:
-            raise
-        if "--json" in sys.argv:
-            print(json.dumps({"error": str(error)}))
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(1)
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ say mmtfrs demo-data demo
 say mmtfrs check "${data[@]}" --events demo/events.csv
 say mmtfrs extract "${data[@]}" --store demo/features "${offline[@]}"
 say mmtfrs train "${data[@]}" --events demo/events.csv --out demo/run "${offline[@]}"
-say mmtfrs evaluate demo/run --baselines id_only,no_media,image,text,audio
+say mmtfrs evaluate demo/run --baselines ease,id_only,no_media,image,text,audio
+say mmtfrs missing demo/run
 say mmtfrs export demo/run saved_models/demo
 say mmtfrs recommend saved_models/demo --user user-0001 -k 5
 

@@ -18,22 +18,11 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from mmtfrs.cli import (
-    Count,
-    Exclude,
-    History,
-    Json,
-    QueryAudio,
-    QueryImage,
-    QueryText,
-    User,
-    print_recommendations,
-    run_app,
-    split_ids,
-)
+from mmtfrs.console import print_recommendations, run_app, split_ids
 from mmtfrs.errors import Error
 from mmtfrs.exporting.loaded import results
 from mmtfrs.exporting.request import recommend_request
+from mmtfrs.options import Count, Exclude, History, Json, QueryAudio, QueryImage, QueryText, User
 
 _MAX_MESSAGE = 64 << 20
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

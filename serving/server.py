@@ -17,7 +17,7 @@ import typer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from mmtfrs.cli import run_app
+from mmtfrs.console import run_app
 from mmtfrs.errors import ExportError
 from mmtfrs.exporting.versions import newest_version
 from serving.services import ModelService, PredictionService

@@ -41,9 +41,10 @@ def test_config_example_is_valid(tmp_path):
 
 
 def test_every_command_is_run_by_a_test_or_by_make():
-    """Commands of the README's blocks are those of the demo script, with the same options."""
+    """Commands of the README's blocks are those of the demo script or of a test, with the same options."""
     demo = (ROOT / "scripts" / "demo.sh").read_text()
     makefile = (ROOT / "Makefile").read_text()
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py") if path.name != "test_readme.py")
     commands = [line for block in _blocks("") for line in block.splitlines() if re.match(r"(make|mmtfrs|python -m) ", line)]
     assert len(commands) >= 10
     for line in commands:
@@ -52,7 +53,7 @@ def test_every_command_is_run_by_a_test_or_by_make():
             assert re.search(rf"^{words[1]}:", makefile, re.M), line
             continue
         name = " ".join(words[:2]) if words[0] == "mmtfrs" else " ".join(words[:3])
-        assert name in demo, line
+        assert name in demo or f'run_cli("{words[1]}", ' in tests, line
     for name in ("check", "extract", "train", "evaluate", "export", "recommend"):
         text = run_help(name)
         used = {

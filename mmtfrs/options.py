@@ -1,0 +1,30 @@
+"""Command-line options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Items = Annotated[Path, typer.Option("--items", help="Items file: CSV, JSONL or Parquet.")]
+EventsFile = Annotated[Path, typer.Option("--events", help="Events file.")]
+UsersFile = Annotated[Path | None, typer.Option("--users", help="Users file, if users have media of their own.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings as YAML; defaults otherwise.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Fixes the run; overrides the config.")]
+ImageEncoder = Annotated[str | None, typer.Option(help="A name, a path or `offline`; overrides the config.")]
+TextEncoder = Annotated[str | None, typer.Option(help="A name, a path or `offline`; overrides the config.")]
+AudioEncoder = Annotated[str | None, typer.Option(help="A name, a path or `offline`; overrides the config.")]
+# What is asked of a model, in this process or behind a server.
+User = Annotated[str, typer.Option(help="User id.")]
+History = Annotated[str, typer.Option(help="Item ids, oldest first, comma-separated.")]
+QueryText = Annotated[str, typer.Option(help="What is looked for, in words.")]
+QueryImage = Annotated[str, typer.Option(help="A picture file.")]
+QueryAudio = Annotated[str, typer.Option(help="A sound file.")]
+Count = Annotated[int, typer.Option("-k", min=1, help="How many.")]
+Exclude = Annotated[str, typer.Option(help="Item ids to leave out, comma-separated.")]
+OwnFeatures = Annotated[list[str] | None, typer.Option("--features", help="NAME=FILE.npy: features of your own; repeatable.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at media that cannot be decoded.")]
+RunFolder = Annotated[Path, typer.Argument(help="Run folder.")]
+Part = Annotated[str, typer.Option("--split", help="Which part: test or validation.")]
