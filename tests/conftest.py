@@ -18,7 +18,7 @@ REAL = ROOT.parent / "shared" / "real"
 OFFLINE = {"image": "offline", "text": "offline", "audio": "offline"}
 FAST = {
     "training": {"epochs": 3, "batch_size": 256},
-    "model": {"embedding_dim": 16, "hidden": (16,), "feature_dim": 32},
+    "model": {"embedding_dim": 16, "hidden": (16,), "feature_dim": 32, "history_length": 50},
 }
 
 

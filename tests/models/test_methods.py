@@ -43,6 +43,7 @@ def _log(events: Events) -> Events:
     return Events(events.user_ids, events.item_ids, events.timestamps, ratings=ratings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_trains_and_exports_equal_scores(name, tmp_path):
     catalog, features, events = planted()
