@@ -22,7 +22,7 @@ from mmtfrs.evaluation.compare import mean_interval
 from mmtfrs.evaluation.evaluate import evaluate
 from mmtfrs.evaluation.missing import SHARES, missing_curve
 from mmtfrs.training.baselines import train_baseline
-from mmtfrs.training.train import fit
+from mmtfrs.training.train import fit, fit_to_best
 
 ALONE = ("image", "text", "audio")
 PAIRS = (("image", "text"), ("image", "audio"), ("text", "audio"))
@@ -64,7 +64,7 @@ def baselines(data: Dataset, seed: int) -> Iterator[tuple[str, dict[str, float]]
     config = data.config.replace(seed=seed)
     model = mmtfrs.TwoTower(config, data.catalog, data.features, data.split.train)
     start = time.perf_counter()
-    fit(model, data.split)
+    model, _ = fit_to_best(model, data.split)
     spent = {"model": time.perf_counter() - start}
     against = {}
     for name in BASELINES:
@@ -84,7 +84,7 @@ def new_users(data: Dataset, seed: int) -> dict[str, float]:
     """Users who were not in training, with three events of history, against those who were."""
     split, asked = newcomers(data.split, seed=seed)
     model = mmtfrs.TwoTower(data.config.replace(seed=seed), data.catalog, data.features, split.train)
-    fit(model, split)
+    model, _ = fit_to_best(model, split)
     known = evaluate(model, split.test, ks=(20,))["model"]["recall@20"]
     new = evaluate(model, asked, ks=(20,))["model"]["recall@20"]
     return {"known users recall@20": known, "new users recall@20": new, "ratio": new / known}

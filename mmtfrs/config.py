@@ -157,6 +157,7 @@ class TrainingConfig(_Section):
     batch_size: Positive = 1024
     learning_rate: Annotated[float, Field(gt=0)] = 0.003
     patience: Positive = Field(10, description="epochs without a better validation metric before the end")
+    refit: bool = Field(True, description="train once more on training and validation events, for as many epochs as were best")
     slower: Share = Field(0.3, description="the learning rate falls by this factor after half of the patience; 0: never")
     mixed_precision: bool = False
     finetune: FineTuneConfig = FineTuneConfig()

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "real"
 OFFLINE = {"image": "offline", "text": "offline", "audio": "offline"}
 FAST = {
-    "training": {"epochs": 3, "batch_size": 256},
+    "training": {"epochs": 3, "batch_size": 256, "refit": False},
     "model": {"embedding_dim": 16, "hidden": (16,), "feature_dim": 32, "history_length": 50},
 }
 

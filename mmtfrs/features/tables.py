@@ -23,6 +23,7 @@ from mmtfrs.features.graph import smooth
 from mmtfrs.features.media import MediaRows
 
 _CHUNK = 8192
+_COUNTS = ("item_counts", "user_counts")
 _ADAPTER = ".adapter.npz"
 
 
@@ -55,11 +56,7 @@ class Tables:
         user_ids = np.array(sorted({*events.user_ids, *features.user_ids}), dtype=object)
         tables = cls(item_ids, user_ids, *(np.zeros(len(ids) + 1, np.float32) for ids in (item_ids, user_ids)),
                      {}, {}, {}, {})  # fmt: skip
-        items = tables.item_rows(events.item_ids)
-        if not (items > 0).any():
-            raise DataError("no training event is on an item of the catalogue. Check the item ids of both files.")
-        np.add.at(tables.item_counts, items[items > 0], 1.0)
-        np.add.at(tables.user_counts, tables.user_rows(events.user_ids), 1.0)
+        tables.count(events)
         for modality in config.model.modalities or ():
             if modality not in features.items or not features.items[modality].present.any():
                 have = ", ".join(name for name, rows in features.items.items() if rows.present.any())
@@ -87,6 +84,26 @@ class Tables:
             encoder = features.encoders.get(modality)
             tables.encoders[modality] = (encoder.name if encoder else "", rows.fingerprint)
         return tables
+
+    def on(self, events: Events) -> Tables:
+        """The same catalogue, media and users with the counts, and new users, of another log."""
+        user_ids = np.array(sorted({*events.user_ids, *self.user_ids}), dtype=object)
+        counts = (np.zeros(len(ids) + 1, np.float32) for ids in (self.item_ids, user_ids))
+        tables = dataclasses.replace(self, user_ids=user_ids, users={}, **dict(zip(_COUNTS, counts, strict=True)))
+        tables.count(events)
+        old = self.user_rows(user_ids)
+        for modality, media in self.users.items():
+            rows = np.append(0, media.rows[old]).astype(np.int32)
+            tables.users[modality] = MediaRows(media.matrix, rows)
+        return tables
+
+    def count(self, events: Events) -> None:
+        """Adds up the events of each item and user. Raises `DataError` where none is on an item of the catalogue."""
+        items = self.item_rows(events.item_ids)
+        if not (items > 0).any():
+            raise DataError("no training event is on an item of the catalogue. Check the item ids of both files.")
+        np.add.at(self.item_counts, items[items > 0], 1.0)
+        np.add.at(self.user_counts, self.user_rows(events.user_ids), 1.0)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

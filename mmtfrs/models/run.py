@@ -125,6 +125,11 @@ def load_part(folder: str | Path, part: str) -> Events:
     """The `validation` or `test` events of a run. Raises `RunError` if it has none."""
     split = load_split(folder)
     events = getattr(split, part)
+    if part == "validation" and Config.read(Path(folder) / "config.yaml").training.refit:
+        raise RunError(
+            f"{folder}: the run was trained on its validation events too. Evaluate the test part, "
+            "or train with `training.refit: false`."
+        )
     if not len(events):
         raise RunError(f"{folder}: the run's split (`{split.kind}`) has no {part} events, so there is nothing to evaluate.")
     return events

@@ -8,7 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from mmtfrs.config import MODALITIES, Config
+from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import ConfigError, nearest
 from mmtfrs.evaluation.ease import MAX_ITEMS, PENALTIES, EaseScorer, gram_matrix
@@ -19,7 +22,7 @@ from mmtfrs.features.tables import Tables
 from mmtfrs.models.histories import Histories
 from mmtfrs.models.run import load_part, load_run, load_split, load_weights, save_weights
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.training.train import fit
+from mmtfrs.training.train import fit_to_best
 
 log = logging.getLogger("mmtfrs")
 
@@ -73,12 +76,13 @@ def train_baseline(name: str, model: TwoTower, split: Split, cache: Path | None 
     if not set(modalities) <= set(model.data.modalities):
         return None
     config = model.config.replace(**settings)
-    baseline = TwoTower(config, tables=_only(model.data, modalities))
+    tables = _only(model.data, modalities)
     path = cache / f"{name}.npz" if cache else None
     if path is not None and path.exists():
+        baseline = TwoTower(config, tables=tables)
         load_weights(baseline, path)
         return baseline
-    fit(baseline, split)
+    baseline, _ = fit_to_best(TwoTower(config, tables=tables.on(split.train)), split)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(baseline, path)
@@ -94,14 +98,19 @@ def _fixed(name: str, model: TwoTower, split: Split) -> Scorer | None:
     if items > MAX_ITEMS:
         log.warning("ease is left out: the catalogue has %d items, more than %d", items, MAX_ITEMS)
         return None
-    gram = gram_matrix(Histories(model.data, split.train, 0), sorted(set(split.train.user_ids)), items)
+
+    def gram(events: Events) -> np.ndarray:
+        return gram_matrix(Histories(model.data, events, 0), sorted(set(events.user_ids)), items)
+
     if not len(split.validation):
-        return EaseScorer(gram, 200.0)
+        return EaseScorer(gram(split.train), 200.0)
     # The penalty is EASE's only setting: it gets the best one, as the model does.
     metric = model.config.evaluation.monitor
     questions = Questions(model.data, split.validation, 0)
-    scorers = (EaseScorer(gram, penalty) for penalty in PENALTIES)
-    return max(scorers, key=lambda scorer: questions.ask(scorer, (int(metric.partition("@")[2]),))[metric])
+    known = gram(split.train)
+    scorers = (EaseScorer(known, penalty) for penalty in PENALTIES)
+    best = max(scorers, key=lambda scorer: questions.ask(scorer, (int(metric.partition("@")[2]),))[metric])
+    return EaseScorer(gram(split.test.known), best.penalty) if model.config.training.refit else best
 
 
 def _only(tables: Tables, modalities: tuple[str, ...]) -> Tables:

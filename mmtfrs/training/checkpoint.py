@@ -70,7 +70,8 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs = {name: float(value) for name, value in (logs or {}).items()}
         self.epoch = epoch + 1
-        self.history.append(logs)
+        rate = self.model.optimizer.learning_rate
+        self.history.append(logs | {"learning_rate": float(rate)})
         value = logs.get(self.monitor) if self.monitor else float(self.epoch)
         if value is None:
             raise RunError(f"the logs have no `{self.monitor}`. Received: {', '.join(logs)}.")
@@ -79,7 +80,6 @@ class Checkpoint(keras.callbacks.Callback):
             self._best_weights = self.model.get_weights()
         if self.slower and self.monitor and self.epoch - max(self.best_epoch, self.slowed) >= max(self.patience // 2, 1):
             self.slowed = self.epoch
-            rate = self.model.optimizer.learning_rate
             rate.assign(rate * self.slower)
         if self.folder is not None:
             self._write()

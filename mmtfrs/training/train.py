@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import numpy as np
 from mmtfrs._keras import keras
 from mmtfrs.config import Config
 from mmtfrs.data.catalog import Catalog
+from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
-from mmtfrs.errors import RunError
+from mmtfrs.errors import DataError, RunError
 from mmtfrs.evaluation.callback import ValidationMetrics
 from mmtfrs.features.features import Features
 from mmtfrs.features.tables import Tables
@@ -63,22 +65,94 @@ def train(
         return model, json.loads((out / "history.json").read_text(encoding="utf-8"))
     model = TwoTower(config, tables=tables)
     model.keep_encoders(features.encoders)
+
+    def tune(trained: TwoTower) -> TwoTower:
+        return finetune(trained, catalog, split, features, out, Path(store or out.parent / "features"), progress)
+
     if not (out / "run.json").exists():
         try:
             start_run(model, out, split, data=mark)
         except OSError as error:
             raise RunError(f"{out}: the run folder cannot be written ({error}).") from None
-    history = fit(model, split, out, progress)
-    if config.training.finetune.blocks:
-        model = finetune(model, catalog, split, features, out, Path(store or out.parent / "features"), progress)
-        model.data.save(out / "tables")
+    model, history = fit_to_best(model, split, out, progress, tune=tune if config.training.finetune.blocks else None)
+    model.data.save(out / "tables")
     (out / "history.json").write_text(json.dumps(history), encoding="utf-8")
     save_weights(model, out / "weights.npz")
-    shutil.rmtree(out / "training", ignore_errors=True)
+    for name in ("training", "refit"):
+        shutil.rmtree(out / name, ignore_errors=True)
     return model, history
 
 
-def fit(model: TwoTower, split: Split, folder: Path | None = None, progress: bool = False) -> list[dict[str, float]]:
+def fit_to_best(
+    model: TwoTower,
+    split: Split,
+    folder: Path | None = None,
+    progress: bool = False,
+    tune: Callable[[TwoTower], TwoTower] | None = None,
+) -> tuple[TwoTower, list[dict[str, float]]]:
+    """Finds the best epoch on the validation part; with `training.refit`, a model is then trained on training and validation
+    events for as many epochs at the same learning rates, for newer events should not be wasted on a choice.
+
+    A split without validation events finds the number of epochs on a part of its own training events first.
+
+    Args:
+        model: not yet trained, on the tables of `split.train`.
+        split, folder, progress: as `fit`.
+        tune: what is done to the model at its best epoch, before the refit.
+
+    Returns:
+        The model to use, and the logs of every epoch of the first training.
+    """
+    settings = model.config.training
+    inner = split
+    if settings.refit and not len(split.validation):
+        inner = _inner_split(split, model.config)
+    if inner is not split:
+        model = _on(model, inner.train)
+    history = fit(model, inner, folder, progress)
+    if tune is not None:
+        model = tune(model)
+    if not settings.refit or not len(inner.validation):
+        return model, history
+    metric = f"val_{model.config.evaluation.monitor}"
+    best = int(np.argmax([logs[metric] for logs in history])) + 1
+    both = inner.test.known
+    if progress:
+        print(f"once more on training and validation events, {best} epochs", file=sys.stderr)
+    final = _on(model, both)
+    nothing = both.take(np.array([], np.int64))
+    rates = [logs["learning_rate"] for logs in history[:best]]
+    fit(final, Split(split.kind, both, nothing, nothing), folder / "refit" if folder else None, progress, rates)
+    return final, history
+
+
+def _on(model: TwoTower, events: Events) -> TwoTower:
+    """An untrained model like this one, on another log."""
+    fresh = TwoTower(model.config, tables=model.data.on(events))
+    fresh.keep_encoders(model.encoders)
+    return fresh
+
+
+def _inner_split(split: Split, config: Config) -> Split:
+    """A part of the training events set apart to find the number of epochs; the split itself where they are too few."""
+    share = config.data.validation_share or 0.1
+    for kind in ("time", "random"):
+        try:
+            inner = split.train.split(kind, share, 0.0, config.seed)
+        except DataError:
+            continue
+        if len(inner.validation) and set(inner.train.item_ids) & set(inner.validation.item_ids):
+            return inner
+    return split
+
+
+def fit(
+    model: TwoTower,
+    split: Split,
+    folder: Path | None = None,
+    progress: bool = False,
+    rates: Sequence[float] | None = None,
+) -> list[dict[str, float]]:
     """Compiles and fits a model, and leaves it at its best epoch.
 
     Args:
@@ -86,6 +160,7 @@ def fit(model: TwoTower, split: Split, folder: Path | None = None, progress: boo
         split: its parts; without validation events every epoch is run and the last one is kept.
         folder: for checkpoints and TensorBoard logs; None keeps neither.
         progress: print a line per epoch on standard error.
+        rates: the learning rate of each epoch, and so their number; those of the config if None.
 
     Returns:
         The logs of every epoch.
@@ -104,15 +179,18 @@ def fit(model: TwoTower, split: Split, folder: Path | None = None, progress: boo
     if monitored:
         ks = {20, int(config.evaluation.monitor.partition("@")[2])}
         callbacks.append(ValidationMetrics(split.validation, tuple(sorted(ks))))
+    if rates is not None:
+        callbacks.append(keras.callbacks.LearningRateScheduler(lambda epoch: rates[epoch]))
     callbacks.append(checkpoint)
-    if folder is not None:
+    epochs = config.training.epochs if rates is None else len(rates)
+    if folder is not None and rates is None:
         callbacks.append(keras.callbacks.TensorBoard(str(folder / "logs"), write_graph=False))
     if progress:
-        callbacks.append(_Lines(config.training.epochs, checkpoint))
-    if not checkpoint.finished and done < config.training.epochs:
+        callbacks.append(_Lines(epochs, checkpoint))
+    if not checkpoint.finished and done < epochs:
         model.fit(
             model.dataset(split.train),
-            epochs=config.training.epochs,
+            epochs=epochs,
             initial_epoch=done,
             callbacks=callbacks,
             verbose=0,

@@ -123,3 +123,29 @@ def test_kill_9_then_the_same_command_goes_on(demo, tmp_path):
     assert len(history) == 12
     assert history[11]["loss"] < history[3]["loss"] < history[0]["loss"]
     assert mmtfrs.load_run(tmp_path / "r").data.modalities == ("image", "text", "audio")
+
+
+def test_refit_uses_all_events_for_as_many_epochs_as_were_best(inputs, tmp_path):
+    config, catalog, features, events = inputs
+    config = config.replace(training={"epochs": 12, "patience": 4, "refit": True, "learning_rate": 0.02})
+    split = events.split("time")
+    model, _history = train(config, catalog, features, split, tmp_path / "r", progress=False)
+    both = split.test.known
+    expected = mmtfrs.TwoTower(config, catalog, features, both)  # its tables, and other weights
+    assert model.data.user_ids.tolist() == expected.data.user_ids.tolist()
+    np.testing.assert_array_equal(model.data.item_counts, expected.data.item_counts)
+    np.testing.assert_array_equal(model.data.users["text"].rows, expected.data.users["text"].rows)
+    assert model.data.item_counts.sum() == len(both)
+    loaded = mmtfrs.load_run(tmp_path / "r")
+    np.testing.assert_allclose(loaded.candidate_embeddings(), model.candidate_embeddings(), atol=1e-6)
+    assert evaluate_run(tmp_path / "r", "test", ["ease"])["ease"]["recall@20"] > 0
+    with pytest.raises(RunError, match="was trained on its validation events too"):
+        evaluate_run(tmp_path / "r", "validation")
+
+
+def test_a_log_without_validation_part_finds_its_epochs_too(inputs, tmp_path):
+    config, catalog, features, events = inputs
+    config = config.replace(training={"epochs": 12, "patience": 3, "refit": True, "learning_rate": 0.05})
+    model, history = train(config, catalog, features, events.split("none"), tmp_path / "r", progress=False)
+    assert "val_recall@20" in history[-1] and len(history) < 12
+    assert model.data.item_counts.sum() == len(events)
