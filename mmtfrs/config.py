@@ -107,7 +107,10 @@ class ModelConfig(_Section):
     history: Literal["past", "all"] = Field(
         "all", description="what a training event's history is: what came before it, or all else its user took"
     )
-    modality_dropout: Share = Field(0.5, description="share of media hidden in training, so that absent ones are borne")
+    modality_dropout: Share = Field(
+        0.6,
+        description="share of items and queries in training of which half the media are hidden, so that absent ones are borne",
+    )
     missing: one_of("null", "ridge", "generator") = Field(
         "null", description="what stands for an absent medium: a learned vector, or a guess from the others"
     )
@@ -157,7 +160,11 @@ class TrainingConfig(_Section):
     batch_size: Positive = 1024
     learning_rate: Annotated[float, Field(gt=0)] = 0.003
     patience: Positive = Field(10, description="epochs without a better validation metric before the end")
-    refit: bool = Field(True, description="train once more on training and validation events, for as many epochs as were best")
+    refit: bool | None = Field(
+        None,
+        description="train once more on training and validation events, for as many epochs as were best; "
+        "none: only where a split has no validation part, then the epochs are found on a part of the training events",
+    )
     slower: Share = Field(0.3, description="the learning rate falls by this factor after half of the patience; 0: never")
     mixed_precision: bool = False
     finetune: FineTuneConfig = FineTuneConfig()

@@ -55,10 +55,13 @@ def last_mlp(config: ModelConfig, fusion: Fusion, policy) -> MLP | None:
 
 
 def hide_modalities(presence: tf.Tensor, share: float) -> tf.Tensor:
-    """`[B, M]` presence with a share of its ones turned to zeros."""
+    """`[B, M]` presence; in a share of the rows, half of the ones are turned to zeros. The others stay whole: most of what is
+    asked later is."""
     if not share:
         return presence
-    return presence * tf.cast(tf.random.uniform(tf.shape(presence)) >= share, presence.dtype)
+    row = tf.random.uniform([tf.shape(presence)[0], 1]) < share
+    hidden = row & (tf.random.uniform(tf.shape(presence)) < 0.5)
+    return tf.where(hidden, 0.0, presence)
 
 
 def join_blocks(media: tf.Tensor | None, ids: tf.Tensor | None) -> tf.Tensor:

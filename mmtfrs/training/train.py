@@ -90,7 +90,7 @@ def fit_to_best(
     progress: bool = False,
     tune: Callable[[TwoTower], TwoTower] | None = None,
 ) -> tuple[TwoTower, list[dict[str, float]]]:
-    """Finds the best epoch on the validation part; with `training.refit`, a model is then trained on training and validation
+    """Finds the best epoch on the validation part. With `training.refit`, a model is then trained on training and validation
     events for as many epochs at the same learning rates, for newer events should not be wasted on a choice.
 
     A split without validation events finds the number of epochs on a part of its own training events first.
@@ -105,14 +105,14 @@ def fit_to_best(
     """
     settings = model.config.training
     inner = split
-    if settings.refit and not len(split.validation):
+    if settings.refit is not False and not len(split.validation):
         inner = _inner_split(split, model.config)
     if inner is not split:
         model = _on(model, inner.train)
     history = fit(model, inner, folder, progress)
     if tune is not None:
         model = tune(model)
-    if not settings.refit or not len(inner.validation):
+    if not (settings.refit or inner is not split) or not len(inner.validation):
         return model, history
     metric = f"val_{model.config.evaluation.monitor}"
     best = int(np.argmax([logs[metric] for logs in history])) + 1
