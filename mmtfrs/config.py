@@ -101,7 +101,7 @@ class ModelConfig(_Section):
     use_item_id: bool = True
     use_user_id: bool = True
     id_dropout: Share = Field(0.5, description="share of ids hidden in a training step, so that new ones work")
-    history_id_dropout: Share = Field(0.5, description="share of a history's ids hidden in training")
+    history_id_dropout: Share = Field(0.7, description="share of a history's ids hidden in training")
     history_dropout: Share = Field(0.1, description="share of histories hidden in training, for users without one")
     history_length: Count = Field(1000, description="newest items of the history that are used")
     history: Literal["past", "all"] = Field(
@@ -122,7 +122,7 @@ class LossConfig(_Section):
     """What is minimised, and against which negatives."""
 
     name: one_of(*LOSSES) = "softmax"
-    temperature: Annotated[float, Field(gt=0)] = 0.2
+    temperature: Annotated[float, Field(gt=0)] = 0.17
     learn_temperature: bool = Field(False, description="the temperature above is only where it starts")
     margin: Weight = Field(0.2, description="of the hinge loss")
     negatives: one_of(*NEGATIVES) = Field("auto", description="auto: full up to `full_up_to` items, above it in_batch")
@@ -136,6 +136,9 @@ class LossConfig(_Section):
         0.95, description="hard and mined candidates this close (cosine) to the positive are no negatives"
     )
     mask_known: bool = Field(True, description="what else the user took is no negative")
+    user_balance: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.3, description="an event of a user who took n items weighs n to the minus this; 1: every user weighs the same"
+    )
     logq_correction: bool = True
     frequencies: one_of("count", "streaming") = Field(
         "count", description="item frequencies for the correction: counted in the log, or estimated while training"
@@ -166,6 +169,7 @@ class TrainingConfig(_Section):
         "none: only where a split has no validation part, then the epochs are found on a part of the training events",
     )
     slower: Share = Field(0.3, description="the learning rate falls by this factor after half of the patience; 0: never")
+    average: Share = Field(0.99, description="momentum of the moving average of the weights, which is what is kept; 0: none")
     mixed_precision: bool = False
     finetune: FineTuneConfig = FineTuneConfig()
 

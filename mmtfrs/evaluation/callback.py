@@ -6,6 +6,7 @@ from mmtfrs._keras import keras
 from mmtfrs.data.events import Events
 from mmtfrs.evaluation.evaluate import Questions
 from mmtfrs.evaluation.scorers import ModelScorer
+from mmtfrs.models.averaging import averaged
 
 
 class ValidationMetrics(keras.callbacks.Callback):
@@ -27,7 +28,8 @@ class ValidationMetrics(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if self._questions is None:
             self._questions = Questions(self.model.data, self.events, self.model.config.model.history_length)
-        metrics = self._questions.ask(ModelScorer(self.model), self.ks)
+        with averaged(self.model):
+            metrics = self._questions.ask(ModelScorer(self.model), self.ks)
         if logs is not None:
             names = ("recall", "ndcg", "hit_rate", "precision", "f1", "mrr", "map")
             logs.update({f"val_{name}@{k}": metrics[f"{name}@{k}"] for name in names for k in self.ks})

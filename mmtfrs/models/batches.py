@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from mmtfrs._keras import tf
 from mmtfrs.config import Config
 from mmtfrs.data.events import Events
@@ -30,10 +32,11 @@ class TrainingRows:
         kept = self.histories.kept
         if not len(kept):
             raise DataError("no event is on an item of the catalogue, so there is nothing to train on.")
+        users = tables.user_rows(events.user_ids[kept])
         self.columns = {
-            "user": tables.user_rows(events.user_ids[kept]),
+            "user": users,
             "item": self.histories.items,
-            "weight": events.weights[kept],
+            "weight": events.weights[kept] * balance(users, config.loss.user_balance),
         }
         if config.loss.rating:
             if events.ratings is None:
@@ -65,3 +68,10 @@ class TrainingRows:
         options.threading.private_threadpool_size = 1
         options.autotune.enabled = False
         return dataset.batch(size, drop_remainder=shuffle).map(rows).prefetch(2).with_options(options)
+
+
+def balance(users: np.ndarray, power: float) -> np.ndarray:
+    """`[n]` user rows, one per event -> `[n] float32` weights of the events: with their user's count to the minus `power`,
+    and 1 in the mean. The loss counts events, the metrics count users: what is between them decides who is served best."""
+    weights = np.bincount(users)[users].astype(np.float32) ** -power
+    return weights / weights.mean()

@@ -11,6 +11,7 @@ import numpy as np
 
 from mmtfrs._keras import keras
 from mmtfrs.errors import RunError
+from mmtfrs.models.averaging import averaged
 from mmtfrs.models.two_tower import TwoTower
 
 
@@ -77,7 +78,8 @@ class Checkpoint(keras.callbacks.Callback):
             raise RunError(f"the logs have no `{self.monitor}`. Received: {', '.join(logs)}.")
         if self.best is None or value > self.best:
             self.best, self.best_epoch = value, self.epoch
-            self._best_weights = self.model.get_weights()
+            with averaged(self.model):
+                self._best_weights = self.model.get_weights()
         if self.slower and self.monitor and self.epoch - max(self.best_epoch, self.slowed) >= max(self.patience // 2, 1):
             self.slowed = self.epoch
             rate.assign(rate * self.slower)
@@ -87,7 +89,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def restore_best(self, model: TwoTower) -> None:
-        """Gives the model the weights of its best epoch."""
+        """Gives the model the weights of its best epoch, averaged where the optimizer averages."""
         if self._best_weights is not None:
             model.set_weights(self._best_weights)
 

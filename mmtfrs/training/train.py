@@ -21,6 +21,7 @@ from mmtfrs.errors import DataError, RunError
 from mmtfrs.evaluation.callback import ValidationMetrics
 from mmtfrs.features.features import Features
 from mmtfrs.features.tables import Tables
+from mmtfrs.models.averaging import AveragedAdam
 from mmtfrs.models.run import load_run, read_facts, save_weights, start_run
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.checkpoint import Checkpoint
@@ -166,7 +167,7 @@ def fit(
         The logs of every epoch.
     """
     config = model.config
-    model.compile(optimizer=keras.optimizers.Adam(config.training.learning_rate))
+    model.compile(optimizer=AveragedAdam(config.training.learning_rate, config.training.average))
     monitored = len(split.validation) > 0
     checkpoint = Checkpoint(
         folder / "training" if folder else None,

@@ -1,0 +1,55 @@
+"""Adam that keeps a moving average of the weights: what is evaluated and kept, while training goes on from the raw ones."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from mmtfrs._keras import keras, tf
+
+
+class AveragedAdam(keras.optimizers.Adam):
+    """Adam whose average follows every step: `average = m average + (1 - m) weight`, `m = min(momentum, (1 + n) / (10 + n))`.
+
+    The momentum grows with the number of steps `n`, so that where training began is soon forgotten.
+
+    Args:
+        learning_rate: of Adam.
+        momentum: in [0, 1); 0 keeps no average.
+
+    Reference: Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992; the growing momentum as in
+    `tf.train.ExponentialMovingAverage(num_updates=...)`.
+    """
+
+    def __init__(self, learning_rate: float = 0.001, momentum: float = 0.99, **kwargs) -> None:
+        super().__init__(learning_rate, use_ema=momentum > 0, ema_momentum=momentum, **kwargs)
+
+    def _update_model_variables_moving_average(self, var_list) -> None:
+        if not self.use_ema:
+            return
+        momentum, steps = self.ema_momentum, tf.cast(self.iterations, tf.float32)
+        self.ema_momentum = tf.minimum(momentum, (1.0 + steps) / (10.0 + steps))
+        try:
+            super()._update_model_variables_moving_average(var_list)
+        finally:
+            self.ema_momentum = momentum
+
+    @property
+    def averages(self) -> list[tf.Variable]:
+        """One per trainable variable, in their order; none before the first step, or without momentum."""
+        return list(getattr(self, "_model_variables_moving_average", [])) if self.use_ema else []
+
+
+@contextlib.contextmanager
+def averaged(model: keras.Model) -> Iterator[None]:
+    """Gives a model in training its averaged weights for a while; those it has where its optimizer keeps no average."""
+    averages = getattr(model.optimizer, "averages", [])
+    variables = model.trainable_variables if averages else []
+    raw = [variable.numpy() for variable in variables]
+    for variable, average in zip(variables, averages, strict=True):
+        variable.assign(average)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, raw, strict=True):
+            variable.assign(value)
