@@ -17,6 +17,7 @@ FUSIONS = ("concat", "weighted", "gated", "hierarchical", "attention", "coattent
            "late_sum", "late_stacking", "late_voting")  # fmt: skip
 SCORES = ("cosine", "dot", "euclidean", "pearson")
 LOSSES = ("softmax", "bpr", "hinge")
+INDEXES = ("auto", "exact", "partitions", "scan", "scann")
 NEGATIVES = ("auto", "full", "in_batch", "mixed", "hard", "memory")
 
 Positive = Annotated[int, Field(gt=0)]
@@ -53,6 +54,7 @@ class DataConfig(_Section):
 
     columns: ColumnsConfig = ColumnsConfig()
     features: dict[str, str] = Field({}, description="features of your own: modality name -> .npy file, one row per item")
+    attributes: tuple[str, ...] = Field((), description="columns of the items file that requests can filter by and boost")
     allow_outside: bool = Field(False, description="allow media paths that leave the folder of their file")
     split: Literal["time", "user", "random", "none"] = "time"
     validation_share: Share = Field(0.1, description="share of all events; always cut from the training side")
@@ -209,6 +211,11 @@ class ExportConfig(_Section):
     """What the SavedModel answers."""
 
     k: Positive = Field(100, description="results per query; never more than the catalogue")
+    index: one_of(*INDEXES) = Field("auto", description="auto: exact below 100 000 items, above it what reads least")
+    recall: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="of an approximate index, against the exact one")
+    int8: bool = Field(False, description="partitions in 16 instead of 32 bits a number: 0.6 of the memory")
+    tpu: bool = Field(False, description="an approximate index as a TPU does it fastest")
+    keep: Count = Field(0, description="newest versions that are kept when another one is written; 0: all")
 
 
 class Config(_Section):

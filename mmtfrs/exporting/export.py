@@ -6,16 +6,26 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
+
 from mmtfrs import encoders as encoder_room
 from mmtfrs._keras import tf
 from mmtfrs._version import __version__
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.errors import ExportError
 from mmtfrs.exporting.signatures import ServingModule
-from mmtfrs.exporting.versions import new_version, versions
+from mmtfrs.exporting.versions import new_version, prune, versions
+from mmtfrs.exporting.warmup import write_warmup
+from mmtfrs.index.build import make_search
+from mmtfrs.index.index import Index
+from mmtfrs.models.run import save_run
 from mmtfrs.models.two_tower import TwoTower
 
 log = logging.getLogger("mmtfrs")
+
+MODEL = "model"  # the folder in assets.extra that carries the trained model, for a refresh
+_QUERIES = 512
+_HISTORY = 20
 
 
 def export(model: TwoTower, folder: str | Path, encoders: dict[str, Encoder] | None = None) -> Path:
@@ -31,9 +41,11 @@ def export(model: TwoTower, folder: str | Path, encoders: dict[str, Encoder] | N
         The version's folder.
 
     Raises:
-        ExportError: an encoder is not the one that made the model's features, or the folder cannot be written.
+        ExportError: an encoder is not the one that made the model's features, the index does not reach its recall, or the
+            folder cannot be written.
         EncoderError: an encoder cannot be loaded.
     """
+    folder = Path(folder)
     if encoders is None:
         encoders = _encoders(model)
     for modality, encoder in encoders.items():
@@ -43,15 +55,48 @@ def export(model: TwoTower, folder: str | Path, encoders: dict[str, Encoder] | N
                 f"the {modality} encoder {encoder.name} is not the one that made the model's features "
                 f"({encoder.fingerprint[:12]}, not {made[:12]}). Export with that one, or extract and train again."
             )
-    module = ServingModule(model, encoders, model.config.export.k)
+    index = make_index(model)
+    module = ServingModule(model, encoders, index)
+    signatures = module.signatures()
     facts = {"mmtfrs": __version__, "modalities": list(model.data.modalities), "items": len(model.data.item_ids),
-             "encoders": {name: encoder.name for name, encoder in encoders.items()}}  # fmt: skip
+             "encoders": {name: encoder.name for name, encoder in encoders.items()},
+             "index": index.search.name, "attributes": list(model.data.attributes)}  # fmt: skip
     with new_version(folder) as part:
-        tf.saved_model.save(module, str(part), signatures=module.signatures())
-        (part / "assets.extra").mkdir(exist_ok=True)
-        (part / "assets.extra" / "mmtfrs.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        model.config.write(part / "assets.extra" / "config.yaml")
-    return Path(folder) / str(versions(folder)[-1])
+        tf.saved_model.save(module, str(part), signatures=signatures, options=_options(index))
+        extra = part / "assets.extra"
+        extra.mkdir(exist_ok=True)
+        (extra / "mmtfrs.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        model.config.write(extra / "config.yaml")
+        save_run(model, extra / MODEL)
+        write_warmup(signatures, part, encoders, folder.name)
+    prune(folder, model.config.export.keep)
+    return folder / str(versions(folder)[-1])
+
+
+def make_index(model: TwoTower) -> Index:
+    """The index of a model's catalogue, as the `export` section of its config wants it."""
+    settings = model.config.export
+    vectors = model.candidate_embeddings()
+    score = model.score_matrix if model.voting else None
+    search = make_search(vectors, settings.index, settings.recall, settings.k, _sample_queries(model), settings.int8,
+                         settings.tpu, score)  # fmt: skip
+    return Index(model.data.item_ids, search, settings.k, model.data.attributes, inner=score is None)
+
+
+def _sample_queries(model: TwoTower) -> np.ndarray:
+    """`[n, W]`: queries such as will be asked, of known users with histories drawn by popularity."""
+    rng = np.random.default_rng(model.config.seed)
+    users = rng.integers(0, len(model.data.user_ids) + 1, _QUERIES)
+    odds = model.data.item_counts[model.data.id_rows] * (np.arange(len(model.data.id_rows)) > 0)
+    history = np.zeros((_QUERIES, 1), np.int64)
+    if odds.sum() > 0:
+        history = rng.choice(len(odds), (_QUERIES, _HISTORY), p=odds / odds.sum())
+    return model.query_from_rows(tf.constant(users, tf.int32), tf.constant(history, tf.int32))[0].numpy()
+
+
+def _options(index: Index) -> tf.saved_model.SaveOptions:
+    custom = ["Scann"] if index.search.name == "scann" else None
+    return tf.saved_model.SaveOptions(namespace_whitelist=custom)
 
 
 def _encoders(model: TwoTower) -> dict[str, Encoder]:

@@ -9,7 +9,7 @@ import numpy as np
 from mmtfrs._keras import tf
 from mmtfrs.config import MODALITIES
 from mmtfrs.encoders.base import Encoder
-from mmtfrs.index.exact import ExactIndex
+from mmtfrs.index.index import Index
 from mmtfrs.models.two_tower import TwoTower
 
 
@@ -22,14 +22,14 @@ class ServingModule(tf.Module):
     Args:
         model: trained.
         encoders: of the modalities whose raw media requests may carry.
-        k: results per query.
+        index: of its catalogue.
     """
 
-    def __init__(self, model: TwoTower, encoders: dict[str, Encoder], k: int) -> None:
+    def __init__(self, model: TwoTower, encoders: dict[str, Encoder], index: Index) -> None:
         super().__init__(name="mmtfrs")
         self._model = _Hidden(model)
         self._encoders = _Hidden(encoders)
-        self.index = ExactIndex(model.data.item_ids, model.candidate_embeddings(), k, model.score_matrix)
+        self.index = index
         users = model.data.user_ids if len(model.data.user_ids) else np.array([""], object)
         self.user_rows = tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer(tf.constant(users, tf.string), tf.range(1, len(users) + 1, dtype=tf.int32)),
@@ -51,6 +51,10 @@ class ServingModule(tf.Module):
         dense["presence"] = tf.TensorSpec([None, len(dense)], tf.float32)
         specs = {
             "serving_default": (self.recommend, query | exclude),
+            "recommend_filtered": (self.recommend_filtered, query | exclude | {
+                "allow": lists, "boost_attribute": lists, "boost": tf.TensorSpec([None, None], tf.float32),
+                "diversity": tf.TensorSpec([None], tf.float32),
+            }),
             "recommend_user": (self.recommend_user, {"user_id": texts, "history": lists} | exclude),
             "similar_items": (self.similar_items, {"item_id": texts} | exclude),
             "embed_query": (self.embed_query, query),
@@ -65,6 +69,11 @@ class ServingModule(tf.Module):
 
     def recommend(self, user_id, history, text, image, audio, exclude):
         return self._answer(self._query(user_id, history, text, image, audio)[0], exclude)
+
+    def recommend_filtered(self, user_id, history, text, image, audio, exclude, allow, boost_attribute, boost, diversity):
+        query = self._query(user_id, history, text, image, audio)[0]
+        ids, scores = self.index.filtered(query, exclude, allow, boost_attribute, boost, diversity)
+        return {"item_id": ids, "score": scores}
 
     def recommend_user(self, user_id, history, exclude):
         rows, items = self._rows(user_id, history)

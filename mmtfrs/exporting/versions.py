@@ -52,6 +52,20 @@ def new_version(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def prune(folder: str | Path, keep: int) -> list[int]:
+    """Removes all but the newest `keep` versions, 0 for none, and returns those that went.
+
+    A version is renamed before its files go, so that nobody finds half of one.
+    """
+    folder = Path(folder)
+    gone = versions(folder)[:-keep] if keep else []
+    for version in gone:
+        going = folder / f".gone-{version}"
+        (folder / str(version)).rename(going)
+        shutil.rmtree(going, ignore_errors=True)
+    return gone
+
+
 def newest_version(folder: str | Path) -> Path:
     """The folder of the newest version; a version folder itself is taken as it is.
 

@@ -38,6 +38,9 @@ class Tables:
     adapters: how raw features of each modality become rows of the matrices.
     items, users: reduced features per modality.
     encoders: `{modality: (name, fingerprint)}` of what made the features.
+    attributes: `{column: [N] object}` of what requests can filter by.
+    id_rows: `[N + 1] int32`, where the ids of the items stand in `item_counts` and in the model's tables of ids, 0 for items
+        that came to the catalogue after the training.
     """
 
     item_ids: np.ndarray
@@ -48,6 +51,12 @@ class Tables:
     items: dict[Modality, MediaRows]
     users: dict[Modality, MediaRows]
     encoders: dict[Modality, tuple[str, str]]
+    attributes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    id_rows: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.id_rows is None:
+            object.__setattr__(self, "id_rows", np.arange(len(self.item_ids) + 1, dtype=np.int32))
 
     @classmethod
     def build(cls, config: Config, catalog: Catalog, features: Features, events: Events) -> Tables:
@@ -55,7 +64,7 @@ class Tables:
         item_ids = catalog.ids
         user_ids = np.array(sorted({*events.user_ids, *features.user_ids}), dtype=object)
         tables = cls(item_ids, user_ids, *(np.zeros(len(ids) + 1, np.float32) for ids in (item_ids, user_ids)),
-                     {}, {}, {}, {})  # fmt: skip
+                     {}, {}, {}, {}, catalog.attributes(config.data.attributes))  # fmt: skip
         tables.count(events)
         for modality in config.model.modalities or ():
             if modality not in features.items or not features.items[modality].present.any():
@@ -97,6 +106,31 @@ class Tables:
             tables.users[modality] = MediaRows(media.matrix, rows)
         return tables
 
+    def of_catalog(self, config: Config, catalog: Catalog, features: Features) -> Tables:
+        """What was learned, on another catalogue: what the old one had keeps its id, the rest is known by its media alone.
+
+        Raises:
+            DataError: features that another encoder made.
+        """
+        old = self.item_rows(catalog.ids)
+        id_rows = np.append(0, self.id_rows[old]).astype(np.int32)
+        items = {}
+        for modality, adapter in self.adapters.items():
+            rows = features.items.get(modality)
+            if rows is None:
+                items[modality] = MediaRows(np.zeros((1, adapter.reduced_dim), np.float32), np.zeros(len(id_rows), np.int32))
+                continue
+            made = self.encoders[modality][1]
+            if rows.fingerprint != made:
+                raise DataError(
+                    f"the {modality} features are of another encoder than the model's "
+                    f"({rows.fingerprint[:12]}, not {made[:12]})."
+                )
+            media = reduce_media(adapter, rows, np.arange(1, len(rows) + 1), len(catalog))
+            items[modality] = smooth(media, modality, config.model.graph) if config.model.graph.neighbours else media
+        attributes = catalog.attributes(config.data.attributes)
+        return dataclasses.replace(self, item_ids=catalog.ids, items=items, attributes=attributes, id_rows=id_rows)
+
     def count(self, events: Events) -> None:
         """Adds up the events of each item and user. Raises `DataError` where none is on an item of the catalogue."""
         items = self.item_rows(events.item_ids)
@@ -130,6 +164,8 @@ class Tables:
         for name in ("item_ids", "user_ids"):
             np.save(folder / f"{name}.npy", getattr(self, name).astype(str))
         np.save(folder / "item_counts.npy", self.item_counts)
+        np.save(folder / "id_rows.npy", self.id_rows)
+        np.savez(folder / "attributes.npz", **{name: values.astype(str) for name, values in self.attributes.items()})
         np.save(folder / "user_counts.npy", self.user_counts)
         for modality, adapter in self.adapters.items():
             np.savez(folder / f"{modality}{_ADAPTER}", mean=adapter.mean, projection=adapter.projection,
@@ -147,7 +183,9 @@ class Tables:
             return np.load(folder / f"{name}.npy").astype(object)
 
         tables = cls(ids("item_ids"), ids("user_ids"), np.load(folder / "item_counts.npy"),
-                     np.load(folder / "user_counts.npy"), {}, {}, {}, {})  # fmt: skip
+                     np.load(folder / "user_counts.npy"), {}, {}, {}, {}, {}, np.load(folder / "id_rows.npy"))  # fmt: skip
+        with np.load(folder / "attributes.npz") as saved:
+            tables.attributes.update({name: saved[name].astype(object) for name in saved.files})
         saved_names = {path.name.removesuffix(_ADAPTER) for path in folder.glob(f"*{_ADAPTER}")}
         for modality in _ordered(saved_names):
             with np.load(folder / f"{modality}{_ADAPTER}") as saved:

@@ -23,7 +23,7 @@ from mmtfrs.errors import RunError
 from mmtfrs.features.tables import Tables
 from mmtfrs.models.two_tower import TwoTower
 
-FORMAT = 2
+FORMAT = 3
 RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
 _PARTS = ("train", "validation", "test")
 

@@ -66,7 +66,7 @@ class TwoTower(tfrs.Model):
         self._encoders = _Untracked(features.encoders if features is not None else {})
         policy = "mixed_bfloat16" if config.training.mixed_precision else "float32"
         keras.utils.set_random_seed(config.seed)
-        items, users = len(tables.item_ids) + 1, len(tables.user_ids) + 1
+        items, users = len(tables.item_counts), len(tables.user_ids) + 1
         self.candidate_tower = CandidateTower(config, tables.modalities, items, name="candidate", dtype=policy)
         self.query_tower = QueryTower(config, tables.modalities, users, items, name="query", dtype=policy)
         self.imputer = self._make_imputer()

@@ -68,18 +68,13 @@ class DeviceTables:
         self.items = {name: DeviceTable(table, f"item_{name}") for name, table in tables.items.items()}
         self.users = {name: DeviceTable(table, f"user_{name}") for name, table in tables.users.items()}
         # An id that no training event has seen has learned nothing: it shares the row of the unknown.
-        self.item_id_rows = tf.Variable(_trained_rows(tables.item_counts), trainable=False, name="item_id_rows")
+        self.item_id_rows = tf.Variable(_trained_rows(tables.item_counts)[tables.id_rows], trainable=False, name="item_id_rows")
         self.user_id_rows = tf.Variable(_trained_rows(tables.user_counts), trainable=False, name="user_id_rows")
-        counts = np.maximum(tables.item_counts, 1.0)
-        self.item_log_frequency = tf.Variable(
-            np.log(counts / counts.sum()).astype(np.float32), trainable=False, name="item_log_frequency"
-        )
 
     @property
     def variables(self) -> list[tf.Variable]:
         media = [*self.items.values(), *self.users.values()]
-        own = [self.item_id_rows, self.user_id_rows, self.item_log_frequency]
-        return own + [variable for table in media for variable in table.variables]
+        return [self.item_id_rows, self.user_id_rows] + [variable for table in media for variable in table.variables]
 
 
 def _trained_rows(counts: np.ndarray) -> np.ndarray:

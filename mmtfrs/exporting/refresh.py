@@ -1,0 +1,71 @@
+"""A catalogue that changes under a trained model: the next version, without training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from mmtfrs.config import Config
+from mmtfrs.data.catalog import Catalog
+from mmtfrs.errors import ExportError
+from mmtfrs.exporting.export import MODEL, export
+from mmtfrs.exporting.versions import newest_version
+from mmtfrs.features.extract import extract
+from mmtfrs.models.run import load_run
+from mmtfrs.models.two_tower import TwoTower
+
+
+@dataclasses.dataclass(frozen=True)
+class Refreshed:
+    """What a refresh did: the new version's folder, and how many items it added, kept and removed; how many media were
+    encoded for it."""
+
+    path: Path
+    added: int
+    kept: int
+    removed: int
+    encoded: int
+
+
+def refresh(
+    folder: str | Path,
+    catalog: Catalog,
+    store: str | Path,
+    config: Config | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> Refreshed:
+    """Writes the next version of an exported model with another catalogue.
+
+    Items that the model was trained with keep what it learned about their ids, whatever changed about their media. New ones are
+    placed by their media alone. What is not in the catalogue is gone, also from histories. Media that the feature store has are
+    not encoded again.
+
+    Args:
+        folder: `saved_models/NAME`, or a version folder of it.
+        catalog: the whole new catalogue.
+        store: the feature store.
+        config: settings of the extraction and the export; those of the version if None. What was trained stays.
+        strict, progress: as in `extract`.
+
+    Raises:
+        ExportError: there is no version, or it does not carry its model.
+        EncoderError, StoreError, DataError: as `extract`.
+    """
+    version = newest_version(folder)
+    carried = version / "assets.extra" / MODEL
+    if not (carried / "run.json").exists():
+        raise ExportError(f"{version}: this version does not carry its model. Export it again with this release.")
+    old = load_run(carried)
+    now = config or old.config
+    settings = old.config.replace(
+        data=now.data.model_dump(), extraction=now.extraction.model_dump(), export=now.export.model_dump()
+    )
+    features = extract(catalog, settings, store, strict=strict, progress=progress)
+    model = TwoTower(settings, tables=old.data.of_catalog(settings, catalog, features))
+    model.set_weights(old.get_weights())
+    model.keep_encoders(features.encoders)
+    known = set(old.data.item_ids)
+    kept = sum(item in known for item in catalog.ids)
+    path = export(model, version.parent)
+    return Refreshed(path, len(catalog) - kept, kept, len(known) - kept, features.encoded)

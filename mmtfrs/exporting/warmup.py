@@ -1,0 +1,57 @@
+"""Warm-up records: one request per signature, which TF Serving runs before a version answers anybody."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from mmtfrs._keras import tf
+from mmtfrs.encoders.decode import SAMPLE_RATE
+
+_FILE = "tf_serving_warmup_requests"  # the name that TF Serving looks for in assets.extra
+
+
+def write_warmup(signatures: dict, folder: Path, modalities: Collection[str], name: str) -> None:
+    """Writes `assets.extra/tf_serving_warmup_requests`.
+
+    Args:
+        signatures: `{name: concrete function}`, whose inputs are named.
+        folder: the version's folder.
+        modalities: those that requests may carry; their encoders are run once.
+        name: of the model.
+    """
+    from tensorflow_serving.apis import prediction_log_pb2  # loads gRPC: only where it is needed
+
+    with tf.io.TFRecordWriter(str(folder / "assets.extra" / _FILE)) as writer:
+        for signature, function in signatures.items():
+            record = prediction_log_pb2.PredictionLog()
+            request = record.predict_log.request
+            request.model_spec.name, request.model_spec.signature_name = name, signature
+            for key, spec in function.structured_input_signature[1].items():
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(_example(key, spec, modalities)))
+            writer.write(record.SerializeToString())
+
+
+def _example(key: str, spec: tf.TensorSpec, modalities: Collection[str]) -> np.ndarray:
+    if spec.dtype == tf.string:
+        media = {"text": b"warm up", "image": _picture, "audio": _sound}.get(key if key in modalities else "", b"")
+        value = media() if callable(media) else media
+        return np.full([1] * spec.shape.rank, value, object)
+    return np.zeros([size or 1 for size in spec.shape], spec.dtype.as_numpy_dtype)
+
+
+def _picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _sound() -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()

@@ -1,0 +1,101 @@
+"""What a request asks of the items that answer it: allowed values of their attributes, and boosts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mmtfrs._keras import tf
+
+
+class Attributes(tf.Module):
+    """The attributes of the catalogue's items, as `category` or `language`, and what requests say about them.
+
+    Requests name a value as `attribute=value`. Several values of one attribute are alternatives; different attributes must all
+    fit. An item without a value of an attribute fits only where that attribute is not asked for.
+
+    Args:
+        columns: `{attribute: N values}`, as strings; "" is no value.
+        size: N, for a catalogue without attributes.
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[str]], size: int) -> None:
+        super().__init__(name="attributes")
+        self.names = tuple(columns)
+        keys, owners, numbers = [], [], np.zeros((size, len(columns)), np.int32)
+        for place, (name, values) in enumerate(columns.items()):
+            # The empty value is always there: what an item without one has, and what no request can name.
+            distinct, codes = np.unique(np.append(np.asarray(values, str), ""), return_inverse=True)
+            numbers[:, place] = codes[:-1] + len(keys)
+            keys += [f"{name}={value}" for value in distinct]
+            owners += [place] * len(distinct)
+        # One value more than there are: it stands for all that no item has.
+        keys, owners = keys or ["="], owners or [0]
+        self.count = len(keys)
+        order = np.argsort(numbers.ravel(), kind="stable")
+        self.values = tf.Variable(numbers, trainable=False, name="values")
+        self.owners = tf.Variable(np.array(owners, np.int32), trainable=False, name="owners")
+        # Which items have a value: those of value v stand from starts[v] to starts[v + 1].
+        posted = (order // max(len(columns), 1)).astype(np.int32) if columns else np.zeros(1, np.int32)
+        starts = np.searchsorted(numbers.ravel()[order], np.arange(self.count + 1)).astype(np.int32)
+        self.posted = tf.Variable(posted, trainable=False, name="posted")
+        self.starts = tf.Variable(starts, trainable=False, name="starts")
+        self._numbers = _table(keys, range(len(keys)))
+        self._places = _table(self.names or [""], range(max(len(self.names), 1)))
+
+    def numbers(self, named: tf.Tensor, what: str) -> tuple[tf.Tensor, tf.Tensor]:
+        """`[B, L]` strings `attribute=value` -> `(values [B, L], attributes [B, L])` int32, -1 for "" and unknown values.
+
+        An attribute that the catalogue does not have is refused by an assertion: a filter must never be passed over.
+        """
+        attribute = self._places.lookup(tf.strings.regex_replace(named, "=(.|\n)*$", ""))
+        attribute = attribute if self.names else tf.fill(tf.shape(named), -1)
+        given = tf.strings.length(named) > 0
+        whole = tf.strings.regex_full_match(named, "[^=]+=(.|\n)+")
+        known = ", ".join(self.names) or "none"
+        check = tf.Assert(
+            tf.reduce_all(~given | (whole & (attribute >= 0))),
+            [f"{what}: every entry must be attribute=value, of the attributes this model knows ({known})"],
+        )
+        with tf.control_dependencies([check]):
+            value = self._numbers.lookup(named)
+        return tf.where(given, value, -1), tf.where(given, attribute, -1)
+
+    def permitted(self, allow: tf.Tensor) -> tf.Tensor:
+        """`[B, L]` allowed values -> `[B, V]` bool: which values an item may have."""
+        values, attributes = self.numbers(allow, "allow")
+        asked = self._scatter(attributes, tf.ones_like(attributes), max(len(self.names), 1)) > 0
+        allowed = self._scatter(values, tf.ones_like(values), self.count) > 0
+        return allowed | ~tf.gather(asked, self.owners, axis=1)
+
+    def passes(self, permitted: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """`[B, V]` bool, `[B, R]` item rows -> `[B, R]` bool: whether all of an item's values are permitted."""
+        return tf.reduce_all(tf.gather(permitted, tf.gather(self.values, rows), batch_dims=1), axis=2)
+
+    def boosts(self, named: tf.Tensor, boost: tf.Tensor) -> tf.Tensor:
+        """`[B, J]` values and what each adds to a score -> `[B, V] float32`."""
+        values, _ = self.numbers(named, "boost_attribute")
+        with tf.control_dependencies([tf.debugging.assert_all_finite(boost, "boost: must be finite")]):
+            return self._scatter(values, boost, self.count)
+
+    def boosted(self, boosts: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """`[B, V]`, `[B, R]` item rows -> `[B, R] float32`: the sum over an item's values."""
+        return tf.reduce_sum(tf.gather(boosts, tf.gather(self.values, rows), batch_dims=1), axis=2)
+
+    def sizes(self) -> tf.Tensor:
+        """`[V] int32`: how many items have each value."""
+        return self.starts[1:] - self.starts[:-1]
+
+    @staticmethod
+    def _scatter(places: tf.Tensor, values: tf.Tensor, size: int) -> tf.Tensor:
+        """`[B, L]` places, -1 for nothing, and values -> `[B, size]` sums."""
+        width = size + 1  # the last column takes the nothings
+        flat = tf.where(places >= 0, places, size) + tf.range(tf.shape(places)[0])[:, None] * width
+        total = tf.math.unsorted_segment_sum(tf.reshape(values, [-1]), tf.reshape(flat, [-1]), tf.shape(places)[0] * width)
+        return tf.reshape(total, [-1, width])[:, :size]
+
+
+def _table(keys: Sequence[str], values: Sequence[int]) -> tf.lookup.StaticHashTable:
+    pairs = tf.lookup.KeyValueTensorInitializer(tf.constant(list(keys), tf.string), tf.constant(list(values), tf.int32))
+    return tf.lookup.StaticHashTable(pairs, default_value=-1)

@@ -1,0 +1,202 @@
+"""The index: ids, vectors, attributes, and the best k of them for a query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mmtfrs._keras import tf
+from mmtfrs.index.diversity import mmr_order
+from mmtfrs.index.exact import ExactSearch
+from mmtfrs.index.filters import Attributes
+from mmtfrs.index.search import LOWEST, Search, top_k
+
+_POOL = 4  # times k candidates among which a diverse list is chosen
+_LISTED = 64  # filters that leave less than one item in so many are answered from the lists of those items
+
+
+class Index(tf.Module):
+    """Finds the best k candidates that a request allows.
+
+    Args:
+        ids: `[N]` strings, unique.
+        search: how vectors are found: an `ExactSearch`, or an approximate one. Or the vectors `[N, D]`, for an exact one.
+        k: results per query; cut to N.
+        attributes: `{attribute: N values}` that requests can filter by and boost.
+        inner: whether scores are inner products of the vectors, and so those of single items can be computed.
+
+    Example:
+        >>> index = Index(["a", "b", "c"], [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]], k=2)
+        >>> ids, scores = index(tf.constant([[1.0, 0.0]]), tf.constant([[b"a"]]))
+        >>> ids.numpy().tolist()
+        [[b'c', b'b']]
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        search: Search | np.ndarray,
+        k: int = 100,
+        attributes: Mapping[str, Sequence[str]] | None = None,
+        inner: bool = True,
+    ) -> None:
+        super().__init__(name="index")
+        ids = np.asarray(ids, dtype=object)
+        if not len(ids):
+            raise ValueError("`ids` must hold at least one item. Received: none.")
+        self.search = search if isinstance(search, Search) else ExactSearch(np.asarray(search, np.float32))
+        self.k = min(k, len(ids))
+        self._inner = inner
+        self._ids = tf.constant(ids, tf.string)
+        self.rows = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(self._ids, tf.range(len(ids), dtype=tf.int32)), default_value=-1
+        )
+        self.attributes = Attributes(attributes or {}, len(ids))
+
+    def __call__(self, queries: tf.Tensor, exclude: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The best k candidates of each query that are not excluded.
+
+        Args:
+            queries: `[B, D] float32`.
+            exclude: `[B, E]` string ids that must not be answered; "" and unknown ids exclude nothing.
+
+        Returns:
+            `(ids [B, k] string, scores [B, k] float32)`, best first. Where fewer than k candidates are left, the rest is
+            "" with the lowest float32.
+        """
+        excluded = self.rows.lookup(exclude)
+        count = tf.minimum(self.k + tf.shape(exclude)[1], self.search.size)
+        rows, scores = self.search.best(queries, count)
+        rows, scores = _best(*_without(rows, scores, excluded), self.k)
+        if not isinstance(self.search, ExactSearch):  # an approximate one may have looked at too few that are not excluded
+            rows, scores = tf.cond(
+                tf.reduce_any(rows[:, -1:] < 0),
+                lambda: _best(*_without(*self._exhaustive(queries, None, None, count), excluded), self.k),
+                lambda: (rows, scores),
+            )
+        return self._named(rows, scores)
+
+    def filtered(
+        self,
+        queries: tf.Tensor,
+        exclude: tf.Tensor,
+        allow: tf.Tensor,
+        boost_attribute: tf.Tensor,
+        boost: tf.Tensor,
+        diversity: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """As a call, of the candidates that fit a filter: exactly the best k wherever k fit.
+
+        Args:
+            queries, exclude: as in a call.
+            allow: `[B, L]` strings `attribute=value`, "" for nothing. Values of one attribute are alternatives, different
+                attributes must all fit.
+            boost_attribute, boost: `[B, J]` strings `attribute=value` and what each adds to the scores of such items.
+            diversity: `[B]` in [0, 1]: how much a place in the list depends on being unlike the ones above; the scores that
+                are answered stay what they are.
+
+        Raises:
+            InvalidArgumentError: an unknown attribute, a boost or a diversity out of range, or lists that do not match.
+        """
+        checks = [
+            tf.debugging.assert_equal(
+                tf.shape(boost), tf.shape(boost_attribute), "boost: must have one number per boost_attribute"
+            ),
+            tf.Assert(tf.reduce_all((diversity >= 0) & (diversity <= 1)), ["diversity: must lie in [0, 1]"]),
+        ]
+        with tf.control_dependencies(checks):
+            excluded = self.rows.lookup(exclude)
+        permitted = self.attributes.permitted(allow)
+        boosts = self.attributes.boosts(boost_attribute, boost)
+        diverse = tf.reduce_any(diversity > 0)
+        wanted = tf.where(diverse, _POOL * self.k, self.k)
+        count = tf.minimum(wanted + tf.shape(exclude)[1], self.search.size)
+        total, chosen = self._lists(permitted)
+        listed = tf.reduce_all(total <= max(self.search.size // _LISTED, 4096)) & self._inner
+        plain = tf.reduce_all(permitted) & tf.reduce_all(tf.equal(boosts, 0.0))
+
+        def exhaustive():
+            return self._exhaustive(queries, permitted, boosts, count)
+
+        def approximate():
+            rows, scores = self.search.best(queries, count)
+            left = tf.reduce_sum(tf.cast(_without(rows, scores, excluded)[0] >= 0, tf.int32), axis=1)
+            return tf.cond(tf.reduce_all(left >= self.k), lambda: (rows, scores), exhaustive)
+
+        rows, scores = tf.cond(
+            plain,
+            approximate,
+            lambda: tf.cond(listed, lambda: self._from_lists(queries, permitted, boosts, chosen, count), exhaustive),
+        )
+        rows, scores = _best(*_without(rows, scores, excluded), tf.minimum(wanted, self.search.size))
+        order = tf.cond(
+            diverse,
+            lambda: mmr_order(scores, self.search.vectors(tf.maximum(rows, 0)), diversity, self.k),
+            lambda: tf.tile(tf.range(self.k)[None], [tf.shape(rows)[0], 1]),
+        )
+        return self._named(tf.gather(rows, order, batch_dims=1), tf.gather(scores, order, batch_dims=1))
+
+    def embeddings_of(self, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`[B]` string -> `(embeddings [B, D], known [B] bool)`; zeros for an unknown id."""
+        rows = self.rows.lookup(ids)
+        known = rows >= 0
+        return tf.where(known[:, None], self.search.vectors(tf.maximum(rows, 0)), 0.0), known
+
+    def _lists(self, permitted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`[B, V]` permitted values -> `(how many items have those of the rarest attribute [B], these values [B, V])`."""
+        sizes = self.attributes.sizes()
+        totals = tf.stack(
+            [
+                tf.reduce_sum(tf.where(permitted & (self.attributes.owners == place), sizes, 0), axis=1)
+                for place in range(max(len(self.attributes.names), 1))
+            ],
+            axis=1,
+        )
+        rarest = tf.argmin(totals, axis=1, output_type=tf.int32)
+        return tf.reduce_min(totals, axis=1), permitted & (self.attributes.owners[None] == rarest[:, None])
+
+    def _from_lists(self, queries, permitted, boosts, chosen, count) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scores only the items that have one of the chosen values."""
+        pairs = tf.where(chosen)
+        values = tf.cast(pairs[:, 1], tf.int32)
+        starts, ends = tf.gather(self.attributes.starts, values), tf.gather(self.attributes.starts, values + 1)
+        rows = tf.gather(self.attributes.posted, tf.ragged.range(starts, ends).flat_values)
+        owners = tf.repeat(pairs[:, 0], ends - starts)
+        batch = tf.shape(queries, tf.int64)[0]
+        rows = tf.RaggedTensor.from_value_rowids(rows, owners, nrows=batch, validate=False).to_tensor(-1)
+        known = tf.maximum(rows, 0)
+        fits = (rows >= 0) & self.attributes.passes(permitted, known)
+        scores = tf.linalg.matvec(self.search.vectors(known), queries) + self.attributes.boosted(boosts, known)
+        return _best(rows, tf.where(fits, scores, LOWEST), count)
+
+    def _exhaustive(self, queries, permitted, boosts, count) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scores everything, and keeps what fits."""
+        scores = self.search.scores(queries)
+        slots = self.search.slot_rows
+        for place in range(len(self.attributes.names) if permitted is not None else 0):
+            values = self.attributes.values[:, place]
+            values = values if slots is None else tf.gather(values, tf.maximum(slots, 0))
+            fits = tf.gather(permitted, values, axis=1) & (scores > LOWEST)
+            scores = tf.where(fits, scores + tf.gather(boosts, values, axis=1), LOWEST)
+        values, places = top_k(scores, count)
+        return tf.where(values > LOWEST, self.search.rows_of(places), -1), values
+
+    def _named(self, rows: tf.Tensor, scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows, scores = tf.ensure_shape(rows, [None, self.k]), tf.ensure_shape(scores, [None, self.k])
+        return tf.where(rows >= 0, tf.gather(self._ids, tf.maximum(rows, 0)), ""), scores
+
+
+def _best(rows: tf.Tensor, scores: tf.Tensor, count: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
+    """`[B, S]` rows and scores -> the best `count` of them; the rest has row -1."""
+    short = tf.maximum(count - tf.shape(scores)[1], 0)
+    scores = tf.pad(scores, [[0, 0], [0, short]], constant_values=LOWEST)
+    rows = tf.pad(rows, [[0, 0], [0, short]], constant_values=-1)
+    values, places = tf.math.top_k(scores, count)
+    return tf.where(values > LOWEST, tf.gather(rows, places, batch_dims=1), -1), values
+
+
+def _without(rows: tf.Tensor, scores: tf.Tensor, excluded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`[B, S]` rows and scores, `[B, E]` excluded rows -> the same with the excluded ones at row -1 and the lowest score."""
+    out = tf.reduce_any(rows[:, :, None] == excluded[:, None, :], axis=2)
+    return tf.where(out, -1, rows), tf.where(out, LOWEST, scores)

@@ -1,0 +1,158 @@
+"""Filters, boosts and diversity against a brute force in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mmtfrs._keras import tf
+from mmtfrs.index.diversity import mmr_order
+from mmtfrs.index.exact import ExactSearch
+from mmtfrs.index.index import Index
+from mmtfrs.index.partitions import PartitionSearch
+
+N, D, K = 9000, 8, 10
+RNG = np.random.default_rng(0)
+VECTORS = RNG.normal(size=(N, D)).astype(np.float32)
+IDS = np.array([f"i{row}" for row in range(N)], object)
+COLOURS = np.array(["red", "green", "blue", "", "gold"], object)[RNG.choice(5, N, p=[0.3, 0.3, 0.3, 0.09, 0.01])]
+SIZES = np.array(["s", "m=x", "l"], object)[RNG.integers(0, 3, N)]
+SEARCHES = {
+    "exact": lambda: ExactSearch(VECTORS),
+    "partitions": lambda: PartitionSearch(VECTORS, 3, 32),
+    "int8": lambda: PartitionSearch(VECTORS, 3, 32, int8=True),
+}
+
+
+@pytest.fixture(scope="module", params=SEARCHES)
+def index(request):
+    return Index(IDS, SEARCHES[request.param](), K, {"colour": COLOURS, "size": SIZES})
+
+
+def ask(index, queries, exclude=(), allow=(), boosts=(), diversity=0.0):
+    """One query or several, the same request for all."""
+    rows = len(queries)
+
+    def table(values, dtype):
+        return tf.constant([list(values)] * rows, dtype, shape=[rows, len(values)])
+
+    call = tf.function(index.filtered, autograph=False)
+    return call(
+        tf.constant(queries), table(exclude, tf.string), table(allow, tf.string),
+        table([name for name, _ in boosts], tf.string), table([value for _, value in boosts], tf.float32),
+        tf.fill([rows], diversity),
+    )  # fmt: skip
+
+
+def brute(query, fits, boost=0.0, k=K):
+    scores = np.where(fits, query @ VECTORS.T + boost, -np.inf)
+    order = np.argsort(-scores, kind="stable")[:k]
+    order = order[np.isfinite(scores[order])]
+    return list(IDS[order]), scores[order]
+
+
+@pytest.mark.parametrize("allow, fits", [
+    (["colour=gold"], COLOURS == "gold"),
+    (["colour=gold", "size=m=x"], (COLOURS == "gold") & (SIZES == "m=x")),
+    (["colour=red", "", "colour=gold"], (COLOURS == "red") | (COLOURS == "gold")),
+    (["size=l", "colour=blue"], (COLOURS == "blue") & (SIZES == "l")),
+    (["size=l", "size=s", "size=m=x"], np.ones(N, bool)),
+    (["colour=pink"], np.zeros(N, bool)),
+])  # fmt: skip
+def test_the_best_of_what_fits(index, allow, fits):
+    queries = RNG.normal(size=(3, D)).astype(np.float32)
+    found, scores = ask(index, queries, ["i1", "", "nobody"], allow)
+    for row, query in enumerate(queries):
+        names, expected = brute(query, fits & (IDS != "i1"))
+        if all(fits) and not isinstance(index.search, ExactSearch):  # nothing filtered: an approximate answer, but a full one
+            assert (found.numpy()[row] != b"").all()
+            continue
+        assert [name.decode() for name in found.numpy()[row] if name] == names
+        np.testing.assert_allclose(scores[row, : len(names)], expected, atol=2e-3)
+        assert (scores.numpy()[row, len(names) :] == tf.float32.min).all()
+
+
+def test_rows_of_a_batch_have_their_own_filters(index):
+    queries = RNG.normal(size=(2, D)).astype(np.float32)
+    nothing = tf.zeros([2, 0], tf.string)
+    found, _ = index.filtered(tf.constant(queries), nothing, tf.constant([["colour=gold", ""], ["colour=red", "size=s"]]),
+                              nothing, tf.zeros([2, 0]), tf.zeros([2]))  # fmt: skip
+    assert [name.decode() for name in found.numpy()[0]] == brute(queries[0], COLOURS == "gold")[0]
+    assert [name.decode() for name in found.numpy()[1]] == brute(queries[1], (COLOURS == "red") & (SIZES == "s"))[0]
+
+
+@pytest.mark.parametrize("allow", [(), ("colour=gold",), ("size=s",)])
+def test_boosts_are_added(index, allow):
+    query = RNG.normal(size=(1, D)).astype(np.float32)
+    boost = 1.5 * (COLOURS == "gold") - 0.7 * (SIZES == "s") + 0.5 * (COLOURS == "gold")
+    fits = np.ones(N, bool) if not allow else (COLOURS == "gold") if "colour" in allow[0] else (SIZES == "s")
+    found, scores = ask(index, query, (), allow, [("colour=gold", 1.5), ("size=s", -0.7), ("colour=gold", 0.5), ("", 9.0)])
+    names, expected = brute(query[0], fits, boost)
+    assert [name.decode() for name in found.numpy()[0]] == names
+    np.testing.assert_allclose(scores[0], expected, atol=2e-3)
+
+
+def test_without_requests_it_is_the_plain_call(index):
+    queries = RNG.normal(size=(2, D)).astype(np.float32)
+    plain = index(tf.constant(queries), tf.constant([["i3"], [""]]))
+    found, scores = ask(index, queries, ["i3"])
+    assert (found.numpy()[0] == plain[0].numpy()[0]).all()
+    np.testing.assert_allclose(scores[0], plain[1][0], atol=1e-6)
+
+
+@pytest.mark.parametrize("bad, message", [
+    ({"allow": ["weight=5"]}, "attribute=value, of the attributes this model knows .colour, size."),
+    ({"allow": ["colour"]}, "allow: every entry must be"),
+    ({"allow": ["colour="]}, "allow: every entry must be"),
+    ({"boosts": [("shape=x", 1.0)]}, "boost_attribute: every entry must be"),
+    ({"boosts": [("colour=red", float("nan"))]}, "boost: must be finite"),
+    ({"diversity": 1.5}, r"diversity: must lie in \[0, 1\]"),
+    ({"diversity": float("nan")}, r"diversity: must lie in \[0, 1\]"),
+])  # fmt: skip
+def test_bad_requests(index, bad, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        ask(index, VECTORS[:1], **bad)
+
+
+def test_a_catalogue_without_attributes():
+    plain = Index(["a", "b"], np.eye(2), 2)
+    assert ask(plain, np.float32([[0, 1]]))[0].numpy().tolist() == [[b"b", b"a"]]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="knows .none."):
+        ask(plain, np.float32([[0, 1]]), allow=["colour=red"])
+
+
+def greedy(scores, vectors, diversity, count):
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    relevance = (scores - scores.min()) / (scores.max() - scores.min())
+    chosen = []
+    while len(chosen) < count:
+        worth = (1 - diversity) * relevance - diversity * (
+            np.max(units @ units[chosen].T, axis=1) if chosen else np.zeros(len(scores))
+        )
+        worth[chosen] = -np.inf
+        chosen.append(int(worth.argmax()))
+    return chosen
+
+
+@pytest.mark.parametrize("diversity", [0.0, 0.3, 1.0])
+def test_mmr_against_the_definition(diversity):
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(2, 30, 6)).astype(np.float32)
+    scores = -np.sort(-rng.normal(size=(2, 30)).astype(np.float32), axis=1)
+    found = mmr_order(tf.constant(scores), tf.constant(vectors), tf.constant([diversity, 0.0]), 8).numpy()
+    assert found[0].tolist() == greedy(scores[0], vectors[0], diversity, 8)
+    assert found[1].tolist() == list(range(8))
+
+
+def test_diverse_lists_are_less_alike_and_keep_their_filter(index):
+    query = VECTORS[COLOURS == "red"][:1]
+    lists = [ask(index, query, (), ["colour=red"], diversity=value)[0].numpy()[0] for value in (0.0, 0.7)]
+
+    def likeness(names):
+        rows = [int(name[1:]) for name in names]
+        units = VECTORS[rows] / np.linalg.norm(VECTORS[rows], axis=1, keepdims=True)
+        return (units @ units.T)[np.triu_indices(K, 1)].mean()
+
+    assert likeness(lists[1]) < likeness(lists[0]) - 0.1
+    assert all(COLOURS[int(name[1:])] == "red" for names in lists for name in names)
+    assert len(set(lists[1])) == K
