@@ -9,30 +9,24 @@ from typing import Annotated
 import typer
 
 from mmtfrs.config import Config, check_metric
-from mmtfrs.console import note, print_recommendations, run_app, show, split_ids, warn
+from mmtfrs.console import note, run_app, show, split_ids, warn
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.data.users import Users
+from mmtfrs.export_commands import app as export_app
 from mmtfrs.options import (  # fmt: skip
     AudioEncoder,
     ConfigFile,
-    Count,
     EventsFile,
-    Exclude,
-    History,
     ImageEncoder,
     Items,
     Json,
     OwnFeatures,
     Part,
-    QueryAudio,
-    QueryImage,
-    QueryText,
     RunFolder,
     Seed,
     Strict,
     TextEncoder,
-    User,
     UsersFile,
 )
 
@@ -220,49 +214,6 @@ def compare(
     show(document, as_json, difference_table(found, str(first), str(second)))
 
 
-@app.command()
-def export(
-    run: RunFolder,
-    folder: Annotated[Path, typer.Argument(help="saved_models/NAME; the next free version is written there.")],
-    image_encoder: ImageEncoder = None,
-    text_encoder: TextEncoder = None,
-    audio_encoder: AudioEncoder = None,
-    as_json: Json = False,
-) -> None:
-    """Write the next version of a SavedModel that TF Serving runs."""
-    from mmtfrs import encoders
-    from mmtfrs.exporting.export import export as export_model
-    from mmtfrs.models.run import load_run
-
-    model = load_run(run)
-    given = {"image": image_encoder, "text": text_encoder, "audio": audio_encoder}
-    model.keep_encoders({name: encoders.load(name, path) for name, path in given.items() if path})
-    path = export_model(model, folder)
-    document = {"path": str(path), "version": int(path.name), "items": len(model.data.item_ids)}
-    show(document, as_json, f"{path}: version {path.name}, {len(model.data.item_ids)} items")
-
-
-@app.command()
-def recommend(
-    folder: Annotated[Path, typer.Argument(help="saved_models/NAME")],
-    user: User = "",
-    history: History = "",
-    text: QueryText = "",
-    image: QueryImage = "",
-    audio: QueryAudio = "",
-    k: Count = 10,
-    exclude: Exclude = "",
-    as_json: Json = False,
-) -> None:
-    """Ask an exported model in this process."""
-    from mmtfrs.exporting.loaded import LoadedModel, results
-    from mmtfrs.exporting.request import recommend_request
-
-    signature, inputs = recommend_request(user, split_ids(history), text, image, audio, split_ids(exclude))
-    found = results(LoadedModel(folder).ask(signature, inputs), 0, k)
-    print_recommendations(found, as_json)
-
-
 def _check_part(split: str) -> None:
     if split not in ("test", "validation"):
         raise typer.BadParameter(f"must be test or validation. Received: {split}", param_hint="--split")
@@ -302,6 +253,9 @@ def _extract(catalog: Catalog, people: Users | None, settings: Config, store: Pa
     if features.rejects:
         note(f"{len(features.rejects)} media were set aside and count as absent; see {store / 'rejects.csv'}")
     return features
+
+
+app.registered_commands += export_app.registered_commands
 
 
 def main() -> None:

@@ -78,12 +78,12 @@ def make_index(model: TwoTower) -> Index:
     settings = model.config.export
     vectors = model.candidate_embeddings()
     score = model.score_matrix if model.voting else None
-    search = make_search(vectors, settings.index, settings.recall, settings.k, _sample_queries(model), settings.int8,
+    search = make_search(vectors, settings.index, settings.recall, settings.k, sample_queries(model), settings.int8,
                          settings.tpu, score)  # fmt: skip
     return Index(model.data.item_ids, search, settings.k, model.data.attributes, inner=score is None)
 
 
-def _sample_queries(model: TwoTower) -> np.ndarray:
+def sample_queries(model: TwoTower) -> np.ndarray:
     """`[n, W]`: queries such as will be asked, of known users with histories drawn by popularity."""
     rng = np.random.default_rng(model.config.seed)
     users = rng.integers(0, len(model.data.user_ids) + 1, _QUERIES)

@@ -53,10 +53,7 @@ def refresh(
         EncoderError, StoreError, DataError: as `extract`.
     """
     version = newest_version(folder)
-    carried = version / "assets.extra" / MODEL
-    if not (carried / "run.json").exists():
-        raise ExportError(f"{version}: this version does not carry its model. Export it again with this release.")
-    old = load_run(carried)
+    old = load_run(_carried(version))
     now = config or old.config
     settings = old.config.replace(
         data=now.data.model_dump(), extraction=now.extraction.model_dump(), export=now.export.model_dump()
@@ -69,3 +66,15 @@ def refresh(
     kept = sum(item in known for item in catalog.ids)
     path = export(model, version.parent)
     return Refreshed(path, len(catalog) - kept, kept, len(known) - kept, features.encoded)
+
+
+def carried_config(folder: str | Path) -> Config:
+    """The settings of the newest version. Raises `ExportError` as `refresh`."""
+    return Config.read(_carried(newest_version(folder)) / "config.yaml")
+
+
+def _carried(version: Path) -> Path:
+    carried = version / "assets.extra" / MODEL
+    if not (carried / "run.json").exists():
+        raise ExportError(f"{version}: this version does not carry its model. Export it again with this release.")
+    return carried

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,36 +12,69 @@ import soundfile
 from PIL import Image
 
 from mmtfrs.config import ExtractionConfig
+from mmtfrs.console import split_ids
 from mmtfrs.encoders.decode import ORIENTATION, SAMPLE_RATE, decode_audio, open_image, read_file
 from mmtfrs.errors import DataError, MediaError
 
 
-def recommend_request(
-    user: str = "",
-    history: Sequence[str] = (),
-    text: str = "",
-    image: str | Path = "",
-    audio: str | Path = "",
-    exclude: Sequence[str] = (),
-) -> tuple[str, dict[str, np.ndarray]]:
-    """One query as `(signature, {input: array of one row})`.
-
-    Without media the signature is `recommend_user`, in which no encoder runs.
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """One question: who asks, what it shows, and what may be answered.
 
     Args:
         user: id, "" for an unknown user.
         history: item ids, oldest first.
         text, image, audio: what the query shows; picture and sound are paths of files in any format that can be decoded.
         exclude: item ids that must not be answered.
-
-    Raises:
-        DataError: a file cannot be read or decoded.
+        allow: `attribute=value` entries: values of one attribute are alternatives, different attributes must all fit.
+        boosts: `{attribute=value: what is added to the scores of such items}`.
+        diversity: from 0, as the scores are, to 1, as unlike each other as can be.
     """
-    inputs = {"user_id": _row(user), "history": _list(history), "exclude": _list(exclude)}
-    if not (text or image or audio):
-        return "recommend_user", inputs
-    inputs |= {"text": _row(text), "image": _row(image_bytes(image)), "audio": _row(wav_bytes(audio))}
-    return "serving_default", inputs
+
+    user: str = ""
+    history: Sequence[str] = ()
+    text: str = ""
+    image: str | Path = ""
+    audio: str | Path = ""
+    exclude: Sequence[str] = ()
+    allow: Sequence[str] = ()
+    boosts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    diversity: float = 0.0
+
+    @classmethod
+    def parse(
+        cls, user: str, history: str, text: str, image: str, audio: str, exclude: str, allow: str, boost: str, diversity: float
+    ) -> Query:
+        """A query of a command line, its lists comma-separated. Raises `DataError` for a boost that is none."""
+        boosts = {}
+        for entry in split_ids(boost):
+            name, _, value = entry.rpartition(":")
+            try:
+                boosts[name] = float(value)
+            except ValueError:
+                raise DataError(f"--boost must be attribute=value:NUMBER. Received: {entry}.") from None
+        return cls(user, split_ids(history), text, image, audio, split_ids(exclude), split_ids(allow), boosts, diversity)
+
+    def request(self) -> tuple[str, dict[str, np.ndarray]]:
+        """`(signature, {input: array of one row})`: the one that runs least.
+
+        Raises:
+            DataError: a file cannot be read or decoded.
+        """
+        inputs = {"user_id": _row(self.user), "history": _list(self.history), "exclude": _list(self.exclude)}
+        filtered = bool(self.allow or self.boosts or self.diversity)
+        if not (self.text or self.image or self.audio or filtered):
+            return "recommend_user", inputs
+        inputs |= {"text": _row(self.text), "image": _row(image_bytes(self.image)), "audio": _row(wav_bytes(self.audio))}
+        if not filtered:
+            return "serving_default", inputs
+        boosts = dict(self.boosts) or {"": 0.0}
+        return "recommend_filtered", inputs | {
+            "allow": _list(self.allow),
+            "boost_attribute": _list(list(boosts)),
+            "boost": np.array([list(boosts.values())], np.float32),
+            "diversity": np.array([self.diversity], np.float32),
+        }
 
 
 def image_bytes(path: str | Path) -> bytes:

@@ -39,7 +39,7 @@ def make_search(
         vectors: `[N, D] float32`.
         kind: `exact`, `partitions`, `scan`, `scann`, or `auto`: exact below 100 000 vectors, above it the one of partitions,
             scan and exact that reads least.
-        recall: share of the exact best k that must be found, on average.
+        recall: share of the exact best k that must be found, on average; 0: the caller will set the effort.
         k: results per query.
         queries: `[n, D]` such as will be asked; a sample of the vectors if None.
         int8: partitions with 16 instead of 32 bits a number.
@@ -59,16 +59,21 @@ def make_search(
     if kind == "auto":
         return _cheapest(vectors, asked, truth, wanted, int8, tpu)
     search = _make(kind, vectors, k, int8, tpu)
+    if not recall:  # the caller sets the effort
+        return search
     reached = find_effort(search, asked, truth, wanted)
     if reached < recall:
         raise ExportError(f"the index `{kind}` reaches recall {reached:.3f} here, not {recall}. Use --index exact.")
     return search
 
 
-def find_effort(search: Search, queries: np.ndarray, truth: np.ndarray, recall: float, limit: float = np.inf) -> float:
+def find_effort(
+    search: Search, queries: np.ndarray, truth: np.ndarray, recall: float, limit: float = np.inf, trim: bool = True
+) -> float:
     """Gives a search the least effort that reaches a recall against the `[n, k]` true rows, and returns the recall it has.
 
-    Where it is not reached with all there is, or not at less than a cost of `limit`, that effort stays and falls short.
+    Where it is not reached with all there is, or not at less than a cost of `limit`, that effort stays and falls short. Unless
+    `trim`, a scan stays able to look further.
     """
     below, reached = 0, 0.0
     while True:
@@ -83,7 +88,7 @@ def find_effort(search: Search, queries: np.ndarray, truth: np.ndarray, recall: 
         reached = measured_recall(search, queries, truth)
         if reached < recall:
             below, search.effort, reached = search.effort, above, above_reached
-    if isinstance(search, ScanSearch):
+    if trim and isinstance(search, ScanSearch):
         search.trim()
     return reached
 

@@ -94,17 +94,19 @@ class PartitionSearch(Search):
             )
             found = tf.transpose(tf.reshape(parts, [-1, tf.shape(queries)[0]])[: self.blocks * self.block])
         else:
-            flat = tf.reshape(self._packed, [self.blocks * self.block, -1])
-            found = tf.matmul(queries, flat, transpose_b=True)
+            found = tf.matmul(queries, self._flat(self._packed), transpose_b=True)
         return tf.where(self.slot_rows[None, :] >= 0, found, LOWEST)
 
     def vectors(self, rows):
         slots = tf.gather(self._slots, rows)
         if not self.int8:
-            return tf.gather(tf.reshape(self._packed, [self.blocks * self.block, -1]), slots)
-        block = slots // self.block
-        places = tf.stack([block, slots % self.block], axis=-1)
-        return self._decode(tf.gather_nd(self._coarse, places), tf.gather_nd(self._fine, places), block)
+            return tf.gather(self._flat(self._packed), slots)
+        coarse, fine = tf.gather(self._flat(self._coarse), slots), tf.gather(self._flat(self._fine), slots)
+        return self._decode(coarse, fine, slots // self.block)
+
+    def _flat(self, packed: tf.Variable) -> tf.Tensor:
+        """`[blocks, block, D]` -> `[S, D]`; nothing is copied."""
+        return tf.reshape(packed, [self.blocks * self.block, -1])
 
     def _decode_blocks(self, start: tf.Tensor) -> tf.Tensor:
         chosen = tf.minimum(start + tf.range(_CHUNK), self.blocks - 1)

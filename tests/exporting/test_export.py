@@ -18,7 +18,7 @@ from mmtfrs._keras import tf
 from mmtfrs.encoders.decode import decode_audio
 from mmtfrs.errors import DataError, ExportError
 from mmtfrs.exporting.loaded import LoadedModel, results
-from mmtfrs.exporting.request import image_bytes, recommend_request, wav_bytes
+from mmtfrs.exporting.request import Query, image_bytes, wav_bytes
 from mmtfrs.exporting.versions import new_version, newest_version, versions
 from mmtfrs.models.histories import Histories
 
@@ -135,7 +135,7 @@ print(",".join(item.decode() for item in ids[0][:5]))
 def test_the_session_loader_of_tf_serving_gives_the_same(exported, loaded):
     result = run_python(_SESSION, newest_version(exported))
     assert result.returncode == 0, result.stderr[-2000:]
-    signature, inputs = recommend_request("user-0003", ["item-0001"], "a rocket")
+    signature, inputs = Query("user-0003", ["item-0001"], "a rocket").request()
     expected = [item for item, _ in results(loaded.ask(signature, inputs), 0, 5)]
     assert result.stdout.strip().split(",") == expected
 
@@ -272,7 +272,7 @@ def test_a_model_without_media(tmp_path):
     features = mmtfrs.extract(catalog, mmtfrs.Config(), tmp_path / "s", progress=False)
     model = mmtfrs.TwoTower(mmtfrs.Config(**FAST), catalog, features, events)
     loaded = LoadedModel(mmtfrs.export(model, tmp_path / "m").parent)
-    signature, inputs = recommend_request("u", ["a"])
+    signature, inputs = Query("u", ["a"]).request()
     assert len(results(loaded.ask(signature, inputs))) == 3
 
 
@@ -319,6 +319,6 @@ def test_requests_send_what_the_graph_can_decode(tmp_path):
     np.testing.assert_allclose(wave, decode_audio((tmp_path / "s.mp3").read_bytes()), atol=1e-6)
     with pytest.raises(DataError, match="there is no such file"):
         image_bytes(tmp_path / "none.png")
-    signature, inputs = recommend_request("u", ["a", "b"])
+    signature, inputs = Query("u", ["a", "b"]).request()
     assert signature == "recommend_user" and inputs["history"].tolist() == [[b"a", b"b"]]
-    assert json.dumps(sorted(recommend_request(text="x")[1])) == '["audio", "exclude", "history", "image", "text", "user_id"]'
+    assert json.dumps(sorted(Query(text="x").request()[1])) == '["audio", "exclude", "history", "image", "text", "user_id"]'

@@ -26,7 +26,7 @@ from tensorflow_serving.apis import (
 
 from mmtfrs.errors import ExportError
 from mmtfrs.exporting.loaded import LoadedModel, results
-from mmtfrs.exporting.request import recommend_request
+from mmtfrs.exporting.request import Query
 from serving.client import Client, ServingError
 from serving.server import Server
 
@@ -59,7 +59,7 @@ def stub(server):
 
 
 def _request(signature="recommend_user", name="small", drop=(), **changes):
-    _, inputs = recommend_request("user-0003", ["item-0001"])
+    _, inputs = Query("user-0003", ["item-0001"]).request()
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = name, signature
     for key, value in (inputs | changes).items():
@@ -79,7 +79,7 @@ def test_answers_equal_the_model_in_this_process(client, exported, demo):
     picture, sound = next((demo / "image").glob("*.jpg")), next((demo / "audio").glob("*.flac"))
     for query in ({"user": "user-0003"}, {"history": ["item-0001", "item-0002"], "exclude": ["item-0003"]},
                   {"text": "a rocket", "image": picture, "audio": sound}):  # fmt: skip
-        expected = results(loaded.ask(*recommend_request(**query)), 0, 10)
+        expected = results(loaded.ask(*Query(**query).request()), 0, 10)
         found = client.recommend(**query, k=10)
         assert [item for item, _ in found] == [item for item, _ in expected]
         np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], atol=1e-5)

@@ -1,0 +1,146 @@
+"""The commands around an exported model: write it, follow a changing catalogue, choose its index, ask it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmtfrs.config import Config
+from mmtfrs.console import note, print_recommendations, show, split_ids, warn
+from mmtfrs.data.catalog import Catalog
+from mmtfrs.options import (  # fmt: skip
+    Allow,
+    AudioEncoder,
+    Boost,
+    ConfigFile,
+    Count,
+    Diversity,
+    Exclude,
+    History,
+    ImageEncoder,
+    IndexKind,
+    Items,
+    Json,
+    Keep,
+    QueryAudio,
+    QueryImage,
+    QueryText,
+    Recall,
+    RunFolder,
+    Strict,
+    TextEncoder,
+    User,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    folder: Annotated[Path, typer.Argument(help="saved_models/NAME; the next free version is written there.")],
+    recall: Recall = None,
+    index: IndexKind = None,
+    keep: Keep = None,
+    image_encoder: ImageEncoder = None,
+    text_encoder: TextEncoder = None,
+    audio_encoder: AudioEncoder = None,
+    as_json: Json = False,
+) -> None:
+    """Write the next version of a SavedModel that TF Serving runs."""
+    from mmtfrs import encoders
+    from mmtfrs.exporting.export import export as export_model
+    from mmtfrs.models.run import load_run
+
+    model = load_run(run)
+    model.config = model.config.replace(export=_given(recall=recall, index=index, keep=keep))
+    given = {"image": image_encoder, "text": text_encoder, "audio": audio_encoder}
+    model.keep_encoders({name: encoders.load(name, path) for name, path in given.items() if path})
+    path = export_model(model, folder)
+    document = {"path": str(path), "version": int(path.name), "items": len(model.data.item_ids)}
+    show(document, as_json, f"{path}: version {path.name}, {len(model.data.item_ids)} items")
+
+
+@app.command()
+def refresh(
+    folder: Annotated[Path, typer.Argument(help="saved_models/NAME")],
+    items: Items,
+    store: Annotated[Path, typer.Option("--store", help="Feature store: what it has is not encoded again.")],
+    config: ConfigFile = None,
+    keep: Keep = None,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Write the next version with items added, changed and removed, without training; --items is the whole catalogue."""
+    from mmtfrs.exporting.refresh import carried_config
+    from mmtfrs.exporting.refresh import refresh as refresh_model
+
+    settings = Config.read(config) if config is not None else carried_config(folder)
+    settings = settings.replace(export=_given(keep=keep))
+    catalog = Catalog.read(items, settings)
+    warn(catalog.problems)
+    done = refresh_model(folder, catalog, store, settings, strict, progress=not as_json)
+    document = {"path": str(done.path), "version": int(done.path.name), "items": len(catalog), "added": done.added,
+                "removed": done.removed, "encoded": done.encoded}  # fmt: skip
+    text = f"{done.path}: version {done.path.name}, {len(catalog)} items: {done.added} added, {done.removed} removed"
+    show(document, as_json, f"{text}; {done.encoded} media encoded now")
+
+
+@app.command("index-report")
+def index_report(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of index.json and index.png; RUN otherwise.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Results per query.")] = 100,
+    recalls: Annotated[str, typer.Option(help="Comma-separated.")] = "0.8,0.9,0.95,0.99",
+    as_json: Json = False,
+) -> None:
+    """Measure recall against latency of every index on a run's catalogue; write RUN/index.json and RUN/index.png."""
+    from mmtfrs.exporting.export import sample_queries
+    from mmtfrs.index.report import index_picture, index_table, measure_indexes
+    from mmtfrs.models.run import load_run
+
+    try:
+        wanted = [float(part) for part in split_ids(recalls)]
+    except ValueError:
+        wanted = []
+    if not wanted or not all(0 < each <= 1 for each in wanted):
+        raise typer.BadParameter(f"must be numbers above 0, up to 1. Received: {recalls}", param_hint="--recalls")
+    model = load_run(run)
+    measured = measure_indexes(model.candidate_embeddings(), sample_queries(model), k, wanted, note=note)
+    document = {"run": str(run), "items": len(model.data.item_ids), "k": k, "measured": [vars(each) for each in measured]}
+    out = out or run
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "index.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    index_picture(measured, out / "index.png")
+    show(document, as_json, index_table(measured, f"{len(model.data.item_ids)} items, {k} results per query"))
+
+
+@app.command()
+def recommend(
+    folder: Annotated[Path, typer.Argument(help="saved_models/NAME")],
+    user: User = "",
+    history: History = "",
+    text: QueryText = "",
+    image: QueryImage = "",
+    audio: QueryAudio = "",
+    k: Count = 10,
+    exclude: Exclude = "",
+    allow: Allow = "",
+    boost: Boost = "",
+    diversity: Diversity = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Ask an exported model in this process."""
+    from mmtfrs.exporting.loaded import LoadedModel, results
+    from mmtfrs.exporting.request import Query
+
+    query = Query.parse(user, history, text, image, audio, exclude, allow, boost, diversity)
+    print_recommendations(results(LoadedModel(folder).ask(*query.request()), 0, k), as_json)
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    """What was given on the command line."""
+    return {name: value for name, value in settings.items() if value is not None}
