@@ -103,14 +103,14 @@ class ModelConfig(_Section):
     use_item_id: bool = True
     use_user_id: bool = True
     id_dropout: Share = Field(0.5, description="share of ids hidden in a training step, so that new ones work")
-    history_id_dropout: Share = Field(0.7, description="share of a history's ids hidden in training")
+    history_id_dropout: Share = Field(0.6, description="share of a history's ids hidden in training")
     history_dropout: Share = Field(0.1, description="share of histories hidden in training, for users without one")
     history_length: Count = Field(1000, description="newest items of the history that are used")
     history: Literal["past", "all"] = Field(
         "all", description="what a training event's history is: what came before it, or all else its user took"
     )
     modality_dropout: Share = Field(
-        0.6,
+        0.8,
         description="share of items and queries in training of which half the media are hidden, so that absent ones are borne",
     )
     missing: one_of("null", "ridge", "generator") = Field(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import grpc
@@ -18,13 +20,25 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from mmtfrs.console import print_recommendations, run_app, split_ids
+from mmtfrs.console import print_recommendations, run_app
 from mmtfrs.errors import Error
 from mmtfrs.exporting.loaded import results
-from mmtfrs.exporting.request import recommend_request
-from mmtfrs.options import Count, Exclude, History, Json, QueryAudio, QueryImage, QueryText, User
+from mmtfrs.exporting.request import Query, stack
+from mmtfrs.options import (  # fmt: skip
+    Allow,
+    Boost,
+    Count,
+    Diversity,
+    Exclude,
+    History,
+    Json,
+    QueryAudio,
+    QueryImage,
+    QueryText,
+    User,
+)
+from serving.limits import sizes
 
-_MAX_MESSAGE = 64 << 20
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -47,19 +61,29 @@ class Client:
         target: `HOST:PORT` of the server.
         model: its name there.
         version: a version number; the newest if None.
-        timeout: seconds that an answer may take.
+        timeout: seconds that an answer may take, repeated attempts included.
+        retries: how often a call is made again that found the server UNAVAILABLE; nothing else is repeated.
+        backoff: seconds before the first repetition, doubled before each further one.
 
     Example:
         >>> with Client("localhost:8500", "shop") as client:
         ...     client.recommend(user="u1", k=5)
     """
 
-    def __init__(self, target: str, model: str, version: int | None = None, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        target: str,
+        model: str,
+        version: int | None = None,
+        timeout: float = 30.0,
+        retries: int = 3,
+        backoff: float = 0.1,
+    ) -> None:
         self.model = model
         self.version = version
         self.timeout = timeout
-        sizes = [("grpc.max_receive_message_length", _MAX_MESSAGE), ("grpc.max_send_message_length", _MAX_MESSAGE)]
-        self._channel = grpc.insecure_channel(target, options=sizes)
+        self.retries, self.backoff = retries, backoff
+        self._channel = grpc.insecure_channel(target, options=sizes())
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._signatures: dict | None = None
@@ -73,22 +97,29 @@ class Client:
     def close(self) -> None:
         self._channel.close()
 
-    def recommend(
-        self,
-        user: str = "",
-        history: Sequence[str] = (),
-        text: str = "",
-        image: str | Path = "",
-        audio: str | Path = "",
-        exclude: Sequence[str] = (),
-        k: int | None = None,
-    ) -> list[tuple[str, float]]:
-        """`(item id, score)`, best first. Pictures and sounds are paths of files in any format.
+    def recommend(self, query: Query | None = None, k: int | None = None, **question) -> list[tuple[str, float]]:
+        """`(item id, score)`, best first: for a `Query`, or its fields by name, as `recommend(user="u1", text="red shoes")`.
 
         Raises:
             mmtfrs.Error: a file cannot be read, the server refuses the request, or it cannot be reached.
         """
-        return results(self.predict(*recommend_request(user, history, text, image, audio, exclude)), 0, k)
+        return results(self.predict(*(query or Query(**question)).request()), 0, k)
+
+    def recommend_many(self, queries: Sequence[Query], k: int | None = None, batch: int = 32) -> list[list[tuple[str, float]]]:
+        """As `recommend` for each query, in their order, up to `batch` of them per request.
+
+        A batch that is refused for one of its queries is refused as a whole.
+        """
+        answers: list[list[tuple[str, float]]] = [[] for _ in queries]
+        requests = [query.request() for query in queries]
+        for signature in dict.fromkeys(name for name, _ in requests):
+            rows = [row for row, (name, _) in enumerate(requests) if name == signature]
+            for start in range(0, len(rows), batch):
+                part = rows[start : start + batch]
+                answer = self.predict(signature, stack([requests[row][1] for row in part]))
+                for place, row in enumerate(part):
+                    answers[row] = results(answer, place, k)
+        return answers
 
     def similar_items(self, item: str, exclude: Sequence[str] = (), k: int | None = None) -> list[tuple[str, float]]:
         """Items like one item, best first; the item itself is left out."""
@@ -154,10 +185,17 @@ class Client:
             spec.version.value = self.version
 
     def _call(self, method, request):
-        try:
-            return method(request, timeout=self.timeout)
-        except grpc.RpcError as error:
-            raise ServingError(error.code(), error.details()) from None
+        end = time.monotonic() + self.timeout
+        for attempt in itertools.count():
+            try:
+                return method(request, timeout=max(end - time.monotonic(), 0.001))
+            except grpc.RpcError as error:
+                # Half to whole of the wait, at random, so that many clients do not come back at once.
+                wait = self.backoff * 2**attempt * random.uniform(0.5, 1.0)
+                again = error.code() == grpc.StatusCode.UNAVAILABLE and attempt < self.retries
+                if not again or time.monotonic() + wait >= end:
+                    raise ServingError(error.code(), error.details()) from None
+            time.sleep(wait)
 
 
 @app.callback()
@@ -183,11 +221,15 @@ def recommend(
     audio: QueryAudio = "",
     k: Count = 10,
     exclude: Exclude = "",
+    allow: Allow = "",
+    boost: Boost = "",
+    diversity: Diversity = 0.0,
     as_json: Json = False,
 ) -> None:
     """Recommend items."""
+    query = Query.parse(user, history, text, image, audio, exclude, allow, boost, diversity)
     with context.obj() as client:
-        found = client.recommend(user, split_ids(history), text, image, audio, split_ids(exclude), k)
+        found = client.recommend(query, k)
     print_recommendations(found, as_json)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 
 from mmtfrs.exporting.loaded import short_message
 from mmtfrs.exporting.versions import check_saved_model
@@ -48,7 +49,22 @@ class Servable:
         self.signature_defs: dict[str, meta_graph_pb2.SignatureDef] = {
             name: signature for name, signature in meta_graph.signature_def.items() if name != "__saved_model_init_op"
         }
+        self._path = path
         self._module = tf.saved_model.load(str(path))
+
+    def warm_up(self) -> int:
+        """Runs the version's warm-up records, as TF Serving does, and returns how many there were.
+
+        Raises:
+            RequestError: a record does not fit the signatures; the version is not fit to serve.
+        """
+        path = self._path / "assets.extra" / "tf_serving_warmup_requests"
+        count = 0
+        for record in tf.data.TFRecordDataset(str(path)) if path.exists() else ():
+            request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+            self.predict(request.model_spec.signature_name or DEFAULT_SIGNATURE, dict(request.inputs), [])
+            count += 1
+        return count
 
     def predict(
         self, signature_name: str, inputs: dict[str, tensor_pb2.TensorProto], output_filter: list[str]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -15,66 +17,77 @@ from typing import Annotated
 import grpc
 import typer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from mmtfrs.console import run_app
 from mmtfrs.errors import ExportError
-from mmtfrs.exporting.versions import newest_version
+from serving.limits import MAX_MESSAGE, sizes
+from serving.metrics import JsonLines, Metrics
+from serving.models import one_model, read_models
 from serving.services import ModelService, PredictionService
 from serving.versions import ServedModel, Watcher
 
 log = logging.getLogger("serving")
-_MAX_MESSAGE = 64 << 20
-_SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+_SERVICES = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+_QUEUE = 4096  # requests that may wait; more are refused with RESOURCE_EXHAUSTED
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 class Server:
-    """Serves one model's folder.
+    """Serves one or more models.
 
     Args:
-        folder: `saved_models/NAME`, with at least one version that loads.
-        name: as clients call the model; the folder's name if None.
+        models: the models, or the folder of one (`saved_models/NAME`), with at least one version that loads.
+        name: as clients call the model of a folder; the folder's name if None.
         host, port: where to listen; port 0 takes a free one.
         poll: seconds between looks for new versions.
         threads: requests worked on at a time.
+        max_bytes: larger requests are refused with RESOURCE_EXHAUSTED.
 
     Raises:
-        ExportError: no version can be loaded, or the port is taken.
+        ExportError: a model has no version that can be loaded, or the port is taken.
     """
 
     def __init__(
         self,
-        folder: str | Path,
+        models: str | Path | Sequence[ServedModel],
         name: str | None = None,
         host: str = "127.0.0.1",
         port: int = 8500,
         poll: float = 1.0,
         threads: int = 8,
+        max_bytes: int = MAX_MESSAGE,
     ) -> None:
-        self.model = ServedModel(name or Path(folder).resolve().name, folder)
-        newest_version(folder)
-        self.model.refresh()
-        if self.model.current is None:
-            message = next(iter(self.model.statuses.values())).error_message
-            raise ExportError(f"{folder}: no version can be loaded ({message}).")
-        options = [
-            ("grpc.max_receive_message_length", _MAX_MESSAGE),
-            ("grpc.max_send_message_length", _MAX_MESSAGE),
-            ("grpc.so_reuseport", 0),  # two servers on one port would share its requests without a word
-        ]
-        self._server = grpc.server(ThreadPoolExecutor(threads), options=options)
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(self.model), self._server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.model), self._server)
+        served = [one_model(models, name)] if isinstance(models, str | Path) else list(models)
+        self.models = {model.name: model for model in served}
+        for model in served:
+            model.refresh()
+            if model.current is None:
+                reasons = [status.error_message for status in model.statuses.values()] or ["no version may serve"]
+                raise ExportError(f"{model.folder}: no version can be loaded ({reasons[0]}).")
+        self.metrics = Metrics()
+        options = [*sizes(max_bytes), ("grpc.so_reuseport", 0)]  # two servers on one port would share its requests silently
+        self._server = grpc.server(ThreadPoolExecutor(threads), options=options, maximum_concurrent_rpcs=_QUEUE)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+            PredictionService(self.models, self.metrics), self._server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.models, self.metrics), self._server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
             self.port = 0
         if not self.port:
             raise ExportError(f"{host}:{port} cannot be listened on: the port is taken or not allowed. Use --port.")
-        self._watcher = Watcher(self.model, poll)
+        self._watcher = Watcher(served, poll)
+
+    @property
+    def model(self) -> ServedModel:
+        """The only, or the first, model."""
+        return next(iter(self.models.values()))
 
     def start(self) -> Server:
         """Begins to answer."""
@@ -90,26 +103,43 @@ class Server:
         self._server.stop(grace).wait()
 
     def _set_health(self, status: int) -> None:
-        for service in _SERVICES:
+        for service in ("", *_SERVICES):
             self._health.set(service, status)
 
 
 @app.command()
 def serve(
-    folder: Annotated[Path, typer.Argument(help="saved_models/NAME")],
+    folder: Annotated[Path | None, typer.Argument(help="saved_models/NAME")] = None,
+    models: Annotated[Path | None, typer.Option("--models", help="A models.config instead of one folder.")] = None,
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8500,
     host: Annotated[str, typer.Option(help="0.0.0.0 listens on every interface.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="As clients call the model; the folder's name otherwise.")] = None,
     poll: Annotated[float, typer.Option(help="Seconds between looks for new versions.")] = 1.0,
+    metrics_port: Annotated[int | None, typer.Option(help="Prometheus metrics over HTTP; 0 takes a free one.")] = None,
+    max_mib: Annotated[int, typer.Option(min=1, help="Larger requests are refused.")] = MAX_MESSAGE >> 20,
+    log_requests: Annotated[bool, typer.Option("--log-requests", help="A JSON line per request, without its content.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Serve the newest version of a model over gRPC until stopped."""
-    log.setLevel(logging.INFO)
-    server = Server(folder, name, host, port, poll).start()
+    """Serve the newest version of a model, or of several, over gRPC until stopped."""
+    if (folder is None) == (models is None):
+        raise typer.BadParameter("give either a folder or --models.")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.DEBUG if log_requests else logging.INFO)
+    # New versions are loaded by Python code: requests get their turn ten times as often as by default.
+    sys.setswitchinterval(0.0005)
+    found = read_models(models) if models is not None else [one_model(folder, name)]
+    server = Server(found, None, host, port, poll, max_bytes=max_mib << 20).start()
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    print(f"serving {server.model.name} version {server.model.current.version} on {host}:{server.port}", flush=True)
+    if metrics_port is not None:
+        http = server.metrics.serve(metrics_port, host)
+        print(f"metrics on http://{host}:{http.server_port}/metrics", flush=True)
+    for model in server.models.values():
+        print(f"serving {model.name} version {model.current.version} on {host}:{server.port}", flush=True)
     stopped.wait()
     server.stop()
     print("stopped", flush=True)

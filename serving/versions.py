@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tensorflow_serving.apis import get_model_status_pb2
@@ -28,20 +30,25 @@ class Status:
 class ServedModel:
     """Serves the newest version below a folder that loads.
 
-    A new version is loaded beside the old one and takes its place at once; requests in flight finish on the version they
-    began with. A version that cannot be loaded is reported and tried again only when its files change.
+    A new version is loaded and warmed up beside the old one and takes its place at once; requests in flight finish on the
+    version they began with, which is let go when the last one has. A version that cannot be loaded is reported and tried again
+    only when its files change.
 
     Args:
         name: as clients call it.
         folder: holds the version folders.
+        only: the versions that may serve; all if None.
     """
 
-    def __init__(self, name: str, folder: str | Path) -> None:
+    def __init__(self, name: str, folder: str | Path, only: frozenset[int] | None = None) -> None:
         self.name = name
         self.folder = Path(folder)
+        self.only = only
         self.statuses: dict[int, Status] = {}
         self._current: Servable | None = None
+        self._in_flight: dict[int, int] = {}
         self._failed: dict[int, float] = {}
+        self._loading = threading.Lock()
         self._lock = threading.Lock()
 
     @property
@@ -49,10 +56,27 @@ class ServedModel:
         """The version that answers, if any has loaded."""
         return self._current
 
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[Servable | None]:
+        """The version that answers, kept for as long as it is needed."""
+        with self._lock:
+            servable = self._current
+            if servable is not None:
+                self._in_flight[servable.version] = self._in_flight.get(servable.version, 0) + 1
+        try:
+            yield servable
+        finally:
+            if servable is not None:
+                with self._lock:
+                    self._in_flight[servable.version] -= 1
+                    self._let_go(servable.version)
+
     def refresh(self) -> bool:
         """Loads the newest version if it is not the one that serves; true if the serving version changed."""
-        with self._lock:
+        with self._loading:
             for version in reversed(versions(self.folder)):
+                if self.only is not None and version not in self.only:
+                    continue
                 if self._current is not None and version <= self._current.version:
                     return False
                 if self._failed.get(version) == self._changed(version):
@@ -66,18 +90,25 @@ class ServedModel:
         self.statuses[version] = Status(State.LOADING)
         try:
             loaded = Servable(self.folder / str(version))
+            loaded.warm_up()
         except Exception as error:  # whatever is wrong with its files, the version that serves goes on serving
             self._failed[version] = changed
             message = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
             self.statuses[version] = Status(State.END, 2, message)
-            log.error("%s version %d cannot be loaded: %s", self.name, version, message)
+            log.error("version cannot be loaded", extra={"model": self.name, "version": version, "reason": message})
             return False
-        old, self._current = self._current, loaded
-        self.statuses[version] = Status(State.AVAILABLE)
-        if old is not None:
-            self.statuses[old.version] = Status(State.END)
-        log.info("%s version %d serves", self.name, version)
+        with self._lock:
+            old, self._current = self._current, loaded
+            self.statuses[version] = Status(State.AVAILABLE)
+            if old is not None:
+                self.statuses[old.version] = Status(State.UNLOADING)
+                self._let_go(old.version)
+        log.info("version serves", extra={"model": self.name, "version": version})
         return True
+
+    def _let_go(self, version: int) -> None:
+        if self.statuses[version].state == State.UNLOADING and not self._in_flight.get(version):
+            self.statuses[version] = Status(State.END)
 
     def _changed(self, version: int) -> float:
         path = self.folder / str(version)
@@ -88,17 +119,18 @@ class ServedModel:
 class Watcher(threading.Thread):
     """Looks for new versions every so many seconds until stopped."""
 
-    def __init__(self, model: ServedModel, seconds: float) -> None:
+    def __init__(self, models: Sequence[ServedModel], seconds: float) -> None:
         super().__init__(daemon=True, name="versions")
-        self._model, self._seconds = model, seconds
+        self._models, self._seconds = models, seconds
         self._stop_event = threading.Event()
 
     def run(self) -> None:
         while not self._stop_event.wait(self._seconds):
-            try:
-                self._model.refresh()
-            except OSError as error:  # a folder that cannot be read now may be readable the next time
-                log.error("%s: %s", self._model.folder, error)
+            for model in self._models:
+                try:
+                    model.refresh()
+                except OSError as error:  # a folder that cannot be read now may be readable the next time
+                    log.error("folder cannot be read", extra={"model": model.name, "reason": str(error)})
 
     def stop(self) -> None:
         self._stop_event.set()

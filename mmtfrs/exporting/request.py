@@ -77,6 +77,19 @@ class Query:
         }
 
 
+def stack(requests: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Requests of one signature as one with all their rows; lists are padded with what says nothing."""
+    stacked = {}
+    for name in requests[0]:
+        parts = [request[name] for request in requests]
+        if parts[0].ndim == 2:
+            width = max(part.shape[1] for part in parts)
+            empty = b"" if parts[0].dtype == object else 0
+            parts = [np.pad(part, [(0, 0), (0, width - part.shape[1])], constant_values=empty) for part in parts]
+        stacked[name] = np.concatenate(parts)
+    return stacked
+
+
 def image_bytes(path: str | Path) -> bytes:
     """A picture's bytes as the graph can decode them: as they are if that gives the same picture, else as PNG."""
     if not path:

@@ -1,0 +1,10 @@
+"""What fits in one message, for server and client alike."""
+
+from __future__ import annotations
+
+MAX_MESSAGE = 64 << 20
+
+
+def sizes(most: int = MAX_MESSAGE) -> list[tuple[str, int]]:
+    """Channel options for messages of at most so many bytes."""
+    return [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", most)]

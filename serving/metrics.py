@@ -1,0 +1,46 @@
+"""What the server did, for Prometheus and for the log; nothing that users sent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+
+import prometheus_client
+
+_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class Metrics:
+    """Counts requests by model, signature and gRPC code, and measures their latency."""
+
+    def __init__(self) -> None:
+        self.registry = prometheus_client.CollectorRegistry()
+        labels = ("model", "signature")
+        self._requests = prometheus_client.Counter(
+            "mmtfrs_requests", "Requests by gRPC code.", (*labels, "code"), registry=self.registry
+        )
+        self._latency = prometheus_client.Histogram(
+            "mmtfrs_latency_seconds", "Time to answer.", labels, registry=self.registry, buckets=_BUCKETS
+        )
+
+    def observe(self, model: str, signature: str, code: str, seconds: float) -> None:
+        self._requests.labels(model, signature, code).inc()
+        self._latency.labels(model, signature).observe(seconds)
+
+    def serve(self, port: int, host: str):
+        """Answers `GET /metrics` on another thread; returns the HTTP server, whose `server_port` says where."""
+        return prometheus_client.start_http_server(port, host, self.registry)[0]
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per record: time, level, event and whatever fields it has."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {"time": f"{stamp}.{int(record.msecs):03d}Z", "level": record.levelname.lower(), "event": record.getMessage()}
+        if record.exc_info:
+            line["error"] = record.exc_info[0].__name__
+        return json.dumps({**line, **fields})
