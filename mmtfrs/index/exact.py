@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.index.search import Search, top_k
+from mmtfrs.index.search import Search, take, top_k
 
 Score = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -38,4 +38,4 @@ class ExactSearch(Search):
         return tf.ensure_shape(self._score(queries, self._vectors), [None, self.size])
 
     def vectors(self, rows):
-        return tf.gather(self._vectors, rows)
+        return take(self._vectors, rows)

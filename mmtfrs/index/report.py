@@ -14,6 +14,7 @@ from rich.table import Table
 from mmtfrs._keras import tf
 from mmtfrs.errors import ExportError
 from mmtfrs.index.build import exact_rows, find_effort, make_search, measured_recall, sample_queries
+from mmtfrs.index.scan import ScanSearch
 
 KINDS = ("partitions", "partitions int8", "scan", "scann")
 RECALLS = (0.8, 0.9, 0.95, 0.99)
@@ -85,10 +86,11 @@ def measure_indexes(
             if kind != "exact" and find_effort(search, tuning, tuning_truth, recall, trim=False) < recall:
                 note(f"{kind}: recall {recall} is not reached")
                 continue
-            reached = measured_recall(search, asked, truth)
-            memory = search.nbytes() / vectors.nbytes
-            best = lambda batch, search=search: search.best(batch, k)  # noqa: E731
-            found.append(Measured(kind, recall, reached, search.effort, *_latencies(best, asked), memory, build))
+            ready = ScanSearch(vectors, search.effort) if isinstance(search, ScanSearch) else search  # as an export leaves it
+            reached = measured_recall(ready, asked, truth)
+            memory = ready.nbytes() / vectors.nbytes
+            best = lambda batch, ready=ready: ready.best(batch, k)  # noqa: E731
+            found.append(Measured(kind, recall, reached, ready.effort, *_latencies(best, asked), memory, build))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.index.search import Search, top_k
+from mmtfrs.index.search import Search, take, top_k
 
 
 class ScanSearch(Search):
@@ -36,7 +36,7 @@ class ScanSearch(Search):
         self._short = tf.Variable(tf.cast(vectors @ directions, tf.bfloat16), trainable=False, name="short")
 
     def cost(self):
-        return self.size * (2.0 * self.effort + 8.0)  # a rough score is written and read again
+        return self.size * (2.0 * self.effort + 16.0)  # a rough score is written twice and read twice
 
     def best(self, queries, count):
         query = tf.cast(tf.matmul(queries, self._directions), tf.bfloat16)[:, : self.effort]
@@ -48,7 +48,7 @@ class ScanSearch(Search):
             _, rows = tf.math.approx_max_k(rough, int(known)) if known is not None else top_k(rough, wanted)
         else:
             _, rows = top_k(tf.ensure_shape(rough, [None, self.size]), wanted)
-        exact = tf.linalg.matvec(tf.gather(self._vectors, rows), queries)
+        exact = tf.linalg.matvec(take(self._vectors, rows), queries)
         values, order = tf.math.top_k(exact, count)
         return tf.gather(rows, order, batch_dims=1), values
 
@@ -61,7 +61,7 @@ class ScanSearch(Search):
         return tf.matmul(queries, self._vectors, transpose_b=True)
 
     def vectors(self, rows):
-        return tf.gather(self._vectors, rows)
+        return take(self._vectors, rows)
 
 
 def principal_directions(vectors: np.ndarray) -> np.ndarray:

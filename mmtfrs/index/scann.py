@@ -6,7 +6,7 @@ import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.errors import ExportError
-from mmtfrs.index.search import LOWEST, Search
+from mmtfrs.index.search import LOWEST, Search, take
 
 _ROWS_PER_LEAF = 500  # that its authors recommend
 _AGAIN = 4
@@ -57,7 +57,7 @@ class ScannSearch(Search):
         return tf.matmul(queries, self._vectors, transpose_b=True)
 
     def vectors(self, rows):
-        return tf.gather(self._vectors, rows)
+        return take(self._vectors, rows)
 
 
 def scann_ops():

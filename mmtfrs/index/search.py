@@ -47,11 +47,19 @@ class Search(tf.Module, abc.ABC):
 
     def rows_of(self, slots: tf.Tensor) -> tf.Tensor:
         """`[...] int32` slots -> rows."""
-        return slots if self.slot_rows is None else tf.gather(self.slot_rows, slots)
+        return slots if self.slot_rows is None else take(self.slot_rows, slots)
 
     def nbytes(self) -> int:
         """Memory of the vectors and of what finds them."""
         return sum(variable.dtype.size * variable.shape.num_elements() for variable in self.variables)
+
+
+def take(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
+    """`[N, ...]` and `[...]` int32 rows -> these rows.
+
+    `tf.gather` of a variable would turn it, for good, into one that is copied whenever it is read as a whole.
+    """
+    return tf.gather(variable.value(), rows)
 
 
 def top_k(scores: tf.Tensor, k: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -95,8 +95,13 @@ def test_recall_is_what_was_asked_for(kind, int8, tpu):
     assert 1 <= search.effort < search.most
     assert {tuple(sorted(row)) for row in exact_rows(vectors, queries[100:], 50)} == {tuple(sorted(row)) for row in truth}
     if int8:
-        # On so few vectors the centres and row numbers weigh more than they do on a million.
-        assert search.nbytes() < 0.8 * vectors.nbytes
+
+
+def test_memory_of_eight_and_eight_bits():
+    vectors = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)
+    table = make_blocks(vectors, 128)
+    assert PartitionSearch(vectors, 4, blocks=table).nbytes() <= 1.3 * vectors.nbytes
+    assert PartitionSearch(vectors, 4, int8=True, blocks=table).nbytes() <= 0.6 * vectors.nbytes * len(table) * 128 / 20_000
 
 
 def test_auto_is_exact_for_few_and_where_nothing_is_cheaper(caplog):

@@ -1,0 +1,115 @@
+"""How the vectors of a partitioned index are kept: as they are, or in 8 + 8 bits."""
+
+from __future__ import annotations
+
+import abc
+
+import numpy as np
+
+from mmtfrs._keras import tf
+from mmtfrs.index.search import take
+
+_CHUNK = 512  # blocks decoded at a time where all are asked for
+
+
+class Storage(tf.Module, abc.ABC):
+    """Blocks of vectors.
+
+    Attributes:
+        again: how many times as many as are wanted must be scored again with `vectors`; 1 where rough scores are exact.
+    """
+
+    again = 1
+
+    @abc.abstractmethod
+    def rough(self, queries: tf.Tensor, chosen: tf.Tensor, centred: tf.Tensor) -> tf.Tensor:
+        """`[B, D]` queries, `[B, P]` blocks, `[B, P]` scores of their centres -> `[B, P, block] float32` scores."""
+
+    @abc.abstractmethod
+    def vectors(self, slots: tf.Tensor) -> tf.Tensor:
+        """`[...] int32` -> `[..., D] float32`."""
+
+    @abc.abstractmethod
+    def everything(self, queries: tf.Tensor) -> tf.Tensor:
+        """`[B, D]` -> `[B, blocks * block] float32` exact scores."""
+
+
+class WholeBlocks(Storage):
+    """Vectors as they are: `[blocks, block, D]`."""
+
+    def __init__(self, packed: np.ndarray) -> None:
+        super().__init__(name="whole")
+        self._packed = variable(packed, "packed")
+
+    def rough(self, queries, chosen, centred):
+        return _matvec(take(self._packed, chosen), queries)
+
+    def vectors(self, slots):
+        return tf.gather(_flat(self._packed), slots)
+
+    def everything(self, queries):
+        return tf.matmul(queries, _flat(self._packed), transpose_b=True)
+
+
+class Int8Blocks(Storage):
+    """Distances from the centre as 8 bits for the rough scores, and 8 more for the final ones; one step size per block.
+
+    Args:
+        packed: `[blocks, block, D]`.
+        centres: `[blocks, D]`.
+        filled: `[blocks, block] bool`.
+    """
+
+    again = 2
+
+    def __init__(self, packed: np.ndarray, centres: np.ndarray, filled: np.ndarray) -> None:
+        super().__init__(name="int8")
+        away = packed - centres[:, None]
+        away[~filled] = 0.0
+        steps = np.maximum(np.abs(away).max(axis=(1, 2)), 1e-30) / 127.0
+        away /= steps[:, None, None]
+        coarse = np.rint(away)
+        self._centres = variable(centres, "centres")
+        self._steps = variable(steps.astype(np.float32), "steps")
+        self._coarse = variable(coarse.astype(np.int8), "coarse")
+        self._fine = variable(np.rint((away - coarse) * 254.0).astype(np.int8), "fine")
+        self._blocks, self._block, self._dim = packed.shape
+
+    def rough(self, queries, chosen, centred):
+        away = _matvec(tf.cast(take(self._coarse, chosen), tf.float32), queries)
+        return away * take(self._steps, chosen)[:, :, None] + centred[:, :, None]
+
+    def vectors(self, slots):
+        coarse, fine = tf.gather(_flat(self._coarse), slots), tf.gather(_flat(self._fine), slots)
+        return self._decode(coarse, fine, slots // self._block)
+
+    def everything(self, queries):
+        def chunk(start: tf.Tensor) -> tf.Tensor:
+            chosen = tf.minimum(start + tf.range(_CHUNK), self._blocks - 1)
+            decoded = self._decode(take(self._coarse, chosen), take(self._fine, chosen), chosen[:, None])
+            return tf.matmul(tf.reshape(decoded, [_CHUNK * self._block, self._dim]), queries, transpose_b=True)
+
+        shape = tf.TensorSpec([_CHUNK * self._block, None], tf.float32)
+        parts = tf.map_fn(chunk, tf.range(0, self._blocks, _CHUNK), fn_output_signature=shape)
+        return tf.transpose(tf.reshape(parts, [-1, tf.shape(queries)[0]])[: self._blocks * self._block])
+
+    def _decode(self, coarse: tf.Tensor, fine: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
+        away = tf.cast(coarse, tf.float32) + tf.cast(fine, tf.float32) / 254.0
+        return away * tf.expand_dims(take(self._steps, block), -1) + take(self._centres, block)
+
+
+def variable(value: np.ndarray, name: str) -> tf.Variable:
+    """Data that is saved with the index and never trained."""
+    return tf.Variable(value, trainable=False, name=name)
+
+
+def _flat(packed: tf.Variable) -> tf.Tensor:
+    """`[blocks, block, n]` -> `[blocks * block, n]`; nothing is copied."""
+    return tf.reshape(packed.value(), [-1, packed.shape[2]])
+
+
+def _matvec(blocks: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
+    """`[B, P, S, n]`, `[B, n]` -> `[B, P, S]`, as one product per query."""
+    shape = tf.shape(blocks)
+    flat = tf.reshape(blocks, [shape[0], shape[1] * shape[2], blocks.shape[3]])
+    return tf.reshape(tf.linalg.matvec(flat, queries), shape[:3])
