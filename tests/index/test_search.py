@@ -94,7 +94,6 @@ def test_recall_is_what_was_asked_for(kind, int8, tpu):
     assert 0.87 < measured_recall(search, queries[100:], truth) <= 1
     assert 1 <= search.effort < search.most
     assert {tuple(sorted(row)) for row in exact_rows(vectors, queries[100:], 50)} == {tuple(sorted(row)) for row in truth}
-    if int8:
 
 
 def test_memory_of_eight_and_eight_bits():

@@ -1,0 +1,23 @@
+"""Warm-up records: one per signature, fit to be run, with media for the encoders."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from serving.servable import Servable
+
+
+def test_every_signature_is_warmed_up(exported):
+    path = exported / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    records = [prediction_log_pb2.PredictionLog.FromString(raw.numpy()) for raw in tf.data.TFRecordDataset(str(path))]
+    servable = Servable(exported / "1")
+    signatures = [record.predict_log.request.model_spec.signature_name for record in records]
+    assert sorted(signatures) == sorted(servable.signature_defs)
+    assert servable.warm_up() == len(records) <= 1000  # TF Serving takes no more
+    for record in records:
+        request = record.predict_log.request
+        assert set(request.inputs) == set(servable.signature_defs[request.model_spec.signature_name].inputs)
+        if "image" in request.inputs and "user_id" in request.inputs:
+            assert tf.make_ndarray(request.inputs["image"])[0].startswith(b"\x89PNG")
+            assert tf.make_ndarray(request.inputs["audio"])[0].startswith(b"RIFF")
