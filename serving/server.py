@@ -18,7 +18,12 @@ import grpc
 import typer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    model_service_pb2,
+    model_service_pb2_grpc,
+    prediction_service_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from mmtfrs.console import run_app
 from mmtfrs.errors import ExportError
@@ -29,7 +34,11 @@ from serving.services import ModelService, PredictionService
 from serving.versions import ServedModel, Watcher
 
 log = logging.getLogger("serving")
-_SERVICES = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+# Importing these modules is what lets reflection describe the services.
+_SERVICES = (
+    prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name,
+    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+)
 _QUEUE = 4096  # requests that may wait; more are refused with RESOURCE_EXHAUSTED
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

@@ -61,6 +61,14 @@ def test_the_whole_path(tiny, tmp_path):
     for version in (1, 2):
         result = run_cli("export", tmp_path / "r", tmp_path / "sm" / "tiny", "--json")
         assert json.loads(result.stdout)["version"] == version, result.stderr
+    result = run_cli("index-report", tmp_path / "r", "-k", 5, "--recalls", "0.9", "--json")
+    measured = json.loads(result.stdout)["measured"]
+    assert [each["index"] for each in measured][:3] == ["matmul + top_k", "exact", "partitions"], result.stderr
+    assert (tmp_path / "r" / "index.png").read_bytes().startswith(b"\x89PNG") and (tmp_path / "r" / "index.json").exists()
+    assert run_cli("index-report", tmp_path / "r", "--recalls", "2").returncode == 2
+    result = run_cli("export", tmp_path / "r", tmp_path / "sm" / "tiny", "--index", "partitions", "--recall", 0.9, "--keep", 1)
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in (tmp_path / "sm" / "tiny").iterdir()] == ["3"]
     result = run_cli("recommend", tmp_path / "sm" / "tiny", "--user", "u1", "-k", 4, "--exclude", "i3,i4", "--json")
     found = [entry["item_id"] for entry in json.loads(result.stdout)["recommendations"]]
     assert len(found) == 4 and not {"i3", "i4"} & set(found)

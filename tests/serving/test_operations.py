@@ -1,0 +1,234 @@
+"""What running a server needs: several models, metrics, reflection, limits, draining, and a client that tries again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from mmtfrs.errors import ExportError
+from mmtfrs.exporting.request import Query
+from serving.client import Client, ServingError
+from serving.metrics import JsonLines
+from serving.models import read_models
+from serving.server import Server
+from serving.versions import ServedModel, State
+
+
+@pytest.fixture(scope="module")
+def config(exported, tmp_path_factory):
+    """A models.config of two models; the second may serve version 1 alone."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(exported, folder / "one")
+    shutil.copytree(exported / "1", folder / "two" / "1")
+    shutil.copytree(exported / "1", folder / "two" / "2")
+    path = folder / "models.config"
+    path.write_text(f"""model_config_list {{
+      config {{ name: "one" base_path: "{folder / "one"}" model_platform: "tensorflow" }}
+      config {{ name: "two" base_path: "{folder / "two"}" model_platform: "tensorflow"
+               model_version_policy {{ specific {{ versions: 1 }} }} }}
+    }}""")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(config):
+    made = Server(read_models(config), port=0, poll=0.2).start()
+    yield made
+    made.stop()
+
+
+def test_several_models(server):
+    with Client(f"localhost:{server.port}", "one") as one, Client(f"localhost:{server.port}", "two") as two:
+        assert one.recommend(user="user-0003", k=3) == two.recommend(user="user-0003", k=3)
+        assert two.status() == {1: "AVAILABLE"}
+
+
+@pytest.mark.parametrize("text", ["", "no config", 'model_config_list { config { name: "a" base_path: "/nowhere" } }',
+                                  'model_config_list { config { base_path: "/x" } }'])  # fmt: skip
+def test_bad_models_config(tmp_path, text):
+    (tmp_path / "models.config").write_text(text)
+    with pytest.raises(ExportError):
+        read_models(tmp_path / "models.config")
+    with pytest.raises(ExportError, match=r"this is no models\.config"):
+        read_models(tmp_path / "nothing")
+
+
+def test_metrics_count_by_signature_and_code(server):
+    http = server.metrics.serve(0, "127.0.0.1")
+    with Client(f"localhost:{server.port}", "one") as client:
+        client.similar_items("item-0005")
+        with pytest.raises(ServingError):
+            client.predict("nothing-such", {"item_id": np.array([b"x"], object)})
+    text = urllib.request.urlopen(f"http://127.0.0.1:{http.server_port}/metrics").read().decode()
+    http.shutdown()
+    assert 'mmtfrs_requests_total{code="OK",model="one",signature="similar_items"} 1.0' in text
+    assert 'mmtfrs_requests_total{code="FAILED_PRECONDITION",model="one",signature="unknown"} 1.0' in text
+    assert 'mmtfrs_latency_seconds_count{model="one",signature="similar_items"} 1.0' in text
+
+
+def test_log_lines_are_json_without_what_users_sent(server, capsys):
+    lines = []
+    handler = logging.Handler()
+    handler.setFormatter(JsonLines())
+    handler.emit = lambda record: lines.append(handler.format(record))
+    log = logging.getLogger("serving")
+    before = log.level
+    log.setLevel(logging.DEBUG)
+    log.addHandler(handler)
+    try:
+        with Client(f"localhost:{server.port}", "one") as client:
+            client.recommend(user="secret-user", history=["secret-item"], k=1)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+    records = [json.loads(line) for line in lines]
+    (record,) = [each for each in records if each["event"] == "request" and each["signature"] == "recommend_user"]
+    assert record["code"] == "OK" and record["model"] == "one" and record["ms"] > 0 and "secret" not in "".join(lines)
+
+
+def test_reflection_describes_the_service(server):
+    with grpc.insecure_channel(f"localhost:{server.port}") as channel:
+        described = ProtoReflectionDescriptorDatabase(channel)
+        assert {"tensorflow.serving.PredictionService", "grpc.health.v1.Health"} <= set(described.get_services())
+        (service,) = described.FindFileContainingSymbol("tensorflow.serving.PredictionService").service
+        assert "Predict" in [method.name for method in service.method]
+
+
+def test_a_batch_of_queries_is_answered_as_one_by_one(server):
+    queries = [Query("user-0003"), Query(text="a rocket"), Query("user-0013", ["item-0001", "item-0002"]),
+               Query("user-0023", diversity=0.5), Query(history=["item-0009"], exclude=["item-0001"])]  # fmt: skip
+    with Client(f"localhost:{server.port}", "one") as client:
+        for batch in (1, 2, 32):
+            many = client.recommend_many(queries, 10, batch)
+            for query, found in zip(queries, many, strict=True):
+                alone = client.recommend(query, 10)
+                np.testing.assert_allclose([score for _, score in found], [score for _, score in alone], atol=1e-5)
+                assert len({item for item, _ in found} & {item for item, _ in alone}) >= 9
+
+
+class _Flaky(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Refuses a few times with a code, then answers."""
+
+    def __init__(self, code, times):
+        self.code, self.times, self.calls = code, times, 0
+
+    def Predict(self, request, context):
+        self.calls += 1
+        if self.calls <= self.times:
+            context.abort(self.code, "not now")
+        response = predict_pb2.PredictResponse()
+        response.outputs["x"].CopyFrom(tf.make_tensor_proto([1.0]))
+        return response
+
+
+@pytest.mark.parametrize("code, times, calls", [
+    (grpc.StatusCode.UNAVAILABLE, 2, 3), (grpc.StatusCode.UNAVAILABLE, 9, 4), (grpc.StatusCode.INTERNAL, 1, 1),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, 1, 1),
+])  # fmt: skip
+def test_only_unavailable_is_tried_again(code, times, calls):
+    flaky = _Flaky(code, times)
+    made = grpc.server(ThreadPoolExecutor(2))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(flaky, made)
+    port = made.add_insecure_port("127.0.0.1:0")
+    made.start()
+    with Client(f"localhost:{port}", "m", backoff=0.01) as client:
+        client._signatures = {"s": type("S", (), {"inputs": {}})}
+        if calls > times:
+            assert client.predict("s", {"a": np.zeros(1)})["x"] == [1.0]
+        else:
+            with pytest.raises(ServingError, match=code.name):
+                client.predict("s", {"a": np.zeros(1)})
+    made.stop(0)
+    assert flaky.calls == calls
+
+
+def test_the_old_version_is_kept_until_its_last_request_is_answered(exported, tmp_path):
+    shutil.copytree(exported / "1", tmp_path / "m" / "1")
+    model = ServedModel("m", tmp_path / "m")
+    assert model.refresh()
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with model.lease() as servable:
+            entered.set()
+            leave.wait(60)
+            assert servable.version == 1
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    entered.wait(10)
+    shutil.copytree(exported / "1", tmp_path / "m" / "2")
+    assert model.refresh() and model.current.version == 2
+    assert model.statuses[1].state == State.UNLOADING
+    leave.set()
+    thread.join()
+    assert model.statuses[1].state == State.END
+
+
+def test_a_version_whose_warm_up_fails_does_not_serve(exported, tmp_path):
+    shutil.copytree(exported / "1", tmp_path / "m" / "1")
+    with tf.io.TFRecordWriter(str(tmp_path / "m" / "1" / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        writer.write(b"\xff\xff no prediction log")
+    model = ServedModel("m", tmp_path / "m")
+    assert not model.refresh() and model.current is None and model.statuses[1].error_message
+
+
+def _raw(port):
+    return grpc.insecure_channel(f"localhost:{port}", options=[("grpc.max_send_message_length", 256 << 20)])
+
+
+def test_requests_that_are_too_large_are_refused_and_the_server_lives(server):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "one"
+    request.inputs["text"].CopyFrom(tf.make_tensor_proto(np.array([b"x" * (65 << 20)], object)))
+    with _raw(server.port) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Predict(request, timeout=60)
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    with Client(f"localhost:{server.port}", "one") as client:
+        assert client.recommend(user="user-0003", k=1)
+
+
+def test_clients_that_hang_up_leave_no_trace(server):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "one", "recommend_user"
+    with _raw(server.port) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        for _ in range(50):
+            stub.Predict.future(request).cancel()
+    end = time.monotonic() + 20
+    while any(server.models["one"]._in_flight.values()):
+        assert time.monotonic() < end, "requests are still held"
+        time.sleep(0.05)
+
+
+def test_a_thousand_clients_at_once(server):
+    query = Query("user-0003").request()[1]
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "one", "recommend_user"
+    for name, value in query.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    channels = [grpc.insecure_channel(f"localhost:{server.port}", options=[("grpc.use_local_subchannel_pool", 1)])
+                for _ in range(1000)]  # fmt: skip
+    try:
+        calls = [
+            prediction_service_pb2_grpc.PredictionServiceStub(each).Predict.future(request, timeout=120) for each in channels
+        ]
+        answers = [tf.make_ndarray(call.result().outputs["score"])[0, 0] for call in calls]
+    finally:
+        for channel in channels:
+            channel.close()
+    assert len(answers) == 1000 and len(set(np.round(answers, 4))) == 1
