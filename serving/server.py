@@ -17,11 +17,8 @@ from typing import Annotated
 import grpc
 import typer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import (
-    model_service_pb2,
     model_service_pb2_grpc,
-    prediction_service_pb2,
     prediction_service_pb2_grpc,
 )
 
@@ -30,15 +27,11 @@ from mmtfrs.errors import ExportError
 from serving.limits import MAX_MESSAGE, sizes
 from serving.metrics import JsonLines, Metrics
 from serving.models import one_model, read_models
+from serving.reflection import SERVICES, add_reflection
 from serving.services import ModelService, PredictionService
 from serving.versions import ServedModel, Watcher
 
 log = logging.getLogger("serving")
-# Importing these modules is what lets reflection describe the services.
-_SERVICES = (
-    prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name,
-    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
-)
 _QUEUE = 4096  # requests that may wait; more are refused with RESOURCE_EXHAUSTED
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -84,7 +77,7 @@ class Server:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.models, self.metrics), self._server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        add_reflection(self._server)
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
@@ -112,7 +105,7 @@ class Server:
         self._server.stop(grace).wait()
 
     def _set_health(self, status: int) -> None:
-        for service in ("", *_SERVICES):
+        for service in ("", *SERVICES):
             self._health.set(service, status)
 
 
