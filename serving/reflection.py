@@ -26,10 +26,8 @@ def add_reflection(server: grpc.Server) -> None:
     for name, methods in _METHODS.items():
         service = described.service.add(name=name)
         for method, module in methods.items():
-            words = {
-                f"{kind}_type": f".{_PACKAGE}.{method}{word}" for kind, word in (("input", "Request"), ("output", "Response"))
-            }
-            service.method.add(name=method, **words)
+            stem = f".{_PACKAGE}.{method}"
+            service.method.add(name=method, input_type=f"{stem}Request", output_type=f"{stem}Response")
             if module.DESCRIPTOR.name not in described.dependency:
                 described.dependency.append(module.DESCRIPTOR.name)
     descriptor_pool.Default().Add(described)

@@ -102,8 +102,10 @@ def test_reflection_describes_the_service(server):
     with grpc.insecure_channel(f"localhost:{server.port}") as channel:
         described = ProtoReflectionDescriptorDatabase(channel)
         assert {"tensorflow.serving.PredictionService", "grpc.health.v1.Health"} <= set(described.get_services())
-        (service,) = described.FindFileContainingSymbol("tensorflow.serving.PredictionService").service
-        assert "Predict" in [method.name for method in service.method]
+        file = described.FindFileContainingSymbol("tensorflow.serving.PredictionService")
+        methods = {service.name: [method.name for method in service.method] for service in file.service}
+        assert methods == {"PredictionService": ["Predict", "GetModelMetadata"], "ModelService": ["GetModelStatus"]}
+        assert "PredictRequest" in str(described.FindFileContainingSymbol("tensorflow.serving.PredictRequest"))
 
 
 def test_a_batch_of_queries_is_answered_as_one_by_one(server):
