@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -14,8 +16,11 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ROOT
+from google.protobuf import text_format
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.config import model_server_config_pb2
 
 from mmtfrs.errors import ExportError
 from mmtfrs.exporting.request import Query
@@ -185,6 +190,27 @@ def test_a_version_whose_warm_up_fails_does_not_serve(exported, tmp_path):
         writer.write(b"\xff\xff no prediction log")
     model = ServedModel("m", tmp_path / "m")
     assert not model.refresh() and model.current is None and model.statuses[1].error_message
+
+
+def test_load_is_open_loop_and_counts_what_was_answered(server, tmp_path):
+    command = [sys.executable, "-m", "serving.loadtest", "--target", f"localhost:{server.port}", "--model"]
+    options = ["--rate", "40", "--seconds", "2", "--warmup", "0.5", "--user", "user-0003", "--picture", tmp_path / "l.png"]
+    done = subprocess.run([*command, "one", *options, "--json"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["requests"] == 80 and found["errors"] == {} and found["signature"] == "recommend_user"
+    assert 0 < found["p50_ms"] <= found["p95_ms"] <= found["p99_ms"] <= found["max_ms"]
+    assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
+    done = subprocess.run([*command, "none"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: NOT_FOUND")
+
+
+def test_the_shipped_models_config_names_the_demo():
+    text = (ROOT / "serving" / "models.config").read_text()
+    parsed = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    (entry,) = parsed.model_config_list.config
+    assert (entry.name, entry.base_path) == ("demo", "saved_models/demo")
+    assert entry.model_version_policy.latest.num_versions == 2
 
 
 def _raw(port):

@@ -1,0 +1,133 @@
+"""Load on a server: requests arrive when they arrive, whether or not earlier ones are answered (an open loop).
+
+python -m serving.loadtest --target localhost:8500 --model demo --rate 100 --seconds 10
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import numpy as np
+import tensorflow as tf
+import typer
+from matplotlib.figure import Figure
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from mmtfrs.console import run_app, show, split_ids
+from mmtfrs.exporting.request import Query, stack
+from serving.client import Client
+from serving.limits import sizes
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@dataclasses.dataclass
+class Load:
+    """What came of a load: latency in seconds of each answered request, counted from when it was due, and errors by code."""
+
+    latencies: np.ndarray
+    errors: dict[str, int]
+    seconds: float
+
+    def summary(self) -> dict:
+        """Requests, answers per second, p50, p95, p99 and the longest in milliseconds, errors."""
+        points = np.percentile(self.latencies, (50, 95, 99, 100)) * 1000 if len(self.latencies) else [float("nan")] * 4
+        found = {f"{name}_ms": round(float(value), 3) for name, value in zip(("p50", "p95", "p99", "max"), points, strict=True)}
+        answered = len(self.latencies)
+        return {"requests": answered + sum(self.errors.values()), "per_second": round(answered / self.seconds, 1),
+                **found, "errors": self.errors}  # fmt: skip
+
+
+def run_load(target: str, request: predict_pb2.PredictRequest, rate: float, seconds: float, seed: int = 0) -> Load:
+    """Sends one request over and over, at exponentially distributed intervals.
+
+    Args:
+        target: `HOST:PORT`.
+        request: what is asked.
+        rate: requests per second on average.
+        seconds: for how long; answers are waited for afterwards.
+        seed: of the intervals.
+    """
+    rng = np.random.default_rng(seed)
+    due = np.cumsum(rng.exponential(1.0 / rate, int(rate * seconds)))
+    latencies: list[float] = []
+    errors: collections.Counter[str] = collections.Counter()
+    lock, left = threading.Lock(), threading.Semaphore(0)
+    with grpc.insecure_channel(target, options=sizes()) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        start = time.perf_counter()
+
+        def answered(call: grpc.Future, when: float) -> None:
+            spent = time.perf_counter() - start - when
+            with lock:
+                if call.code() == grpc.StatusCode.OK:
+                    latencies.append(spent)
+                else:
+                    errors[call.code().name] += 1
+            left.release()
+
+        for when in due:
+            time.sleep(max(0.0, when - (time.perf_counter() - start)))
+            call = stub.Predict.future(request, timeout=60)
+            call.add_done_callback(lambda call, when=when: answered(call, when))
+        for _ in due:
+            left.acquire()
+        spent = time.perf_counter() - start
+    return Load(np.array(latencies), dict(errors), spent)
+
+
+def load_picture(load: Load, path: Path) -> None:
+    """The share of requests that were answered within a time."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    panel = figure.subplots()
+    times = np.sort(load.latencies) * 1000
+    panel.plot(times, 100 * np.arange(1, len(times) + 1) / max(len(times), 1))
+    panel.set_xscale("log")
+    panel.set_xlabel("milliseconds")
+    panel.set_ylabel("answered within, %")
+    panel.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=120)
+
+
+@app.command()
+def loadtest(
+    target: Annotated[str, typer.Option(help="HOST:PORT of the server.")] = "localhost:8500",
+    model: Annotated[str, typer.Option(help="The model's name there.")] = "model",
+    rate: Annotated[float, typer.Option(min=0.1, help="Requests per second.")] = 100.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For how long.")] = 10.0,
+    warmup: Annotated[float, typer.Option(min=0.0, help="Seconds of the same load before that are not counted.")] = 2.0,
+    user: Annotated[str, typer.Option(help="Who asks.")] = "",
+    history: Annotated[str, typer.Option(help="Item ids, comma-separated.")] = "",
+    text: Annotated[str, typer.Option(help="What is looked for, in words.")] = "",
+    rows: Annotated[int, typer.Option(min=1, help="Queries per request.")] = 1,
+    picture: Annotated[Path | None, typer.Option(help="Where a picture of the latencies goes.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Measure latency and errors under a steady rate of requests."""
+    signature, inputs = Query(user, split_ids(history), text).request()
+    with Client(target, model) as client:
+        client.predict(signature, inputs)  # a server or model that is not there is told at once
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = model, signature
+    for name, value in stack([inputs] * rows).items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    if warmup:
+        run_load(target, request, rate, warmup, seed=1)
+    load = run_load(target, request, rate, seconds)
+    if picture is not None:
+        load_picture(load, picture)
+    found = load.summary()
+    lines = [f"{name:<12} {json.dumps(value) if isinstance(value, dict) else value}" for name, value in found.items()]
+    show({"signature": signature, "rate": rate, "rows": rows, **found}, as_json, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    run_app(app)
