@@ -61,7 +61,8 @@ def test_reach_the_model_and_its_dense_signatures(tmp_path):
     events = mmtfrs.Events(["u", "u", "v"], ["a", "b", "c"], [1, 2, 3])
     model = mmtfrs.TwoTower(config, CATALOG, features, events)
     assert model.data.modalities == ("clip",)
+    from mmtfrs.exporting.export import make_index
     from mmtfrs.exporting.signatures import ServingModule
 
-    signature = ServingModule(model, {}, 3).signatures()["embed_candidate_dense"]
+    signature = ServingModule(model, {}, make_index(model)).signatures()["embed_candidate_dense"]
     assert set(signature.structured_input_signature[1]) == {"clip", "presence"}
