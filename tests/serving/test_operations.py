@@ -70,14 +70,21 @@ def test_bad_models_config(tmp_path, text):
         read_models(tmp_path / "nothing")
 
 
-def test_metrics_count_by_signature_and_code(server):
+def test_metrics_count_by_signature_and_code(config):
+    server = Server(read_models(config), port=0).start()  # its counts are of this test alone
     http = server.metrics.serve(0, "127.0.0.1")
     with Client(f"localhost:{server.port}", "one") as client:
         client.similar_items("item-0005")
         with pytest.raises(ServingError):
             client.predict("nothing-such", {"item_id": np.array([b"x"], object)})
-    text = urllib.request.urlopen(f"http://127.0.0.1:{http.server_port}/metrics").read().decode()
+    text = (
+        urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        .open(f"http://127.0.0.1:{http.server_port}/metrics")
+        .read()
+        .decode()
+    )
     http.shutdown()
+    server.stop(0)
     assert 'mmtfrs_requests_total{code="OK",model="one",signature="similar_items"} 1.0' in text
     assert 'mmtfrs_requests_total{code="FAILED_PRECONDITION",model="one",signature="unknown"} 1.0' in text
     assert 'mmtfrs_latency_seconds_count{model="one",signature="similar_items"} 1.0' in text

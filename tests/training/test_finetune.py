@@ -25,6 +25,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory):
     """40 pictures, reddish or bluish; a network that looks almost only at green; users who take one colour."""
+    keras.utils.set_random_seed(0)  # of the network, whatever ran before
     folder, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
     for item in range(40):
         pixels = rng.integers(60, 120, (16, 16, 3))
