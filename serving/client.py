@@ -42,6 +42,10 @@ from serving.limits import sizes
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
+# A name with several addresses, as `dns:///` of a headless service, is asked at all of them in turn.
+_TAKE_TURNS = [("grpc.lb_policy_name", "round_robin")]
+
+
 class ServingError(Error):
     """The server refused a request or cannot be reached.
 
@@ -83,7 +87,7 @@ class Client:
         self.version = version
         self.timeout = timeout
         self.retries, self.backoff = retries, backoff
-        self._channel = grpc.insecure_channel(target, options=sizes())
+        self._channel = grpc.insecure_channel(target, options=[*sizes(), *_TAKE_TURNS])
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._signatures: dict | None = None

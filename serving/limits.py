@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 MAX_MESSAGE = 64 << 20
+# Rows of one request to the local server: all of them are scored against the whole catalogue at once.
+MAX_ROWS = 1024
 
 
 def sizes(most: int = MAX_MESSAGE) -> list[tuple[str, int]]:

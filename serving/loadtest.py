@@ -30,8 +30,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @dataclasses.dataclass
 class Load:
-    """What came of a load: latency in seconds of each answered request, counted from when it was due, and errors by code."""
+    """What came of a load: when each answered request was due, its latency from then, both in seconds, and errors by code."""
 
+    due: np.ndarray
     latencies: np.ndarray
     errors: dict[str, int]
     seconds: float
@@ -57,7 +58,7 @@ def run_load(target: str, request: predict_pb2.PredictRequest, rate: float, seco
     """
     rng = np.random.default_rng(seed)
     due = np.cumsum(rng.exponential(1.0 / rate, int(rate * seconds)))
-    latencies: list[float] = []
+    answers: list[tuple[float, float]] = []
     errors: collections.Counter[str] = collections.Counter()
     lock, left = threading.Lock(), threading.Semaphore(0)
     with grpc.insecure_channel(target, options=sizes()) as channel:
@@ -68,7 +69,7 @@ def run_load(target: str, request: predict_pb2.PredictRequest, rate: float, seco
             spent = time.perf_counter() - start - when
             with lock:
                 if call.code() == grpc.StatusCode.OK:
-                    latencies.append(spent)
+                    answers.append((when, spent))
                 else:
                     errors[call.code().name] += 1
             left.release()
@@ -80,7 +81,7 @@ def run_load(target: str, request: predict_pb2.PredictRequest, rate: float, seco
         for _ in due:
             left.acquire()
         spent = time.perf_counter() - start
-    return Load(np.array(latencies), dict(errors), spent)
+    return Load(*np.array(answers).reshape(-1, 2).T, dict(errors), spent)
 
 
 def load_picture(load: Load, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import grpc
@@ -13,6 +14,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from mmtfrs.exporting.loaded import short_message
 from mmtfrs.exporting.versions import check_saved_model
+from serving.limits import MAX_MESSAGE, MAX_ROWS
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -67,13 +69,17 @@ class Servable:
         return count
 
     def predict(
-        self, signature_name: str, inputs: dict[str, tensor_pb2.TensorProto], output_filter: list[str]
+        self,
+        signature_name: str,
+        inputs: dict[str, tensor_pb2.TensorProto],
+        output_filter: list[str],
     ) -> dict[str, tensor_pb2.TensorProto]:
         """Runs a signature.
 
         Raises:
             RequestError: FAILED_PRECONDITION for an unknown signature, INVALID_ARGUMENT for missing, extra or unfit
-                inputs, unknown outputs, and inputs that the graph refuses; the texts are TF Serving's.
+                inputs, unknown outputs, and inputs that the graph refuses, RESOURCE_EXHAUSTED for more rows or elements
+                than are taken; the texts are TF Serving's.
         """
         signature = self.signature_defs.get(signature_name)
         if signature is None:
@@ -88,6 +94,8 @@ class Servable:
             raise RequestError(code, short_message(error)) from None
         return {name: tf.make_tensor_proto(outputs[name].numpy()) for name in wanted}
 
+
+_STRING = 16  # bytes that a string takes at least
 
 _STATUS = {
     tf.errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -122,6 +130,10 @@ def _tensor(name: str, proto: tensor_pb2.TensorProto, info: meta_graph_pb2.Tenso
     if len(sent) != len(shape) or any(want not in (-1, have) for want, have in zip(shape, sent, strict=True)):
         wanted = ", ".join("?" if size == -1 else str(size) for size in shape)
         raise invalid(f"input `{name}` must have the shape [{wanted}]. Received: {sent}.")
+    # One value may stand for a tensor of any size: what is sent bounds the message, not what it becomes.
+    if min(sent) < 0 or sent[0] > MAX_ROWS or math.prod(sent) * (expected.size or _STRING) > MAX_MESSAGE:
+        code = grpc.StatusCode.INVALID_ARGUMENT if min(sent) < 0 else grpc.StatusCode.RESOURCE_EXHAUSTED
+        raise RequestError(code, f"input `{name}` may have {MAX_ROWS} rows and {MAX_MESSAGE >> 20} MiB. Received: {sent}.")
     try:
         values = tf.make_ndarray(proto)
     except (ValueError, TypeError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tensorflow_serving.apis import get_model_status_pb2
 
+from mmtfrs.exporting.loaded import short_message
 from mmtfrs.exporting.versions import versions
 from serving.servable import Servable
 
@@ -93,7 +94,7 @@ class ServedModel:
             loaded.warm_up()
         except Exception as error:  # whatever is wrong with its files, the version that serves goes on serving
             self._failed[version] = changed
-            message = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            message = short_message(error) if str(error) else type(error).__name__
             self.statuses[version] = Status(State.END, 2, message)
             log.error("version cannot be loaded", extra={"model": self.name, "version": version, "reason": message})
             return False

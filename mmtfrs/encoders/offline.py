@@ -111,9 +111,8 @@ class _TextNetwork(tf.Module):
 
     def _embed(self, tokens: tf.RaggedTensor) -> tf.Tensor:
         buckets = tf.strings.to_hash_bucket_fast(tokens.flat_values, _BUCKETS)
-        rows = tokens.value_rowids()
-        vectors = tf.math.unsorted_segment_sum(tf.gather(self.table, buckets), rows, tokens.nrows())
-        return vectors / tf.sqrt(tf.maximum(tf.cast(tokens.row_lengths(), tf.float32), 1.0))[:, None]
+        # Summed as they are read: a book's worth of directions would not fit into memory.
+        return tf.sparse.segment_sqrt_n(self.table, buckets, tokens.value_rowids(), tokens.nrows())
 
 
 class _AudioNetwork(tf.Module):

@@ -13,6 +13,7 @@ from mmtfrs.config import ExtractionConfig
 from mmtfrs.encoders.base import Encoder, fingerprint, fingerprint_folder, load_hub_module
 from mmtfrs.errors import EncoderError, MediaError
 
+MAX_BYTES = 1 << 20  # of one text in a request
 USE = "https://tfhub.dev/google/universal-sentence-encoder/4"
 
 
@@ -62,7 +63,10 @@ class TextEncoder(Encoder):
         return tf.ensure_shape(features, [None, self.dim])
 
     def encode_serialized(self, data: tf.Tensor) -> tf.Tensor:
-        return self._encode(data)
+        longest = tf.reduce_max(tf.strings.length(data))
+        bounded = tf.Assert(longest <= MAX_BYTES, [f"text: more than {MAX_BYTES} bytes; the number is", longest])
+        with tf.control_dependencies([bounded]):
+            return self._encode(tf.identity(data))
 
 
 def load_text_module(handle: str) -> TextEncoder:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from mmtfrs._keras import tf
 from mmtfrs._version import __version__
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.errors import ExportError
+from mmtfrs.exporting.loaded import short_message
 from mmtfrs.exporting.signatures import ServingModule
 from mmtfrs.exporting.versions import new_version, prune, versions
 from mmtfrs.exporting.warmup import write_warmup
@@ -61,8 +64,8 @@ def export(model: TwoTower, folder: str | Path, encoders: dict[str, Encoder] | N
     facts = {"mmtfrs": __version__, "modalities": list(model.data.modalities), "items": len(model.data.item_ids),
              "encoders": {name: encoder.name for name, encoder in encoders.items()},
              "index": index.search.name, "attributes": list(model.data.attributes)}  # fmt: skip
-    with new_version(folder) as part:
-        tf.saved_model.save(module, str(part), signatures=signatures, options=_options(index))
+    with new_version(folder) as part, _disk_errors():
+        tf.saved_model.save(module, str(part), signatures=signatures, options=_options(index, signatures))
         extra = part / "assets.extra"
         extra.mkdir(exist_ok=True)
         (extra / "mmtfrs.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -94,9 +97,20 @@ def sample_queries(model: TwoTower) -> np.ndarray:
     return model.query_from_rows(tf.constant(users, tf.int32), tf.constant(history, tf.int32))[0].numpy()
 
 
-def _options(index: Index) -> tf.saved_model.SaveOptions:
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """What TensorFlow says of a disk that is full or cannot be written, as the OSError that everything else raises."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(short_message(error)) from error
+
+
+def _options(index: Index, signatures: dict) -> tf.saved_model.SaveOptions:
     custom = ["Scann"] if index.search.name == "scann" else None
-    return tf.saved_model.SaveOptions(namespace_whitelist=custom)
+    # What converters for TPU serving find functions by; only the dense ones can run there.
+    aliases = {name: function for name, function in signatures.items() if name.endswith("_dense")}
+    return tf.saved_model.SaveOptions(namespace_whitelist=custom, function_aliases=aliases)
 
 
 def _encoders(model: TwoTower) -> dict[str, Encoder]:

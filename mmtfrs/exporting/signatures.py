@@ -167,12 +167,18 @@ class ServingModule(tf.Module):
 
 
 def _function(method: Callable, inputs: dict[str, tf.TensorSpec]) -> Callable:
-    """A tf.function over keyword arguments whose signature names its inputs."""
+    """A tf.function over keyword arguments whose signature names its inputs, as many rows of each."""
     named = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in inputs.items()}
 
     @tf.function(autograph=False)
     def call(**arguments):
-        return method(**arguments)
+        sizes = tf.stack([tf.shape(value)[0] for value in arguments.values()])
+        # Else one row of an input would silently stand for all rows of another.
+        same = tf.Assert(
+            tf.reduce_all(sizes == sizes[0]), ["inputs must have as many rows each; they have", sizes], summarize=20
+        )
+        with tf.control_dependencies([same]):
+            return method(**{name: tf.identity(value) for name, value in arguments.items()})
 
     return call.get_concrete_function(**named)
 

@@ -322,3 +322,15 @@ def test_requests_send_what_the_graph_can_decode(tmp_path):
     signature, inputs = Query("u", ["a", "b"]).request()
     assert signature == "recommend_user" and inputs["history"].tolist() == [[b"a", b"b"]]
     assert json.dumps(sorted(Query(text="x").request()[1])) == '["audio", "exclude", "history", "image", "text", "user_id"]'
+
+
+def test_inputs_of_different_batches_are_refused(loaded):
+    with pytest.raises(DataError, match=r"as many rows each; they have.*2 1"):
+        loaded.ask(
+            "recommend_user", {"user_id": _column(["a"]), "history": _strings([[""]]), "exclude": _strings([[""], [""]])}
+        )
+
+
+def test_what_runs_on_a_tpu_can_be_found_by_its_name(exported):
+    aliases = set(_graph(exported).meta_info_def.function_aliases.values())
+    assert aliases == {"embed_query_dense", "embed_candidate_dense"}

@@ -17,10 +17,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT
-from google.protobuf import text_format
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-from tensorflow_serving.config import model_server_config_pb2
 
 from mmtfrs.errors import ExportError
 from mmtfrs.exporting.request import Query
@@ -210,14 +208,6 @@ def test_load_is_open_loop_and_counts_what_was_answered(server, tmp_path):
     assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
     done = subprocess.run([*command, "none"], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 1 and done.stderr.startswith("error: NOT_FOUND")
-
-
-def test_the_shipped_models_config_names_the_demo():
-    text = (ROOT / "serving" / "models.config").read_text()
-    parsed = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    (entry,) = parsed.model_config_list.config
-    assert (entry.name, entry.base_path) == ("demo", "saved_models/demo")
-    assert entry.model_version_policy.latest.num_versions == 2
 
 
 def _raw(port):
