@@ -218,6 +218,15 @@ class ExportConfig(_Section):
     keep: Count = Field(0, description="newest versions that are kept when another one is written; 0: all")
 
 
+class TuningConfig(_Section):
+    """What a search (`python -m tuning.search`) tries."""
+
+    space: dict[str, Any] = Field(
+        {}, description="setting: a list of values, {min, max, scale: linear or log}, or one value that is not searched"
+    )
+    defaults: bool = Field(True, description="the space changes the usual one; false: it is all that is searched")
+
+
 class Config(_Section):
     """Every setting of a run.
 
@@ -235,6 +244,7 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
+    tuning: TuningConfig = TuningConfig()
 
     def __init__(self, **settings: Any) -> None:
         try:

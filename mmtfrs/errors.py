@@ -42,6 +42,10 @@ class ExportError(Error):
     """A SavedModel cannot be written or loaded."""
 
 
+class TuningError(Error):
+    """A search space, an objective or a search folder cannot be used."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` when some known name is close to `name`, else the empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

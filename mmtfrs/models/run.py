@@ -55,7 +55,7 @@ def start_run(model: TwoTower, folder: Path, split: Split | None = None, **facts
     model.data.save(folder / "tables")  # first: what a killed start leaves is known by this folder
     model.config.write(folder / "config.yaml")
     if split is not None:
-        _write_events(folder / "events.parquet", split)
+        write_split(folder / "events.parquet", split)
     known = {"format": FORMAT, "mmtfrs": __version__, "modalities": list(model.data.modalities),
              "items": len(model.data.item_ids), "users": len(model.data.user_ids),
              "split": split.kind if split else None, **facts}  # fmt: skip
@@ -106,6 +106,11 @@ def load_split(folder: str | Path) -> Split:
     path = Path(folder) / "events.parquet"
     if not path.exists():
         raise RunError(f"{folder}: the run was saved without its events.")
+    return read_split(path, read_facts(folder)["split"])
+
+
+def read_split(path: Path, kind: str) -> Split:
+    """What `write_split` wrote, of a split of this kind."""
     table = pyarrow.parquet.read_table(path)
     part = table.column("part").to_numpy()
     events = Events(
@@ -114,7 +119,7 @@ def load_split(folder: str | Path) -> Split:
     )
     train = events.take(np.flatnonzero(part == 0))
     return Split(
-        read_facts(folder)["split"],
+        kind,
         train,
         events.take(np.flatnonzero(part == 1), known=train),
         events.take(np.flatnonzero(part == 2), known=events.take(np.flatnonzero(part <= 1))),
@@ -155,7 +160,8 @@ def load_weights(model: TwoTower, path: Path) -> None:
         model.set_weights([saved[name] for name in names])
 
 
-def _write_events(path: Path, split: Split) -> None:
+def write_split(path: Path, split: Split) -> None:
+    """The events of all parts, as `read_split` reads them."""
     parts = [getattr(split, name) for name in _PARTS]
     columns = {
         "user_id": pa.array(np.concatenate([part.user_ids for part in parts]), pa.string()),

@@ -57,7 +57,7 @@ def train(
     if overwrite:
         shutil.rmtree(out, ignore_errors=True)
     tables = Tables.build(config, catalog, features, split.train)
-    mark = _mark(tables, split)
+    mark = data_mark(tables, split)
     if out.exists() and any(out.iterdir()):
         _check_same(out, config, mark)
     if (out / "weights.npz").exists():
@@ -153,6 +153,7 @@ def fit(
     folder: Path | None = None,
     progress: bool = False,
     rates: Sequence[float] | None = None,
+    more: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict[str, float]]:
     """Compiles and fits a model, and leaves it at its best epoch.
 
@@ -162,6 +163,7 @@ def fit(
         folder: for checkpoints and TensorBoard logs; None keeps neither.
         progress: print a line per epoch on standard error.
         rates: the learning rate of each epoch, and so their number; those of the config if None.
+        more: further callbacks, called after those that measure and keep.
 
     Returns:
         The logs of every epoch.
@@ -188,6 +190,7 @@ def fit(
         callbacks.append(keras.callbacks.TensorBoard(str(folder / "logs"), write_graph=False))
     if progress:
         callbacks.append(_Lines(epochs, checkpoint))
+    callbacks += more
     if not checkpoint.finished and done < epochs:
         model.fit(
             model.dataset(split.train),
@@ -227,7 +230,7 @@ class _Lines(keras.callbacks.Callback):
         )
 
 
-def _mark(tables: Tables, split: Split) -> str:
+def data_mark(tables: Tables, split: Split) -> str:
     """Tells data from other data: ids, features and events."""
     digest = hashlib.sha256()
     for part in (split.train, split.validation, split.test):

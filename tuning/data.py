@@ -1,0 +1,79 @@
+"""The data of a search, prepared once: features stay where they are, memory-mapped, and every trial reads the same pages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mmtfrs.config import Config
+from mmtfrs.data.catalog import Catalog
+from mmtfrs.data.splits import Split
+from mmtfrs.errors import TuningError
+from mmtfrs.features.features import FeatureRows, Features
+from mmtfrs.features.tables import Tables
+from mmtfrs.models.run import read_split, write_split
+from mmtfrs.training.train import data_mark
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchData:
+    """A catalogue's ids, its features and the split log."""
+
+    catalog: Catalog
+    features: Features
+    split: Split
+
+    def mark(self, config: Config) -> str:
+        """Tells data from other data."""
+        return data_mark(Tables.build(config, self.catalog, self.features, self.split.train), self.split)
+
+    def tables(self, config: Config) -> Tables:
+        """What a model of these settings is built on."""
+        return Tables.build(config, self.catalog, self.features, self.split.train)
+
+    def save(self, folder: Path) -> None:
+        """Writes ids, rows and events; features are pointed at where they lie in a file, and copied else."""
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "item_ids.npy", self.catalog.ids.astype(str))
+        np.save(folder / "user_ids.npy", self.features.user_ids.astype(str))
+        write_split(folder / "events.parquet", self.split)
+        found = []
+        for side in ("items", "users"):
+            for modality, rows in getattr(self.features, side).items():
+                name = f"{side}.{modality}"
+                np.save(folder / f"{name}.rows.npy", rows.rows)
+                found.append({"side": side, "modality": modality, "fingerprint": rows.fingerprint,
+                              "matrix": _keep(rows.matrix, folder / f"{name}.matrix.npy")})  # fmt: skip
+        (folder / "data.json").write_text(json.dumps({"split": self.split.kind, "features": found}), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> SearchData:
+        """What `save` wrote. Raises `TuningError` if it cannot be read."""
+        try:
+            facts = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+            sides: dict[str, dict[str, FeatureRows]] = {"items": {}, "users": {}}
+            for each in facts["features"]:
+                rows = np.load(folder / f"{each['side']}.{each['modality']}.rows.npy")
+                sides[each["side"]][each["modality"]] = FeatureRows(_open(each["matrix"], folder), rows, each["fingerprint"])
+            ids, users = (np.load(folder / f"{name}.npy").astype(object) for name in ("item_ids", "user_ids"))
+            split = read_split(folder / "events.parquet", facts["split"])
+        except (OSError, ValueError, KeyError) as error:
+            raise TuningError(f"{folder}: the data of this search cannot be read ({error}).") from None
+        return cls(Catalog.from_dict({"item_id": ids}), Features(**sides, user_ids=users), split)
+
+
+def _keep(matrix: np.ndarray, path: Path) -> dict:
+    if isinstance(matrix, np.memmap) and matrix.filename is not None:
+        return {"file": str(Path(matrix.filename).resolve()), "dtype": matrix.dtype.str, "offset": matrix.offset,
+                "shape": list(matrix.shape)}  # fmt: skip
+    np.save(path, matrix)
+    return {"copy": path.name}
+
+
+def _open(matrix: dict, folder: Path) -> np.ndarray:
+    if "copy" in matrix:
+        return np.load(folder / matrix["copy"], mmap_mode="r")
+    return np.memmap(matrix["file"], matrix["dtype"], "r", matrix["offset"], tuple(matrix["shape"]))

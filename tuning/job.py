@@ -1,0 +1,114 @@
+"""A search folder: what is searched for, kept with its results, so that only the same search goes on in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from mmtfrs.config import Config
+from mmtfrs.errors import TuningError, nearest
+from tuning.data import SearchData
+from tuning.files import write_json
+from tuning.objective import Objective
+from tuning.oracles import METHODS, make_oracle
+from tuning.space import Space
+
+_FILE = "search.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Attributes:
+
+    config: the settings it starts from, with the space.
+    modalities: that the data has.
+    method: one of `METHODS`.
+    objective: name of the metric.
+    trials: how many at most.
+    mark: tells the data from other data.
+    """
+
+    config: Config
+    modalities: tuple[str, ...]
+    method: str
+    objective: str
+    trials: int
+    mark: str
+
+    @classmethod
+    def of(cls, config: Config, data: SearchData, method: str, objective: str, trials: int) -> Job:
+        """Raises `TuningError` for a method, an objective or a space that cannot be, no trials, and a log without validation
+        part."""
+        if method not in METHODS:
+            raise TuningError(f"--method must be one of {', '.join(METHODS)}. Received: {method}.{nearest(method, METHODS)}")
+        if trials < 1:
+            raise TuningError(f"--trials must be 1 or more. Received: {trials}.")
+        if not len(data.split.validation):
+            raise TuningError("a search chooses on the validation part, and this split has none. Set `data.validation_share`.")
+        tables = data.tables(config)
+        job = cls(config, tables.modalities, method, objective, trials, data.mark(config))
+        job.space()
+        job.goal()
+        return job
+
+    def space(self) -> Space:
+        return Space(self.config, self.modalities)
+
+    def goal(self) -> Objective:
+        return Objective.named(self.objective, self.config)
+
+    def oracle(self):
+        return make_oracle(
+            self.method, self.space(), self.goal(), self.trials, self.config.training.epochs, self.config.seed or 1
+        )
+
+    def settle(self, folder: Path, data: SearchData) -> None:
+        """Takes the folder, new or of the same search.
+
+        Raises:
+            TuningError: it holds a search of another space, other settings or other data, or something else, or cannot be
+                written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if (folder / _FILE).exists():
+                self._check_same(folder)
+            elif any(path.name != "data" for path in folder.iterdir()):
+                raise TuningError(f"{folder}: the folder is not empty and holds no search. Give another --out.")
+            if not (folder / _FILE).exists():
+                data.save(folder / "data")
+            write_json(folder / _FILE, self._document())
+        except OSError as error:
+            raise TuningError(f"{folder}: the search folder cannot be written ({error}).") from None
+
+    @classmethod
+    def read(cls, folder: Path) -> Job:
+        """The job of a search folder. Raises `TuningError` if there is none."""
+        try:
+            saved = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            return cls(Config(**saved["config"]), tuple(saved["modalities"]), saved["method"], saved["objective"],
+                       saved["trials"], saved["data"])  # fmt: skip
+        except (OSError, ValueError, KeyError) as error:
+            raise TuningError(f"{folder}: this is no search folder ({error}). Give the --out of a `tuning.search`.") from None
+
+    def _document(self) -> dict[str, Any]:
+        return {"method": self.method, "objective": self.objective, "trials": self.trials, "data": self.mark,
+                "modalities": list(self.modalities), "space": self.space().describe(),
+                "config": self.config.model_dump(mode="json")}  # fmt: skip
+
+    def _check_same(self, folder: Path) -> None:
+        there = Job.read(folder)
+        lines = [f"{name}: {getattr(there, name)} -> {getattr(self, name)}"
+                 for name in ("method", "objective") if getattr(there, name) != getattr(self, name)]  # fmt: skip
+        ours, theirs = self.space().describe(), there.space().describe()
+        lines += [f"space {name}: {theirs.get(name, 'not searched')} -> {ours.get(name, 'not searched')}"
+                  for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]  # fmt: skip
+        lines += [line for line in there.config.differences(self.config) if not line.startswith("tuning.")]
+        if there.mark != self.mark:
+            lines.append("data: the items, features or events are not the same")
+        if lines:
+            raise TuningError(
+                f"{folder}: holds another search. Give another --out. Differences (there -> now):\n  " + "\n  ".join(lines)
+            )

@@ -1,0 +1,102 @@
+"""The winner of a search: its settings as a config, and what it is worth over several seeds, beside the default."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmtfrs.config import Config
+from mmtfrs.console import note
+from mmtfrs.errors import TuningError
+from mmtfrs.evaluation.compare import mean_interval
+from tuning.files import write_json
+from tuning.job import Job
+from tuning.process import start_trial, why, write_spec
+from tuning.trials import Trials
+from tuning.tuner import trial_config
+
+BEST = "best_config.yaml"
+
+
+def best_config(folder: Path, trials: Trials) -> Config:
+    """The settings of the best trial, as they would be given to `mmtfrs train`.
+
+    Raises:
+        TuningError: no trial was completed.
+    """
+    leaders = trials.leaders()
+    if not leaders:
+        failed = [row.note for row in trials.rows() if row.status == "failed"]
+        raise TuningError(f"{folder}: no trial was completed." + (f" The last failed: {failed[-1]}" if failed else ""))
+    job = Job.read(folder)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in leaders[0].values.items()}
+    return job.space().config(values)
+
+
+def write_best(folder: Path, trials: Trials) -> Path:
+    """Writes `best_config.yaml`; see `best_config`."""
+    best_config(folder, trials).write(folder / BEST)
+    return folder / BEST
+
+
+def confirm(folder: Path, trials: Trials, seeds: int) -> dict[str, Any]:
+    """Trains winner and default over several seeds; only then do both meet the test part, once.
+
+    What was trained is kept, in `final`, and not trained again for the same winner.
+
+    Returns:
+        `{"seeds": n, "validation": {"winner": {"values", "mean", "half", "text"}, "default": ...}, "test": ...}` with half of a
+        95 % interval over the seeds; `better` is true where the winner's validation interval lies above the default's.
+
+    Raises:
+        TuningError: a training failed.
+    """
+    job = Job.read(folder)
+    goal = job.goal()
+    contestants = {"winner": best_config(folder, trials), "default": job.config.replace(tuning={"space": {}, "defaults": True})}
+    found: dict[str, dict[str, list[float]]] = {part: {name: [] for name in contestants} for part in ("validation", "test")}
+    for seed in range(seeds):
+        for name, config in contestants.items():
+            trial = trial_config(config, goal).replace(seed=job.config.seed + seed)
+            result = _train(folder / "final" / f"{name}-{seed}", trial, folder / "data")
+            found["validation"][name].append(result["metrics"][goal.name])
+            if goal.name in result["test"]["model"]:
+                found["test"][name].append(result["test"]["model"][goal.name])
+            note(f"{name}, seed {trial.seed}: validation {goal.name} {found['validation'][name][-1]:.4f}")
+    outcome: dict[str, Any] = {"seeds": seeds, "trial": trials.leaders()[0].id}
+    for part, values in found.items():
+        outcome[part] = {name: _summary(each) for name, each in values.items()}
+    ends = [outcome["validation"][name] for name in ("winner", "default")]
+    sign = 1.0 if goal.direction == "max" else -1.0
+    outcome["better"] = seeds > 1 and sign * (ends[0]["mean"] - ends[1]["mean"]) > ends[0]["half"] + ends[1]["half"]
+    write_json(folder / "outcome.json", outcome)
+    return outcome
+
+
+def _summary(values: list[float]) -> dict[str, Any]:
+    if not values:
+        return {"values": [], "mean": None, "half": None, "text": "not measured"}
+    mean, half = mean_interval(values)
+    half = None if half != half else half
+    return {"values": values, "mean": mean, "half": half, "text": f"{mean:.4f}" + ("" if half is None else f" ± {half:.4f}")}
+
+
+def _train(folder: Path, config: Config, data: Path) -> dict:
+    path = folder / "result.json"
+    if path.exists():
+        spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        if not Config(**spec["config"]).differences(config):
+            return json.loads(path.read_text(encoding="utf-8"))
+        path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_spec(folder, config, {}, data, test=True)
+    process = start_trial(folder)
+    try:
+        process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+    if not path.exists():
+        raise TuningError(f"{folder}: {why(folder, process.returncode)}")
+    return json.loads(path.read_text(encoding="utf-8"))

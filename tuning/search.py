@@ -1,0 +1,143 @@
+"""Search for good settings: `python -m tuning.search --items F --events F --trials N --out DIR`.
+
+The same command goes on after a kill. Watch it in the terminal, in DIR/report.html, or with `tensorboard --logdir DIR/trials`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmtfrs.config import Config
+from mmtfrs.console import note, run_app, show, warn
+from mmtfrs.data.catalog import Catalog
+from mmtfrs.data.events import Events
+from mmtfrs.data.users import Users
+from mmtfrs.errors import TuningError
+from mmtfrs.options import AudioEncoder, ConfigFile, EventsFile, ImageEncoder, Items, Json, Seed, TextEncoder, UsersFile
+from tuning.data import SearchData
+from tuning.distributed import LocalWorkers, serve
+from tuning.job import Job
+from tuning.live import View
+from tuning.outcome import confirm, write_best
+from tuning.report import write_report
+from tuning.trials import Trials
+from tuning.tuner import BudgetSpent, ProcessTuner
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def search(
+    config: Config,
+    data: SearchData,
+    folder: str | Path,
+    trials: int = 30,
+    method: str = "bayesian",
+    objective: str = "recall@20",
+    hours: float | None = None,
+    minutes: float | None = None,
+    workers: int = 0,
+) -> Trials:
+    """Runs trials until as many have ended, or the hours are over; goes on where it was interrupted.
+
+    Args:
+        config: the settings to start from; its `tuning` section changes the space.
+        data: catalogue, features and split log.
+        folder: where the search lives.
+        trials: how many in all; a search that has ended goes on when it gets more.
+        method: hyperband, bayesian or random.
+        objective: a metric of the validation part.
+        hours: of training in all.
+        minutes: of one trial, which fails when they are over.
+        workers: local processes that share the trials; 0 runs them one by one from this process. As the chief of a cluster
+            (KERASTUNER_TUNER_ID) it serves the workers that come.
+
+    Raises:
+        TuningError: see `Job`; or ten trials failed in a row.
+    """
+    folder = Path(folder)
+    job = Job.of(config, data, method, objective, trials)
+    job.settle(folder, data)
+    chief = "KERASTUNER_ORACLE_IP" in os.environ
+    with View(trials) as view, LocalWorkers(folder, workers, minutes) as local:
+        tuner = ProcessTuner(job.oracle(), job.space(), job.goal(), folder, hours, minutes, view)
+        try:
+            if workers or chief:
+                serve(tuner, local.address if workers else None, local.check)
+            else:
+                tuner.search()
+        except BudgetSpent:
+            note(f"the {hours:g} hours are over")
+        except RuntimeError as error:
+            failed = [row for row in tuner.trials.rows() if row.status == "failed"]
+            if "consecutive failures" not in str(error):
+                raise
+            raise TuningError(
+                f"{folder}: the search has stopped, trial after trial failed. The last: {failed[-1].note}"
+            ) from None
+        view(tuner.trials, now=True)
+    return tuner.trials
+
+
+@app.command()
+def main(
+    items: Items,
+    events: EventsFile,
+    out: Annotated[Path, typer.Option("--out", help="Search folder; the same command goes on after a kill.")],
+    trials: Annotated[int, typer.Option(help="How many in all; Hyperband's rounds count.")] = 30,
+    method: Annotated[str, typer.Option(help="hyperband, bayesian or random.")] = "bayesian",
+    objective: Annotated[str, typer.Option(help="METRIC@K of the validation part, loss, seconds or parameters.")] = "recall@20",
+    users: UsersFile = None,
+    config: ConfigFile = None,
+    store: Annotated[Path | None, typer.Option("--store", help="Feature store; `features` beside the search.")] = None,
+    image_encoder: ImageEncoder = None,
+    text_encoder: TextEncoder = None,
+    audio_encoder: AudioEncoder = None,
+    seed: Seed = None,
+    hours: Annotated[float | None, typer.Option(min=0.0, help="Of training in all; then it stops.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="Of one trial; then it fails.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Local processes that share the trials.")] = 0,
+    confirm_seeds: Annotated[
+        int, typer.Option(min=0, help="Seeds over which winner and default are trained again, and meet the test part once.")
+    ] = 3,
+    as_json: Json = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Search for good settings, confirm the winner, write best_config.yaml, report.html and trials.parquet."""
+    from mmtfrs.features.extract import extract
+
+    settings = Config.read(config) if config is not None else Config()
+    encoders = {
+        name: value for name, value in (("image", image_encoder), ("text", text_encoder), ("audio", audio_encoder)) if value
+    }
+    settings = settings.replace(encoders=encoders, **({} if seed is None else {"seed": seed}))
+    catalog = Catalog.read(items, settings)
+    people = Users.read(users, settings) if users is not None else None
+    log = Events.read(events, settings, catalog)
+    warn([*catalog.problems, *(people.problems if people is not None else []), *log.problems])
+    split = log.split(settings.data.split, settings.data.validation_share, settings.data.test_share, seed=settings.seed)
+    features = extract(catalog, settings, store or out.parent / "features", people, progress=not as_json)
+    try:
+        found = search(settings, SearchData(catalog, features, split), out, trials, method, objective, hours, minutes, workers)
+    except KeyboardInterrupt:
+        note("stopped; the same command goes on")
+        sys.exit(130)
+    best = write_best(out, found)
+    outcome = confirm(out, found, confirm_seeds) if confirm_seeds else None
+    write_report(out)
+    lead = found.leaders()[0]
+    document = {"out": str(out), "trials": len(found.rows()), "completed": len(found.leaders()), "best": lead.id,
+                objective: lead.score, "config": str(best), "outcome": outcome}  # fmt: skip
+    lines = [f"{len(found.leaders())} of {len(found.rows())} trials completed; best {lead.id}: {objective} {lead.score:.4f}"]
+    if outcome is not None:
+        lines += [f"{part} {objective}, {confirm_seeds} seeds: winner {outcome[part]['winner']['text']}, "
+                  f"default {outcome[part]['default']['text']}" for part in ("validation", "test")]  # fmt: skip
+    show(document, as_json, *lines, f"{best} is ready for `mmtfrs train --config {best}`; see {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    run_app(app)

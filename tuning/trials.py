@@ -1,0 +1,107 @@
+"""The trials of a search as their folders tell of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from tuning.files import read_lines
+from tuning.objective import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One trial.
+
+    Attributes:
+        id: its name.
+        status: `running`, `completed` or `failed`.
+        values: settings by their names.
+        score: the objective; None unless completed.
+        metrics: of the validation part.
+        curve: the logs of each epoch.
+        seconds: of training.
+        note: why it failed, or `hopeless` where the rest of its epochs were saved.
+    """
+
+    id: str
+    status: str
+    values: dict[str, Any]
+    score: float | None
+    metrics: dict[str, float]
+    curve: list[dict[str, float]]
+    seconds: float
+    note: str = ""
+
+
+class Trials:
+    """Reads `FOLDER/trials/trial_*`.
+
+    Args:
+        folder: of the search.
+        objective: what is looked for.
+    """
+
+    def __init__(self, folder: Path, objective: Objective) -> None:
+        self.folder = folder / "trials"
+        self.objective = objective
+        self._ended: dict[str, Row] = {}  # these do not change any more
+
+    def result(self, name: str) -> dict | None:
+        """`result.json` of a trial that has ended well."""
+        path = self.folder / f"trial_{name}" / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def rows(self) -> list[Row]:
+        """All trials that were begun, in their order."""
+        found = []
+        for path in self.folder.glob("trial_*/spec.json"):
+            name = path.parent.name.removeprefix("trial_")
+            row = self._ended.get(name) or self._read(name, path.parent)
+            if row.status != "running":
+                self._ended[name] = row
+            found.append(row)
+        return sorted(found, key=lambda row: (not row.id.isdigit(), int(row.id) if row.id.isdigit() else 0, row.id))
+
+    def leaders(self) -> list[Row]:
+        """Completed trials, best first."""
+        completed = [row for row in self.rows() if row.score is not None]
+        return sorted(completed, key=lambda row: row.score, reverse=self.objective.direction == "max")
+
+    def spent(self) -> float:
+        """Seconds of all trials together."""
+        return sum(row.seconds for row in self.rows())
+
+    def bar(self, grace: int) -> list[float | None]:
+        """Per epoch, the median of the best values that completed trials had reached by then; none for the first epochs, and
+        nothing before there are enough trials."""
+        curves = []
+        for row in self.rows():
+            values = [logs.get(f"val_{self.objective.name}") for logs in row.curve]
+            if row.status == "completed" and values and None not in values:
+                curves.append(values)
+        if len(curves) < grace:
+            return []
+        longest = max(map(len, curves))
+        reached = [statistics.median(max(values[: epoch + 1]) for values in curves) for epoch in range(longest)]
+        return [None] * grace + reached[grace:]
+
+    def _read(self, name: str, folder: Path) -> Row:
+        spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        curve = read_lines(folder / "history.jsonl")
+        seconds = curve[-1]["time"] if curve else 0.0
+        result = self.result(name)
+        if result is not None:
+            score = result["metrics"].get(self.objective.name)
+            note = "hopeless" if result["hopeless"] else ""
+            return Row(name, "completed", spec["values"], score, result["metrics"], curve, seconds, note)
+        state = folder / "trial.json"
+        known = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
+        if known.get("status") == "FAILED":
+            lines = (known.get("message") or "").strip().splitlines()
+            note = lines[-1].rpartition("FailedTrialError: ")[2] if lines else ""
+            return Row(name, "failed", spec["values"], None, {}, curve, seconds, note)
+        return Row(name, "running", spec["values"], None, {}, curve, seconds)

@@ -1,0 +1,137 @@
+"""KerasTuner's loop with each trial in a process of its own: its memory returns, its crash is one failed trial."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from keras_tuner.engine.base_tuner import BaseTuner
+from keras_tuner.errors import FailedTrialError
+
+from mmtfrs.config import Config
+from tuning.files import write_json
+from tuning.objective import Objective
+from tuning.oracles import values_of
+from tuning.process import start_trial, why, write_spec
+from tuning.space import Space
+from tuning.trials import Trials
+
+_LOOK = 0.2  # seconds between two looks at a running trial
+_GRACE = 5  # epochs, and finished trials, before a trial can be hopeless
+
+
+class BudgetSpent(Exception):
+    """The hours of the search are over."""
+
+
+class ProcessTuner(BaseTuner):
+    """Runs the trials that an oracle makes up.
+
+    Args:
+        oracle: of `tuning.oracles`.
+        space: what the values stand for.
+        objective: what is looked for.
+        folder: of the search; the trials' folders are `trials/trial_ID` in it.
+        hours: of training in all, interrupted sessions included; None for no bound.
+        minutes: of one trial; None for no bound.
+        seen: called with the trials several times a second while one runs.
+    """
+
+    def __init__(
+        self,
+        oracle,
+        space: Space,
+        objective: Objective,
+        folder: Path,
+        hours: float | None = None,
+        minutes: float | None = None,
+        seen: Callable[[Trials], None] | None = None,
+    ) -> None:
+        self.space, self.objective, self.folder = space, objective, folder
+        self.hours, self.minutes, self.seen = hours, minutes, seen
+        self.trials = Trials(folder, objective)
+        wanted = oracle.max_trials
+        super().__init__(oracle=oracle, directory=str(folder), project_name="trials")
+        self._stop_reason: str | None = None
+        if not self._is_worker():
+            oracle.max_trials = wanted  # a search that is gone on with may have got more
+            self.save()
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        pass
+
+    def save(self) -> None:
+        if not self._is_worker():
+            self.oracle.save()
+        write_json(self._get_tuner_fname(), self.get_state())
+
+    def _is_worker(self) -> bool:
+        return "KERASTUNER_ORACLE_IP" in os.environ and "chief" not in os.environ["KERASTUNER_TUNER_ID"]
+
+    def pre_create_trial(self) -> None:
+        # The loop asks again at once where an oracle has nothing to do yet.
+        time.sleep(0.05)
+        if self.hours is not None and self.trials.spent() > 3600 * self.hours:
+            raise BudgetSpent
+
+    def run_trial(self, trial) -> dict[str, float]:
+        """Metrics of a finished trial; one that was finished before a kill is not run again.
+
+        Raises:
+            FailedTrialError: the process ended without a result, or was over its time.
+        """
+        folder = Path(self.get_trial_dir(trial.trial_id))
+        result = self.trials.result(trial.trial_id)
+        if result is None:
+            self._begin(folder, trial)
+            result = self._wait(folder)
+        metrics = result["metrics"]
+        value = metrics.get(self.objective.name)
+        if value is None or value != value:
+            raise FailedTrialError(f"the trial has no {self.objective.name}")
+        return {self.objective.name: value}
+
+    def _begin(self, folder: Path, trial) -> None:
+        chosen = trial.hyperparameters.values
+        values = values_of(self.space, chosen)
+        config = trial_config(self.space.config(values), self.objective)
+        before = f"trial_{chosen['tuner/trial_id']}" if "tuner/trial_id" in chosen else None
+        if "tuner/epochs" in chosen:
+            config = config.replace(training={"epochs": chosen["tuner/epochs"]})
+        write_spec(folder, config, values, self.folder / "data", continues=before, keep="tuner/epochs" in chosen,
+                   bar=[] if "tuner/epochs" in chosen else self.trials.bar(_GRACE))  # fmt: skip
+
+    def _wait(self, folder: Path) -> dict:
+        start = time.monotonic()
+        process = start_trial(folder)
+        try:
+            while process.poll() is None:
+                (folder / "alive").touch()
+                if self.seen is not None:
+                    self.seen(self.trials)
+                if self.minutes is not None and time.monotonic() - start > 60 * self.minutes:
+                    raise FailedTrialError(f"over its time of {self.minutes:g} minutes")
+                time.sleep(_LOOK)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        result = self.trials.result(folder.name.removeprefix("trial_"))
+        if result is None:
+            raise FailedTrialError(why(folder, process.returncode))
+        return result
+
+
+def trial_config(config: Config, objective: Objective) -> Config:
+    """Settings of a trial: its best epoch is the one that is best by the objective, and it ends with that."""
+    changes: dict[str, Any] = {"refit": False, "finetune": {"blocks": 0}}
+    if "@" not in objective.name:
+        return config.replace(training=changes)
+    ks = tuple(sorted({*config.evaluation.ks, int(objective.name.partition("@")[2])}))
+    return config.replace(training=changes, evaluation={"monitor": objective.name, "ks": ks})
