@@ -74,7 +74,7 @@ def _score(row: Row) -> str:
 def _story(row: Row) -> str:
     if row.status == "failed":
         return f"failed: {row.note}"
-    return f"{row.status} at epoch {len(row.curve)}, {row.seconds:.0f} s{', ' + row.note if row.note else ''}"
+    return f"{row.status} at epoch {row.epochs}, {row.seconds:.0f} s{', ' + row.note if row.note else ''}"
 
 
 def _short(value) -> str:

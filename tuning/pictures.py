@@ -24,7 +24,7 @@ def curves(trials: Trials) -> Figure:
         values = [logs.get(f"val_{name}") for logs in row.curve]
         if values and None not in values:
             best = row is leaders[0]
-            left.plot(range(1, len(values) + 1), values, color="C3" if best else "0.6", lw=2 if best else 0.8,
+            left.plot([logs["epoch"] for logs in row.curve], values, color="C3" if best else "0.6", lw=2 if best else 0.8,
                       label=f"trial {row.id}" if best else None)  # fmt: skip
     left.set(xlabel="epoch", ylabel=f"validation {name}", title="learning curves")
     if left.lines:

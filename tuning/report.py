@@ -59,7 +59,7 @@ def trials_table(rows: list[Row], names: list[str]) -> pa.Table:
         "status": [row.status for row in rows],
         "score": [row.score for row in rows],
         "seconds": [row.seconds for row in rows],
-        "epochs": [len(row.curve) for row in rows],
+        "epochs": [row.epochs for row in rows],
         "note": [row.note for row in rows],
     }
     for name in names:
@@ -88,7 +88,7 @@ def _outcome(folder: Path) -> str:
 def _page(job: Job, rows: list[Row], leaders: list[Row], shown: dict, outcome: str) -> str:
     names = list(job.space().parts)
     board = [
-        [row.id, f"{row.score:.4f}", str(len(row.curve)), f"{row.seconds:.0f}", row.note,
+        [row.id, f"{row.score:.4f}", str(row.epochs), f"{row.seconds:.0f}", row.note,
          *(_short(row.values.get(name)) for name in names)]
         for row in leaders
     ]  # fmt: skip

@@ -36,6 +36,11 @@ class Row:
     seconds: float
     note: str = ""
 
+    @property
+    def epochs(self) -> int:
+        """The last epoch; the curve of a trial that continues another begins later than with the first."""
+        return int(self.curve[-1]["epoch"]) if self.curve else 0
+
 
 class Trials:
     """Reads `FOLDER/trials/trial_*`.
