@@ -20,6 +20,9 @@ lint: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.extraction
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.index
+	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.tuning
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv

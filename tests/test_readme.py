@@ -34,10 +34,14 @@ def test_ten_lines_print_what_the_readme_says(demo, tmp_path):
 
 def test_config_example_is_valid(tmp_path):
     from mmtfrs import Config
+    from tuning.space import Space
 
-    (block,) = _blocks("yaml")
-    (tmp_path / "c.yaml").write_text(block)
+    settings, search = _blocks("yaml")
+    (tmp_path / "c.yaml").write_text(settings)
     assert Config.read(tmp_path / "c.yaml").data.columns.items == {"item_id": "sku", "text": "title"}
+    (tmp_path / "s.yaml").write_text(search)
+    space = Space(Config.read(tmp_path / "s.yaml"))
+    assert space.fixed == {"loss.name": "softmax"} and space.parts["model.graph.neighbours"].values == (0, 10)
 
 
 def test_every_command_is_run_by_a_test_or_by_make():
@@ -53,13 +57,22 @@ def test_every_command_is_run_by_a_test_or_by_make():
             assert re.search(rf"^{words[1]}:", makefile, re.M), line
             continue
         name = " ".join(words[:2]) if words[0] == "mmtfrs" else " ".join(words[:3])
-        assert name in demo or f'run_cli("{words[1]}", ' in tests, line
+        assert name in demo or f'run_cli("{words[1]}", ' in tests or re.search(rf'"-m",\s+"{words[2]}"', tests), line
     for name in ("check", "extract", "train", "evaluate", "export", "recommend"):
         text = run_help(name)
         used = {
             word for line in commands if line.startswith(f"mmtfrs {name} ") for word in line.split() if word.startswith("--")
         }
         assert used and used <= set(re.findall(r"--[a-z-]+", text)) | {"-k"} if name != "export" else True, name
+
+
+def test_options_of_the_search_exist():
+    (line,) = (line for block in _blocks("") for line in block.splitlines() if line.startswith("python -m tuning.search"))
+    text = subprocess.run(
+        [sys.executable, "-m", "tuning.search", "--help"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    used = {word for word in line.split() if word.startswith("--")}
+    assert len(used) > 5 and used <= set(re.findall(r"--[a-z-]+", text.stdout))
 
 
 def run_help(name):

@@ -40,6 +40,8 @@ class _Durable:
         super().reload()
         # A trial that was written before the oracle was never begun: it is made again, with the same values.
         self.trials = {name: self.trials[name] for name in self.start_order}
+        # KerasTuner writes that a trial has ended before it takes it off those that run.
+        self._retry_queue = [name for name in self._retry_queue if name not in self.end_order]
 
     def _random_values(self) -> dict[str, Any] | None:
         if not self._duplicate(self.default):
@@ -51,6 +53,7 @@ class _Durable:
         # A worker that was given up may still come back with a result that another has brought meanwhile.
         if trial.trial_id not in self.end_order:
             super().end_trial(trial)
+            self.save()
 
     @keras_tuner.synchronized
     def give_up(self, tuner_id: str) -> str | None:

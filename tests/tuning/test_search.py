@@ -1,0 +1,236 @@
+"""Real searches with real trials: killed and resumed, failing, shared by workers, and from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+from conftest import FAST, OFFLINE, ROOT, run_cli
+from models.test_two_tower import planted
+
+from mmtfrs import Config
+from mmtfrs.data.splits import Split
+from mmtfrs.errors import TuningError
+from tuning.data import SearchData
+from tuning.job import Job
+from tuning.objective import Objective
+from tuning.outcome import write_best
+from tuning.search import search
+from tuning.trials import Trials
+
+SPACE = {
+    "model.dropout": {"min": 0.0, "max": 0.5},
+    "model.fusion": ["concat", "gated"],
+    "training.learning_rate": [0.003, 0.01],
+}
+
+
+def small_data() -> SearchData:
+    catalog, features, events = planted()
+    return SearchData(catalog, features, events.split("random", 0.2, 0.2, 1))
+
+
+def small_config(space=None, **sections) -> Config:
+    config = Config(**FAST).replace(tuning={"space": space or SPACE, "defaults": False}, evaluation={"ks": (5, 20)})
+    return config.replace(**sections)
+
+
+_RUN = """
+import sys
+sys.path.insert(0, "tests")
+from tuning.search import search
+sys.path.insert(0, "tests/tuning")
+from test_search import small_config, small_data
+search(small_config(), small_data(), sys.argv[1], trials=int(sys.argv[2]), method="random", workers=int(sys.argv[3]))
+"""
+
+
+def _start(folder, trials, workers=0):
+    command = [sys.executable, "-c", _RUN, str(folder), str(trials), str(workers)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def _rows(folder):
+    return Trials(folder, Objective("recall@20", "max")).rows()
+
+
+def _wait(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def _pids(text):
+    found = subprocess.run(["pgrep", "-f", text], capture_output=True, text=True, check=False).stdout.split()
+    return [int(pid) for pid in found]
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+    whole = _start(tmp_path / "whole", 3)
+    assert whole.wait(200) == 0, whole.stderr.read()
+    killed = _start(tmp_path / "killed", 3)
+    _wait(lambda: (tmp_path / "killed" / "trials" / "trial_1" / "history.jsonl").exists())
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    _wait(lambda: not _pids(f"tuning.trial {tmp_path / 'killed'}"), 10)  # its trial has ended with it
+    first = (tmp_path / "killed" / "trials" / "trial_0" / "result.json").stat().st_mtime
+    assert _start(tmp_path / "killed", 3).wait(200) == 0
+    assert (tmp_path / "killed" / "trials" / "trial_0" / "result.json").stat().st_mtime == first
+    ours, theirs = _rows(tmp_path / "killed"), _rows(tmp_path / "whole")
+    assert [row.values for row in ours] == [row.values for row in theirs] and len(ours) == 3
+    for one, other in zip(ours, theirs, strict=True):
+        assert {**one.metrics, "seconds": 0} == {**other.metrics, "seconds": 0}
+    assert max(json.loads(path.read_text())["first_step"] for path in tmp_path.glob("*/trials/*/result.json")) < 60
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tmp_path):
+    """The log has no ratings, so the rating task cannot be trained."""
+    found = search(small_config({"loss.rating": [0.0, 0.5]}), small_data(), tmp_path / "s", trials=5, method="random")
+    done, failed = found.rows()
+    assert done.status == "completed" and 0.3 < done.score <= 1
+    assert failed.status == "failed" and "needs events with ratings" in failed.note
+    assert write_best(tmp_path / "s", found) and Config.read(tmp_path / "s" / "best_config.yaml").loss.rating == 0.0
+
+
+@pytest.mark.slow
+def test_a_trial_over_its_time_is_ended(tmp_path):
+    found = search(small_config(), small_data(), tmp_path / "s", trials=1, method="random", minutes=0.01)
+    (row,) = found.rows()
+    assert row.status == "failed" and row.note == "over its time of 0.01 minutes"
+    assert not _pids(f"tuning.trial {tmp_path / 's'}")
+    with pytest.raises(TuningError, match=r"no trial was completed. The last failed: over its time"):
+        write_best(tmp_path / "s", found)
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_search_and_one_that_dies_is_survived(tmp_path):
+    process = _start(tmp_path / "s", 4, workers=2)
+    _wait(lambda: len(list((tmp_path / "s" / "trials").glob("trial_*/history.jsonl"))) >= 2)
+    workers = _pids(f"tuning.distributed {tmp_path / 's'}")
+    (victim,) = [pid for pid in workers if b"TUNER_ID=worker-0" in Path(f"/proc/{pid}/environ").read_bytes()]
+    os.kill(victim, signal.SIGKILL)
+    assert process.wait(300) == 0, process.stderr.read()
+    rows = _rows(tmp_path / "s")
+    assert len(rows) == 4 and all(row.status == "completed" for row in rows)
+    assert re.search(r"worker-0 is gone; trial \d is given to another", process.stderr.read())
+    _wait(lambda: not _pids(f"tuning.distributed {tmp_path / 's'}"), 15)
+
+
+def _job(config=None, data=None, **changes):
+    settings = {"method": "random", "objective": "recall@20", "trials": 3} | changes
+    return Job.of(config or small_config(), data or small_data(), **settings)
+
+
+def test_a_folder_of_another_search_is_refused_with_the_difference(tmp_path):
+    folder = tmp_path / "s"
+    _job().settle(folder, small_data())
+    _job(trials=9).settle(folder, small_data())  # more trials are the same search
+    assert Job.read(folder).trials == 9
+    for other, message in [
+        (_job(objective="ndcg@20"), "objective: recall@20 -> ndcg@20"),
+        (_job(method="bayesian"), "method: random -> bayesian"),
+        (_job(small_config({**SPACE, "model.fusion": ["concat", "graph"]})),
+         r"space model.fusion: \['concat', 'gated'\] -> \['concat', 'graph'\]"),
+        (_job(small_config(training={**FAST["training"], "epochs": 9})), "training.epochs: 3 -> 9"),
+    ]:  # fmt: skip
+        with pytest.raises(TuningError, match=f"holds another search.*\n  {message}"):
+            other.settle(folder, small_data())
+    data = small_data()
+    fewer = SearchData(data.catalog, data.features, Split("random", data.split.train.take(range(300)), *(
+        getattr(data.split, name) for name in ("validation", "test"))))  # fmt: skip
+    with pytest.raises(TuningError, match="the items, features or events are not the same"):
+        _job(data=fewer).settle(folder, fewer)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"trials": 0}, "--trials must be 1 or more"), ({"method": "bayes"}, "Did you mean `bayesian`"),
+    ({"objective": "recal@20"}, "no trial measures"),
+])  # fmt: skip
+def test_jobs_that_cannot_be(changes, message):
+    with pytest.raises(TuningError, match=message):
+        _job(**changes)
+
+
+def test_folders_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(TuningError, match="cannot be written"):
+        _job().settle(tmp_path / "file" / "s", small_data())
+    with pytest.raises(TuningError, match="not empty and holds no search"):
+        _job().settle(tmp_path, small_data())
+    with pytest.raises(TuningError, match="this is no search folder"):
+        Job.read(tmp_path)
+    data = small_data()
+    with pytest.raises(TuningError, match="has none"):
+        _job(data=SearchData(data.catalog, data.features, data.split.train.split("none")))
+
+
+def test_the_data_of_a_search_is_what_was_given(tmp_path, demo_features):
+    _, _, features, _ = demo_features
+    data = small_data()
+    data.save(tmp_path / "d")
+    again = SearchData.load(tmp_path / "d")
+    assert again.mark(small_config()) == data.mark(small_config())
+    assert (again.catalog.ids == data.catalog.ids).all() and len(again.split.test) == len(data.split.test)
+    stored = SearchData(data.catalog, features, data.split)
+    stored.save(tmp_path / "stored")
+    # Features of a store are read where they lie, not copied.
+    assert not list((tmp_path / "stored").glob("*.matrix.npy")) and len(list((tmp_path / "d").glob("*.matrix.npy"))) == 2
+    read = SearchData.load(tmp_path / "stored").features
+    assert (read.items["image"][:20] == features.items["image"][:20]).all() and set(read.users) == set(features.users)
+
+
+@pytest.mark.slow
+def test_from_the_command_line_to_a_trained_winner(demo, tmp_path):
+    (tmp_path / "c.yaml").write_text(json.dumps({
+        "encoders": OFFLINE, **FAST, "tuning": {"defaults": False, "space": SPACE},
+        "training": {"epochs": 2, "batch_size": 2048}}))  # fmt: skip
+    data = ["--items", demo / "items.csv", "--events", demo / "events.csv"]
+    command = [
+        sys.executable,
+        "-m",
+        "tuning.search",
+        *data,
+        "--config",
+        tmp_path / "c.yaml",
+        "--out",
+        tmp_path / "s",
+        "--trials",
+    ]
+
+    def run(*options):
+        return subprocess.run([*map(str, (*command, *options))], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    done = run(3, "--method", "hyperband", "--confirm-seeds", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["completed"] == 3 and document["recall@20"] > 0 and "trial 1" in done.stderr
+    assert {*document["outcome"]["test"]} == {"winner", "default"} and document["outcome"]["test"]["winner"]["mean"] > 0
+    page = (tmp_path / "s" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 and "Leaderboard" in page and "measured once" in page
+    table = pyarrow.parquet.read_table(tmp_path / "s" / "trials.parquet").to_pydict()
+    assert len(table["trial"]) == 3 and max(table["score"]) == document["recall@20"]
+    assert list((tmp_path / "s" / "trials").glob("trial_*/logs/hparams/events*"))
+    config = Config.read(tmp_path / "s" / "best_config.yaml")
+    best = table["score"].index(document["recall@20"])
+    assert config.model.dropout == table["model.dropout"][best] and config.model.fusion == table["model.fusion"][best]
+
+    trained = run_cli("train", *data, "--config", tmp_path / "s" / "best_config.yaml", "--store", tmp_path / "features",
+                      "--out", tmp_path / "run")  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    (tmp_path / "c.yaml").write_text(
+        json.dumps({"encoders": OFFLINE, "tuning": {"defaults": False, "space": {"model.dropuot": [1]}}})
+    )
+    refused = run(3)
+    assert refused.returncode == 1 and refused.stderr.splitlines()[-1].startswith("error: `tuning.space` has no setting")
+    assert "Traceback" not in refused.stderr
