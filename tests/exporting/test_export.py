@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -119,25 +121,83 @@ def test_export_equals_training_in_a_fresh_process(small, exported, tmp_path):
 
 
 _SESSION = """
-import sys, numpy as np
+import sys, json, numpy as np
 import tensorflow.compat.v1 as tf
+document = json.load(open(sys.argv[2]))
 with tf.Session(graph=tf.Graph()) as session:
     meta = tf.saved_model.loader.load(session, ["serve"], sys.argv[1])
-    signature = meta.signature_def["serving_default"]
-    feed = {signature.inputs[name].name: value for name, value in {
-        "user_id": ["user-0003"], "history": [["item-0001"]], "text": ["a rocket"], "image": [b""], "audio": [b""],
-        "exclude": [[""]]}.items()}
-    ids = session.run(signature.outputs["item_id"].name, feed)
-print(",".join(item.decode() for item in ids[0][:5]))
+    answers = {}
+    for name, inputs in document.items():
+        signature = meta.signature_def[name]
+        feed = {signature.inputs[key].name: value for key, value in inputs.items()}
+        names = sorted(signature.outputs)
+        found = session.run([signature.outputs[key].name for key in names], feed)
+        answers[name] = {key: value.tolist() if value.dtype != object else np.char.decode(value.astype(bytes)).tolist()
+                         for key, value in zip(names, found)}
+print(json.dumps(answers))
 """
 
 
-def test_the_session_loader_of_tf_serving_gives_the_same(exported, loaded):
-    result = run_python(_SESSION, newest_version(exported))
+def test_the_session_loader_of_tf_serving_gives_the_same(exported, loaded, tmp_path):
+    """Every signature, as TF Serving runs it: tag `serve`, tensor names of the signature, Session.run."""
+    lists, words = [["item-0001", ""], ["", ""]], ["a rocket", ""]
+    media = {"text": words, "image": ["", ""], "audio": ["", ""]}
+    who = {"user_id": ["user-0003", "nobody"], "history": lists}
+    exclude = {"exclude": lists}
+    rng = np.random.default_rng(0)
+    dense = {name: rng.normal(size=(2, dim)).tolist() for name, dim in (("image", 1280), ("text", 512), ("audio", 1024))}
+    dense["presence"] = [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]
+    document = {
+        "serving_default": who | media | exclude,
+        "recommend_filtered": who | media | exclude | {"allow": [[""], [""]], "boost_attribute": [[""], [""]],
+                                                       "boost": [[0.0], [0.0]], "diversity": [0.0, 0.5]},
+        "recommend_user": who | exclude, "similar_items": {"item_id": ["item-0005", "item-0006"]} | exclude,
+        "embed_query": who | media, "embed_candidate": media,
+        "recommend_from_embedding": {"embedding": rng.normal(size=(2, 16)).tolist()} | exclude,
+        "embed_query_dense": dense, "embed_candidate_dense": dense,
+    }  # fmt: skip
+    assert set(document) == set(_graph(exported).signature_def) - {"__saved_model_init_op"}
+    (tmp_path / "in.json").write_text(json.dumps(document))
+    result = run_python(_SESSION, newest_version(exported), tmp_path / "in.json")
     assert result.returncode == 0, result.stderr[-2000:]
-    signature, inputs = Query("user-0003", ["item-0001"], "a rocket").request()
-    expected = [item for item, _ in results(loaded.ask(signature, inputs), 0, 5)]
-    assert result.stdout.strip().split(",") == expected
+    answers = json.loads(result.stdout.splitlines()[-1])
+    for name, inputs in document.items():
+        arrays = {
+            key: np.array(value, np.float32 if isinstance(np.ravel(value)[0], float) else bytes)
+            for key, value in inputs.items()
+        }
+        arrays = {key: value.astype(object) if value.dtype.kind == "S" else value for key, value in arrays.items()}
+        for key, expected in loaded.ask(name, arrays).items():
+            if expected.dtype == object:
+                assert [[item.decode() for item in row] for row in expected] == answers[name][key], name
+            else:
+                np.testing.assert_allclose(answers[name][key], expected, atol=1e-5, err_msg=name)
+
+
+def test_saved_model_cli_runs_it(exported):
+    command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "run", "--dir", str(newest_version(exported)),
+               "--tag_set", "serve", "--signature_def", "recommend_user", "--input_exprs",
+               'user_id=["user-0003"];history=[["item-0001"]];exclude=[[""]]']  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and "Result for output key item_id" in result.stdout, result.stderr[-1000:]
+    assert re.search(r"b'item-\d{4}'", result.stdout)
+
+
+def test_a_model_in_mixed_precision_exports_what_bfloat16_allows(small, tmp_path):
+    """The same weights: towers in bfloat16 agree with float32 to the 8 bits that bfloat16 has."""
+    model = small[0]
+    half = mmtfrs.TwoTower(model.config.replace(training={"mixed_precision": True}), tables=model.data)
+    half.set_weights(model.get_weights())
+    loaded = LoadedModel(mmtfrs.export(half, tmp_path / "m", encoders={}))
+    rng = np.random.default_rng(0)
+    inputs = {name: rng.normal(size=(4, dim)).astype(np.float32) for name, dim in (("image", 1280), ("text", 512), ("audio", 1024))}  # fmt: skip
+    inputs["presence"] = np.array([[1.0, 1, 1], [1, 0, 0], [0, 1, 1], [0, 0, 0]], np.float32)
+    exact = model.candidate_from_media(
+        {name: tf.constant(inputs[name]) for name in ("image", "text", "audio")}, tf.constant(inputs["presence"])
+    )[0]
+    rough = loaded.ask("embed_candidate_dense", inputs)["embedding"]
+    assert rough.dtype == np.float32 and np.abs(rough - exact).max() > 0
+    np.testing.assert_allclose(rough, exact, atol=0.03)
 
 
 def test_exclude_history_and_user(loaded):

@@ -31,17 +31,44 @@ from serving.client import Client, ServingError
 from serving.server import Server
 
 
+@pytest.fixture(scope="module", params=["local", "tensorflow_model_server"])
+def kind(request):
+    """Which server: ours, and TF Serving's wherever it is installed."""
+    if request.param != "local" and shutil.which(request.param) is None:
+        pytest.skip("tensorflow_model_server is not on PATH: this ran against the local server alone")
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def folder(exported, tmp_path_factory):
+def folder(kind, exported, tmp_path_factory):
     """A copy that tests may add versions to."""
     copy = tmp_path_factory.mktemp("serve") / "small"
     shutil.copytree(exported, copy)
     return copy
 
 
+class _TFServing:
+    """The stock binary on a free port."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._process = subprocess.Popen([
+            "tensorflow_model_server", f"--port={self.port}", "--rest_api_port=0", f"--model_name={folder.name}",
+            f"--model_base_path={folder.resolve()}", "--file_system_poll_wait_seconds=1", "--max_num_load_retries=0",
+            "--enable_grpc_healthcheck_service"])  # fmt: skip
+        with grpc.insecure_channel(f"localhost:{self.port}") as channel:
+            grpc.channel_ready_future(channel).result(120)
+
+    def stop(self):
+        self._process.terminate()
+        self._process.wait()
+
+
 @pytest.fixture(scope="module")
-def server(folder):
-    made = Server(folder, port=0, poll=0.2).start()
+def server(kind, folder):
+    made = Server(folder, port=0, poll=0.2).start() if kind == "local" else _TFServing(folder)
     yield made
     made.stop()
 
@@ -199,7 +226,7 @@ def _wait(condition, seconds=30):
         time.sleep(0.05)
 
 
-def test_new_versions_are_picked_up_and_corrupt_ones_are_not(folder, server, client):
+def test_new_versions_are_picked_up_and_corrupt_ones_are_not(folder, client):
     shutil.copytree(folder / "1", folder / ".part-x")
     (folder / ".part-x" / "saved_model.pb").write_bytes(b"corrupt")
     (folder / ".part-x").rename(folder / "2")
@@ -219,7 +246,7 @@ def test_new_versions_are_picked_up_and_corrupt_ones_are_not(folder, server, cli
         while client.status().get(3) != "AVAILABLE":
             list(pool.map(ask, range(8)))
     assert not failures and client.status()[1] == "END"
-    assert client.predict("recommend_user", {}, ["score"]) and server.model.current.version == 3
+    assert client.predict("recommend_user", {}, ["score"])
 
 
 def test_server_errors(folder, tmp_path, server):
