@@ -1,0 +1,156 @@
+"""The layers beside the fusions: what each gives, by hand or by NumPy; graph, XLA, configuration, gradients."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mmtfrs._keras import keras, tf
+from mmtfrs.models.rating import RatingHead
+from mmtfrs.towers.imputers import GeneratorImputer, RidgeImputer
+from mmtfrs.towers.parts import MLP, IdEmbedding
+
+NAMES, DIMS = ("image", "text", "audio"), (4, 3, 2)
+PRESENCE = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]], np.float32)
+
+
+def _media(rows=4, seed=0, presence=PRESENCE):
+    rng = np.random.default_rng(seed)
+    return {name: tf.constant((rng.normal(size=(rows, dim)) * presence[:, index, None]).astype(np.float32))
+            for index, (name, dim) in enumerate(zip(NAMES, DIMS, strict=True))}  # fmt: skip
+
+
+@pytest.fixture(params=[RidgeImputer, GeneratorImputer])
+def imputer(request):
+    keras.utils.set_random_seed(0)
+    made = request.param(NAMES, DIMS)
+    made(_media(), PRESENCE)
+    if isinstance(made, RidgeImputer):
+        for number, kernel in enumerate(made.kernels):
+            kernel.assign(np.random.default_rng(number).normal(size=kernel.shape))
+    return made
+
+
+def test_imputers_leave_what_is_there_and_guess_only_from_what_is(imputer):
+    media = _media()
+    filled, standing = imputer(media, PRESENCE)
+    assert standing.numpy().tolist() == [[1, 1, 1], [1, 1, 1], [1, 1, 1], [0, 0, 0]]
+    for index, name in enumerate(NAMES):
+        there = PRESENCE[:, index] > 0
+        np.testing.assert_array_equal(filled[name][there], media[name][there])
+        guessed = (PRESENCE[:, index] == 0) & (PRESENCE.sum(axis=1) > 0)
+        assert (np.abs(filled[name].numpy()[guessed]) > 0).any(axis=1).all()
+        assert not filled[name].numpy()[3].any()  # of nothing nothing can be guessed
+
+
+def test_imputers_in_a_graph_under_xla_and_from_their_configuration(imputer):
+    media = _media()
+    expected, _ = imputer(media, PRESENCE)
+    again = type(imputer).from_config(json.loads(json.dumps(imputer.get_config())))
+    again(media, PRESENCE)
+    again.set_weights(imputer.get_weights())
+    runs = [again, tf.function(imputer.__call__), tf.function(imputer.__call__, jit_compile=True)]
+    for run in runs:
+        filled, _ = run(media, tf.constant(PRESENCE))
+        for name in NAMES:
+            np.testing.assert_allclose(filled[name], expected[name], atol=1e-5)
+
+
+def _planted(rows=400):
+    """Text and sound are linear in the picture."""
+    rng = np.random.default_rng(3)
+    image = rng.normal(size=(rows, 4)).astype(np.float32)
+    maps = [rng.normal(size=(4, dim)).astype(np.float32) for dim in DIMS[1:]]
+    return {"image": image, "text": image @ maps[0], "audio": image @ maps[1]}
+
+
+def test_ridge_is_ridge_and_guesses_what_is_linear():
+    media = _planted()
+    imputer = RidgeImputer(NAMES, DIMS)
+    presence = np.ones((400, 3), np.float32)
+    imputer(_media(), PRESENCE)
+    imputer.fit(media, presence)
+    # By hand, for the sound: from picture and text, from the picture alone, from the text alone; one penalty.
+    image, text = media["image"].astype(np.float64), media["text"].astype(np.float64)
+    ones, zeros = np.ones((400, 1)), np.zeros((400, 1))
+    x = np.concatenate([np.hstack([image, text, ones, ones]), np.hstack([image, 0 * text, ones, zeros]),
+                        np.hstack([0 * image, text, zeros, ones])])  # fmt: skip
+    kernel = np.linalg.solve(x.T @ x + (1.0 + 0.1 * len(x)) * np.eye(x.shape[1]), x.T @ np.tile(media["audio"], (3, 1)))
+    np.testing.assert_allclose(imputer.kernels[2], kernel, atol=1e-4)
+    shown = np.tile(np.array([[1, 1, 0]], np.float32), (400, 1))
+    filled, _ = imputer({name: tf.constant(value * shown[:, i, None]) for i, (name, value) in enumerate(media.items())}, shown)
+    error = np.square(filled["audio"] - media["audio"]).mean() / np.square(media["audio"]).mean()
+    assert error < 0.1
+
+
+def test_the_generator_learns_and_its_judge_pulls_the_other_way():
+    keras.utils.set_random_seed(0)
+    media = {name: tf.constant(value) for name, value in _planted().items()}
+    imputer = GeneratorImputer(NAMES, DIMS, hidden=32)
+    presence = tf.ones([400, 3])
+    imputer(media, presence)
+    optimizer = keras.optimizers.Adam(0.01)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            extra: list = []
+            imputer(media, presence, extra)
+            loss = tf.add_n(extra)
+        gradients = tape.gradient(loss, imputer.trainable_weights)
+        optimizer.apply_gradients(zip(gradients, imputer.trainable_weights, strict=True))
+        return gradients
+
+    first = step()
+    assert len(first) == 2 * 3 * 4 and all(np.abs(gradient).max() > 0 for gradient in first)
+    for _ in range(200):
+        step()
+    shown = np.tile(np.array([[1, 1, 0]], np.float32), (400, 1))
+    filled, _ = imputer({name: value * shown[:, i, None] for i, (name, value) in enumerate(media.items())}, shown)
+    assert np.square(filled["audio"] - media["audio"]).mean() < 0.3 * np.square(media["audio"]).mean()
+    # A guess that the judge finds out is bad for the generator and good for the judge: the sign changes between them.
+    guess = tf.Variable(tf.random.stateless_normal([5, 2], (1, 2)))
+    ones = tf.ones([5])
+    with tf.GradientTape(persistent=True) as tape:
+        fooled = tf.reduce_sum(tf.nn.softplus(imputer.judges[2](guess)))
+        term = imputer.losses_of(2, tf.stop_gradient(guess), guess, ones)[0]
+    np.testing.assert_allclose(tape.gradient(term, guess), -0.1 / 5 * tape.gradient(fooled, guess), atol=1e-6)
+
+
+def test_rating_head_starts_at_the_mean_and_counts_in_deviations():
+    head = RatingHead()
+    rng = np.random.default_rng(0)
+    query, candidate = (tf.constant(rng.normal(size=(6, 8)).astype(np.float32)) for _ in range(2))
+    head(query, candidate)
+    head.set_scale(3.5, 2.0)
+    head.out.kernel.assign(tf.zeros_like(head.out.kernel))
+    np.testing.assert_allclose(head(query, candidate), np.full(6, 3.5))
+    np.testing.assert_allclose(
+        head.loss(query, candidate, tf.constant([3.5, 5.5, 1.5, 7.5, 3.5, 3.5])), [0, 1, 1, 4, 0, 0], atol=1e-6
+    )
+    compiled = tf.function(head.__call__, jit_compile=True)(query, candidate)
+    np.testing.assert_allclose(compiled, head(query, candidate), atol=1e-5)
+
+
+@pytest.mark.parametrize("make, inputs", [
+    (lambda: MLP((8,), 4, 0.2), np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)),
+    (lambda: IdEmbedding(7, 4, 0.5), np.array([0, 3, 6], np.int32)),
+    (lambda: IdEmbedding(7, 4, 0.5), np.array([[0, 3, 6], [0, 0, 1]], np.int32)),
+])  # fmt: skip
+def test_parts_in_a_graph_and_from_their_configuration(make, inputs):
+    layer = make()
+    expected = layer(inputs)
+    again = type(layer).from_config(json.loads(json.dumps(layer.get_config())))
+    again(inputs)
+    again.set_weights(layer.get_weights())
+    for run in (again, tf.function(layer.__call__), tf.function(layer.__call__, jit_compile=True)):
+        np.testing.assert_allclose(run(tf.constant(inputs)), expected, atol=1e-5)
+
+
+def test_bags_of_ids_are_sums_without_padding():
+    layer = IdEmbedding(5, 2)
+    layer(np.array([0], np.int32))
+    layer.embeddings.assign(np.arange(10, dtype=np.float32).reshape(5, 2))
+    assert layer(np.array([[0, 1, 4], [2, 2, 0]], np.int32)).numpy().tolist() == [[10, 12], [8, 10]]
