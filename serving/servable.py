@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -52,7 +53,17 @@ class Servable:
             name: signature for name, signature in meta_graph.signature_def.items() if name != "__saved_model_init_op"
         }
         self._path = path
-        self._module = tf.saved_model.load(str(path))
+        # By the session loader, as TF Serving does it: unlike `tf.saved_model.load` it leaves the work to C++, so that requests
+        # to the version that serves do not wait for the interpreter meanwhile.
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        with self._session.graph.as_default():
+            tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(path))
+        self._calls = {name: self._callable(signature) for name, signature in self.signature_defs.items()}
+
+    def _callable(self, signature: meta_graph_pb2.SignatureDef) -> Callable[..., list[np.ndarray]]:
+        """Takes the inputs, gives the outputs, both in the order of the signature."""
+        fetches = [info.name for info in signature.outputs.values()]
+        return self._session.make_callable(fetches, [info.name for info in signature.inputs.values()])
 
     def warm_up(self) -> int:
         """Runs the version's warm-up records, as TF Serving does, and returns how many there were.
@@ -85,14 +96,15 @@ class Servable:
         if signature is None:
             raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{signature_name}" not found.')
         _check_names(inputs, signature)
-        tensors = {name: _tensor(name, proto, signature.inputs[name]) for name, proto in inputs.items()}
+        arrays = {name: _array(name, proto, signature.inputs[name]) for name, proto in inputs.items()}
         wanted = _wanted(output_filter, signature)
         try:
-            outputs = self._module.signatures[signature_name](**tensors)
+            values = self._calls[signature_name](*(arrays[name] for name in signature.inputs))
         except tf.errors.OpError as error:
             code = _STATUS.get(type(error), grpc.StatusCode.INTERNAL)
             raise RequestError(code, short_message(error)) from None
-        return {name: tf.make_tensor_proto(outputs[name].numpy()) for name in wanted}
+        outputs = dict(zip(signature.outputs, values, strict=True))
+        return {name: tf.make_tensor_proto(outputs[name]) for name in wanted}
 
 
 _STRING = 16  # bytes that a string takes at least
@@ -120,7 +132,7 @@ def _check_names(inputs, signature) -> None:
             )
 
 
-def _tensor(name: str, proto: tensor_pb2.TensorProto, info: meta_graph_pb2.TensorInfo) -> tf.Tensor:
+def _array(name: str, proto: tensor_pb2.TensorProto, info: meta_graph_pb2.TensorInfo) -> np.ndarray:
     expected = tf.dtypes.as_dtype(info.dtype)
     if proto.dtype != info.dtype:
         received = types_pb2.DataType.Name(proto.dtype) if proto.dtype in types_pb2.DataType.values() else proto.dtype
@@ -135,12 +147,12 @@ def _tensor(name: str, proto: tensor_pb2.TensorProto, info: meta_graph_pb2.Tenso
         code = grpc.StatusCode.INVALID_ARGUMENT if min(sent) < 0 else grpc.StatusCode.RESOURCE_EXHAUSTED
         raise RequestError(code, f"input `{name}` may have {MAX_ROWS} rows and {MAX_MESSAGE >> 20} MiB. Received: {sent}.")
     try:
-        values = tf.make_ndarray(proto)
+        values = tf.make_ndarray(proto).reshape(sent)
     except (ValueError, TypeError) as error:
         raise invalid(f"tensor parsing error: {name} ({str(error)[:200]})") from None
     if expected == tf.string:
         values = np.asarray(values, dtype=object)
-    return tf.constant(values, expected, shape=sent)
+    return values
 
 
 def _wanted(output_filter: list[str], signature) -> list[str]:

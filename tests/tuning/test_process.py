@@ -1,0 +1,95 @@
+"""Trials as processes, and the file that puts them on many machines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from mmtfrs.errors import TuningError
+from tuning.distributed import LocalWorkers
+from tuning.process import start, why
+
+_CHILD = "from tuning.process import die_with_parent; die_with_parent(); import time; print('up', flush=True); time.sleep(60)"
+_PARENT = f"""
+import os, sys, time
+from pathlib import Path
+from tuning.process import start
+child = start([sys.executable, "-c", {_CHILD!r}], Path(sys.argv[1]), dict(os.environ))
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_trial_ends_with_the_search_that_was_killed(tmp_path):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _PARENT, str(tmp_path / "log")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    child = int(parent.stdout.readline())
+    while not (tmp_path / "log").read_text():
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 10
+    while _alive(child):
+        assert time.monotonic() < end, "the trial goes on without its search"
+        time.sleep(0.05)
+
+
+def _alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("code, log, told", [
+    (-9, "", "ended by signal 9, as the system does when memory runs out"), (-11, "", "ended by signal 11"),
+    (1, "note\nerror: no such thing\n\n", "no such thing"), (3, "", "ended with exit code 3"),
+])  # fmt: skip
+def test_why_a_trial_failed(tmp_path, code, log, told):
+    (tmp_path / "log.txt").write_text(log)
+    assert why(tmp_path, code) == told
+
+
+def test_what_a_process_prints_is_kept(tmp_path):
+    for word in ("one", "two"):
+        assert start([sys.executable, "-c", f"print('{word}')"], tmp_path / "log.txt", {}).wait(30) == 0
+    assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
+
+
+def test_workers_that_die_again_and_again_end_the_search(tmp_path):
+    """There is no search in the folder, so no worker can live."""
+    with (
+        pytest.raises(TuningError, match=r"worker-0 has died again and again; see .*worker-0.txt"),
+        LocalWorkers(tmp_path, 1) as local,
+    ):
+        local._left = 0
+        for _ in range(600):
+            local.check()
+            time.sleep(0.1)
+    assert "this is no search folder" in (tmp_path / "worker-0.txt").read_text()
+
+
+def test_the_kubernetes_file_starts_a_chief_and_workers_that_find_each_other():
+    documents = list(yaml.safe_load_all((ROOT / "tuning" / "kubernetes.yaml").read_text()))
+    service, chief, workers = documents
+    pods = [document["spec"]["template"] for document in (chief, workers)]
+    environments = [{each["name"]: each.get("value") for each in pod["spec"]["containers"][0]["env"]} for pod in pods]
+    assert environments[0]["KERASTUNER_TUNER_ID"] == "chief" and environments[1]["KERASTUNER_TUNER_ID"] == "worker-$(INDEX)"
+    assert environments[1]["KERASTUNER_ORACLE_IP"] == service["metadata"]["name"]
+    ports = {environment["KERASTUNER_ORACLE_PORT"] for environment in environments}
+    assert ports == {str(service["spec"]["ports"][0]["port"])}
+    assert service["spec"]["selector"].items() <= pods[0]["metadata"]["labels"].items()
+    arguments = chief["spec"]["template"]["spec"]["containers"][0]["args"]
+    helped = subprocess.run(
+        [sys.executable, "-m", "tuning.search", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert all(word in helped.stdout for word in arguments if word.startswith("--"))
+    folder = arguments[arguments.index("--out") + 1]
+    assert f"python -m tuning.distributed {folder}" in pods[1]["spec"]["containers"][0]["command"][-1]
