@@ -5,6 +5,7 @@ In production, run TF Serving itself on the same folder.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -134,6 +135,9 @@ def serve(
     sys.setswitchinterval(0.0005)
     found = read_models(models) if models is not None else [one_model(folder, name)]
     server = Server(found, None, host, port, poll, max_bytes=max_mib << 20).start()
+    # What is there now stays: else the collector walks all of TensorFlow, and requests wait, whenever a version is loaded.
+    gc.collect()
+    gc.freeze()
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

@@ -26,13 +26,13 @@ class SearchData:
     features: Features
     split: Split
 
-    def mark(self, config: Config) -> str:
-        """Tells data from other data."""
-        return data_mark(Tables.build(config, self.catalog, self.features, self.split.train), self.split)
-
     def tables(self, config: Config) -> Tables:
         """What a model of these settings is built on."""
         return Tables.build(config, self.catalog, self.features, self.split.train)
+
+    def mark(self, tables: Tables) -> str:
+        """Tells data from other data; `tables` are of this one."""
+        return data_mark(tables, self.split)
 
     def save(self, folder: Path) -> None:
         """Writes ids, rows and events; features are pointed at where they lie in a file, and copied else."""

@@ -48,7 +48,7 @@ class Job:
         if not len(data.split.validation):
             raise TuningError("a search chooses on the validation part, and this split has none. Set `data.validation_share`.")
         tables = data.tables(config)
-        job = cls(config, tables.modalities, method, objective, trials, data.mark(config))
+        job = cls(config, tables.modalities, method, objective, trials, data.mark(tables))
         job.space()
         job.goal()
         return job

@@ -180,7 +180,7 @@ def test_the_data_of_a_search_is_what_was_given(tmp_path, demo_features):
     data = small_data()
     data.save(tmp_path / "d")
     again = SearchData.load(tmp_path / "d")
-    assert again.mark(small_config()) == data.mark(small_config())
+    assert again.mark(again.tables(small_config())) == data.mark(data.tables(small_config()))
     assert (again.catalog.ids == data.catalog.ids).all() and len(again.split.test) == len(data.split.test)
     stored = SearchData(data.catalog, features, data.split)
     stored.save(tmp_path / "stored")
