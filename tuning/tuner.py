@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +56,8 @@ class ProcessTuner(BaseTuner):
         self.hours, self.minutes, self.seen = hours, minutes, seen
         self.trials = Trials(folder, objective)
         wanted = oracle.max_trials
-        super().__init__(oracle=oracle, directory=str(folder), project_name="trials")
+        with contextlib.redirect_stdout(sys.stderr):  # it tells of a reload; standard output is for results
+            super().__init__(oracle=oracle, directory=str(folder), project_name="trials")
         self._stop_reason: str | None = None
         if not self._is_worker():
             oracle.max_trials = wanted  # a search that is gone on with may have got more
