@@ -48,7 +48,7 @@ import sys
 sys.path.insert(0, "tests")
 from tuning.search import search
 sys.path.insert(0, "tests/tuning")
-from test_search import small_config, small_data
+from test_search_jobs import small_config, small_data
 search(small_config(), small_data(), sys.argv[1], trials=int(sys.argv[2]), method="random", workers=int(sys.argv[3]))
 """
 
