@@ -167,6 +167,7 @@ def test_empty_sound_has_no_samples():
         (_sound(_tone(16000), 16000)[:1000], r"cut short \(956 of 16000 bytes\)"),
         (_sound(np.array([0.0, np.nan, 1.0]), 16000, subtype="FLOAT"), "not finite"),
     ],
+    ids=["empty", "text", "picture", "cut", "not finite"],  # the bytes of a sound hold the time at which it was written
 )
 def test_bad_sounds(data, message):
     with pytest.raises(MediaError, match=message):
