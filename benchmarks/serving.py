@@ -21,14 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis import predict_pb2
 
 import mmtfrs  # first: it chooses Keras 2
 from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.exporting.refresh import refresh
-from mmtfrs.exporting.request import Query, stack
+from mmtfrs.exporting.request import Query, predict_request, stack
 from mmtfrs.features.features import Features
 from serving.client import Client
 from serving.loadtest import run_load
@@ -64,11 +63,7 @@ def question(rows: int = 1) -> tuple[dict, predict_pb2.PredictRequest]:
     """What is asked: users with a history of 20, as inputs and as a request."""
     asked = [Query(f"u{row}", [f"i{(row * 37 + n) % 500}" for n in range(20)]).request()[1] for row in range(rows)]
     inputs = stack(asked)
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = "bench", "recommend_user"
-    for name, value in inputs.items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-    return inputs, request
+    return inputs, predict_request("bench", "recommend_user", inputs)
 
 
 def median(call: Callable[[], object], times: int = 300) -> float:

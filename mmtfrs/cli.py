@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from mmtfrs.config import Config, check_metric
-from mmtfrs.console import note, run_app, show, split_ids, warn
+from mmtfrs.config import check_metric
+from mmtfrs.console import run_app, show, split_ids
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.data.users import Users
 from mmtfrs.export_commands import app as export_app
+from mmtfrs.inputs import extract_features, read_items, read_settings, read_split
 from mmtfrs.options import (  # fmt: skip
     AudioEncoder,
     ConfigFile,
@@ -62,7 +63,7 @@ def check(items: Items, events: EventsFile, users: UsersFile = None, config: Con
     """Validate items, events, users and every media file; print every problem."""
     from mmtfrs.features.check import check_media
 
-    settings = _settings(config)
+    settings = read_settings(config)
     catalog, problems = Catalog.scan(items, settings)
     log, found = Events.scan(events, settings, catalog if len(catalog) else None)
     problems = [*problems, *found]
@@ -98,9 +99,9 @@ def extract(
     as_json: Json = False,
 ) -> None:
     """Encode every medium that the store does not have yet."""
-    settings = _settings(config, seed, image_encoder, text_encoder, audio_encoder, own)
-    catalog, people = _read_items(items, users, settings)
-    features = _extract(catalog, people, settings, store, strict, as_json)
+    settings = read_settings(config, seed, image_encoder, text_encoder, audio_encoder, own)
+    catalog, people = read_items(items, users, settings)
+    features = extract_features(catalog, people, settings, store, strict, not as_json)
     counts = {name: int(rows.present.sum()) for name, rows in features.items.items()}
     document = {"store": str(store), "encoded": features.encoded, "items": counts,
                 "users": {name: int(rows.present.sum()) for name, rows in features.users.items()},
@@ -128,16 +129,13 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Extract what is missing and train a run to its best epoch."""
-    settings = _settings(config, seed, image_encoder, text_encoder, audio_encoder, own)
+    settings = read_settings(config, seed, image_encoder, text_encoder, audio_encoder, own)
     if split is not None:
         settings = settings.replace(data={"split": split})
-    catalog, people = _read_items(items, users, settings)
-    log = Events.read(events, settings, catalog)
-    warn(log.problems)
-    shares = (settings.data.validation_share, settings.data.test_share)
-    parts = log.split(settings.data.split, *shares, seed=settings.seed)
+    catalog, people = read_items(items, users, settings)
+    parts = read_split(events, settings, catalog)
     store = store or out.parent / "features"
-    features = _extract(catalog, people, settings, store, strict, as_json)
+    features = extract_features(catalog, people, settings, store, strict, not as_json)
     from mmtfrs.training.train import train as train_run
 
     model, history = train_run(settings, catalog, features, parts, out, overwrite, True, store)
@@ -217,42 +215,6 @@ def compare(
 def _check_part(split: str) -> None:
     if split not in ("test", "validation"):
         raise typer.BadParameter(f"must be test or validation. Received: {split}", param_hint="--split")
-
-
-def _settings(
-    path: Path | None,
-    seed: int | None = None,
-    image: str | None = None,
-    text: str | None = None,
-    audio: str | None = None,
-    features: list[str] | None = None,
-) -> Config:
-    settings = Config.read(path) if path is not None else Config()
-    encoders = {name: value for name, value in (("image", image), ("text", text), ("audio", audio)) if value}
-    own = dict(pair.partition("=")[::2] for pair in features or [])
-    if "" in {*own, *own.values()}:
-        raise typer.BadParameter("must be NAME=FILE.npy.", param_hint="--features")
-    data = {"features": {**settings.data.features, **own}}
-    return settings.replace(encoders=encoders, data=data, **({} if seed is None else {"seed": seed}))
-
-
-def _read_items(items: Path, users: Path | None, settings: Config) -> tuple[Catalog, Users | None]:
-    catalog = Catalog.read(items, settings)
-    people = Users.read(users, settings) if users is not None else None
-    for table in (catalog, people):
-        warn(table.problems if table is not None else [])
-    return catalog, people
-
-
-def _extract(catalog: Catalog, people: Users | None, settings: Config, store: Path, strict: bool, as_json: bool):
-    from mmtfrs.features.extract import extract as extract_features
-
-    features = extract_features(catalog, settings, store, people, strict, progress=not as_json)
-    for reject in features.rejects:
-        note(f"set aside: {reject.table} {reject.id}: {reject.modality} {reject.medium}: {reject.reason}")
-    if features.rejects:
-        note(f"{len(features.rejects)} media were set aside and count as absent; see {store / 'rejects.csv'}")
-    return features
 
 
 app.registered_commands += export_app.registered_commands

@@ -16,14 +16,13 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
-    predict_pb2,
     prediction_service_pb2_grpc,
 )
 
 from mmtfrs.console import print_recommendations, run_app
 from mmtfrs.errors import Error
 from mmtfrs.exporting.loaded import results
-from mmtfrs.exporting.request import Query, stack
+from mmtfrs.exporting.request import Query, predict_request, stack
 from mmtfrs.options import (  # fmt: skip
     Allow,
     Boost,
@@ -142,10 +141,9 @@ class Client:
         Returns:
             `{output: array}`.
         """
-        request = predict_pb2.PredictRequest(output_filter=outputs)
+        request = predict_request(self.model, signature, {**self._absent(signature, inputs), **inputs})
+        request.output_filter.extend(outputs)
         self._fill_spec(request.model_spec, signature)
-        for name, value in {**self._absent(signature, inputs), **inputs}.items():
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
         response = self._call(self._prediction.Predict, request)
         return {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
 

@@ -15,13 +15,12 @@ from typing import Annotated
 
 import grpc
 import numpy as np
-import tensorflow as tf
 import typer
 from matplotlib.figure import Figure
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from mmtfrs.console import run_app, show, split_ids
-from mmtfrs.exporting.request import Query, stack
+from mmtfrs.exporting.request import Query, predict_request, stack
 from serving.client import Client
 from serving.limits import sizes
 
@@ -116,10 +115,7 @@ def loadtest(
     signature, inputs = Query(user, split_ids(history), text).request()
     with Client(target, model) as client:
         client.predict(signature, inputs)  # a server or model that is not there is told at once
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = model, signature
-    for name, value in stack([inputs] * rows).items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    request = predict_request(model, signature, stack([inputs] * rows))
     if warmup:
         run_load(target, request, rate, warmup, seed=1)
     load = run_load(target, request, rate, seconds)

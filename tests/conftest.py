@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,14 @@ def run_python(code: str, *arguments, timeout: float = 300, **environment) -> su
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, env=env,
         cwd=ROOT, check=False,
     )  # fmt: skip
+
+
+def wait_until(condition, seconds: float = 120) -> None:
+    """Fails when the condition does not come true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 def run_cli(*arguments, timeout: float = 600, cwd=ROOT) -> subprocess.CompletedProcess:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import numpy as np
 from sklearn.ensemble import RandomForestRegressor
@@ -17,18 +16,7 @@ _LEAST = 8  # completed trials; fewer say nothing
 
 def positions(space: Space, rows: list[Row]) -> np.ndarray:
     """`[trials, settings]`: where each value stands between the ends of its range or in its list, from 0 to 1."""
-    made = np.zeros((len(rows), len(space.parts)))
-    for column, (name, part) in enumerate(space):
-        for line, row in enumerate(rows):
-            value = row.values[name]
-            if isinstance(part, Choice):
-                keys = [json.dumps(each) for each in part.values]
-                made[line, column] = keys.index(json.dumps(value)) / (len(keys) - 1)
-            else:
-                scale = np.log if part.scale == "log" else np.asarray
-                low, high, here = scale(part.low), scale(part.high), scale(value)
-                made[line, column] = (here - low) / (high - low)
-    return made
+    return np.array([[part.place(row.values[name]) for name, part in space] for row in rows])
 
 
 def importance(space: Space, rows: list[Row]) -> dict[str, float]:
@@ -46,8 +34,9 @@ def importance(space: Space, rows: list[Row]) -> dict[str, float]:
             columns.append(places[:, number : number + 1])
         expand.append(columns[-1].shape[1])
     scores = np.array([row.score for row in rows])
-    forest = RandomForestRegressor(300, min_samples_leaf=2, random_state=0).fit(np.concatenate(columns, axis=1), scores)
-    found = permutation_importance(forest, np.concatenate(columns, axis=1), scores, n_repeats=20, random_state=0)
+    inputs = np.concatenate(columns, axis=1)
+    forest = RandomForestRegressor(300, min_samples_leaf=2, random_state=0).fit(inputs, scores)
+    found = permutation_importance(forest, inputs, scores, n_repeats=20, random_state=0)
     ends = np.cumsum([0, *expand])
     sums = np.array([found.importances_mean[a:b].clip(0).sum() for a, b in itertools.pairwise(ends)])
     total = sums.sum()

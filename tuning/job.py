@@ -9,13 +9,23 @@ from typing import Any
 
 from mmtfrs.config import Config
 from mmtfrs.errors import TuningError, nearest
+from mmtfrs.files import write_json
 from tuning.data import SearchData
-from tuning.files import write_json
 from tuning.objective import Objective
 from tuning.oracles import METHODS, make_oracle
 from tuning.space import Space
 
 _FILE = "search.json"
+
+
+def check(config: Config, modalities: tuple[str, ...], method: str, objective: str, trials: int) -> None:
+    """Raises `TuningError` for a method, an objective or a space that cannot be, and for no trials."""
+    if method not in METHODS:
+        raise TuningError(f"--method must be one of {', '.join(METHODS)}. Received: {method}.{nearest(method, METHODS)}")
+    if trials < 1:
+        raise TuningError(f"--trials must be 1 or more. Received: {trials}.")
+    Objective.named(objective, config)
+    Space(config, modalities)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +49,12 @@ class Job:
 
     @classmethod
     def of(cls, config: Config, data: SearchData, method: str, objective: str, trials: int) -> Job:
-        """Raises `TuningError` for a method, an objective or a space that cannot be, no trials, and a log without validation
-        part."""
-        if method not in METHODS:
-            raise TuningError(f"--method must be one of {', '.join(METHODS)}. Received: {method}.{nearest(method, METHODS)}")
-        if trials < 1:
-            raise TuningError(f"--trials must be 1 or more. Received: {trials}.")
+        """Raises `TuningError` for a log without validation part, and as `check` does."""
         if not len(data.split.validation):
             raise TuningError("a search chooses on the validation part, and this split has none. Set `data.validation_share`.")
+        check(config, tuple(data.features.items), method, objective, trials)
         tables = data.tables(config)
-        job = cls(config, tables.modalities, method, objective, trials, data.mark(tables))
-        job.space()
-        job.goal()
-        return job
+        return cls(config, tables.modalities, method, objective, trials, data.mark(tables))
 
     def space(self) -> Space:
         return Space(self.config, self.modalities)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuning.trials import Row, Trials
+from tuning.trials import Row, Trials, short
 
 
 class View:
@@ -61,7 +61,7 @@ def table(trials: Trials, total: int, most: int = 10) -> Table:
     first = rows[0].values if rows else {}
     for row in [*(row for row in rows if row.status == "running"), *leaders[:most]]:
         other = ", ".join(
-            f"{name.split('.')[-1]} {_short(value)}" for name, value in row.values.items() if value != first.get(name)
+            f"{name.split('.')[-1]} {short(value)}" for name, value in row.values.items() if value != first.get(name)
         )
         made.add_row(row.id, _score(row), _story(row), other)
     return made
@@ -75,7 +75,3 @@ def _story(row: Row) -> str:
     if row.status == "failed":
         return f"failed: {row.note}"
     return f"{row.status} at epoch {row.epochs}, {row.seconds:.0f} s{', ' + row.note if row.note else ''}"
-
-
-def _short(value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -34,6 +34,3 @@ class Objective:
             hint = nearest(name, DIRECTIONS)
             raise TuningError(f"no trial measures the objective `{name}`.{hint} {error} Or one of {known}.") from None
         return cls(name, "max")
-
-    def better(self, value: float, other: float) -> bool:
-        return value > other if self.direction == "max" else value < other

@@ -6,7 +6,6 @@ counted; the Bayesian oracle's random state is not kept; a worker that dies hold
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -14,7 +13,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine import trial as trials
 
-from tuning.files import write_json
+from mmtfrs.files import write_json
 from tuning.objective import Objective
 from tuning.space import Choice, Space
 
@@ -107,16 +106,15 @@ def make_oracle(method: str, space: Space, objective: Objective, max_trials: int
         oracle = BayesianOracle(max_trials=max_trials, num_initial_points=first, **shared)
     else:
         oracle = RandomOracle(max_trials=max_trials, **shared)
-    coded = {name: _code(space.parts[name], value) for name, value in space.default().items()}
-    oracle.default = coded
+    oracle.default = {name: space.parts[name].code(value) for name, value in space.default().items()}
     oracle.verbose = 0
     return oracle
 
 
 def _hyperparameters(space: Space) -> keras_tuner.HyperParameters:
-    made = keras_tuner.HyperParameters()
+    made, defaults = keras_tuner.HyperParameters(), space.default()
     for name, part in space:
-        default = _code(part, space.default()[name])
+        default = part.code(defaults[name])
         if isinstance(part, Choice):
             made.Choice(name, list(part.codes()), default=default)
         else:
@@ -126,16 +124,6 @@ def _hyperparameters(space: Space) -> keras_tuner.HyperParameters:
     return made
 
 
-def _code(part, value: Any) -> Any:
-    if not isinstance(part, Choice):
-        return value
-    return dict(zip(map(json.dumps, part.values), part.codes(), strict=True))[json.dumps(value)]
-
-
 def values_of(space: Space, chosen: dict[str, Any]) -> dict[str, Any]:
     """An oracle's values -> settings by their names."""
-    found = {}
-    for name, part in space:
-        value = chosen[name]
-        found[name] = part.values[part.codes().index(value)] if isinstance(part, Choice) else value
-    return found
+    return {name: part.value(chosen[name]) for name, part in space}

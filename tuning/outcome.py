@@ -10,9 +10,9 @@ from mmtfrs.config import Config
 from mmtfrs.console import note
 from mmtfrs.errors import TuningError
 from mmtfrs.evaluation.compare import mean_interval
-from tuning.files import write_json
+from mmtfrs.files import write_json
 from tuning.job import Job
-from tuning.process import start_trial, why, write_spec
+from tuning.process import read_result, run_trial, write_spec
 from tuning.trials import Trials
 from tuning.tuner import trial_config
 
@@ -83,20 +83,15 @@ def _summary(values: list[float]) -> dict[str, Any]:
 
 
 def _train(folder: Path, config: Config, data: Path) -> dict:
-    path = folder / "result.json"
-    if path.exists():
+    result = read_result(folder)
+    if result is not None:
         spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
         if not Config(**spec["config"]).differences(config):
-            return json.loads(path.read_text(encoding="utf-8"))
-        path.unlink()
+            return result
+        (folder / "result.json").unlink()
     folder.mkdir(parents=True, exist_ok=True)
     write_spec(folder, config, {}, data, test=True)
-    process = start_trial(folder)
     try:
-        process.wait()
-    finally:
-        if process.poll() is None:
-            process.kill()
-    if not path.exists():
-        raise TuningError(f"{folder}: {why(folder, process.returncode)}")
-    return json.loads(path.read_text(encoding="utf-8"))
+        return run_trial(folder)
+    except TuningError as error:
+        raise TuningError(f"{folder}: {error}") from None

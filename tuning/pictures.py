@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tuning.importance import positions
 from tuning.space import Space
-from tuning.trials import Row, Trials
+from tuning.trials import Row, Trials, short
 
 
 def curves(trials: Trials) -> Figure:
@@ -53,7 +53,7 @@ def parallel(space: Space, rows: list[Row], name: str) -> Figure:
     for number, (_, part) in enumerate(space):
         ends = part.ends()
         for value, height in zip(ends, np.linspace(0, 1, len(ends)), strict=True):
-            panel.annotate(_label(value), (number, height), fontsize=7, ha="left", va="center", xytext=(3, 0),
+            panel.annotate(short(value), (number, height), fontsize=7, ha="left", va="center", xytext=(3, 0),
                            textcoords="offset points")  # fmt: skip
         panel.axvline(number, color="0.8", lw=0.8, zorder=0)
     panel.set_xticks(range(len(space.parts)), [part.replace(".", "\n") for part, _ in space], fontsize=8)
@@ -84,9 +84,3 @@ def _scale(scores: np.ndarray):
     from matplotlib.colors import Normalize
 
     return ScalarMappable(Normalize(scores.min(), scores.max()), "viridis")
-
-
-def _label(value) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

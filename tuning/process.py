@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mmtfrs.config import Config
-from tuning.files import write_json
+from mmtfrs.errors import TuningError
+from mmtfrs.files import write_json
 
+_LOOK = 0.2  # seconds between two looks at a running trial
 _PARENT = "MMTFRS_SEARCH"  # environment variable: the process without which this one should not live
 
 
@@ -28,11 +32,41 @@ def write_spec(folder: Path, config: Config, values: dict[str, Any], data: Path,
     write_json(path, spec)
 
 
-def start_trial(folder: Path) -> subprocess.Popen:
-    """The process of a trial; what it prints goes to `log.txt`."""
+def run_trial(folder: Path, look: Callable[[], None] = lambda: None, minutes: float | None = None) -> dict[str, Any]:
+    """The result of a trial's process; what it prints goes to `log.txt`.
+
+    Args:
+        folder: with the `spec.json` of the trial.
+        look: called several times a second while it runs.
+        minutes: that it may take; None for no bound.
+
+    Raises:
+        TuningError: it ended without a result, or was over its time.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KERASTUNER")}
     environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    return start([sys.executable, "-m", "tuning.trial", str(folder)], folder / "log.txt", environment)
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    process = start([sys.executable, "-m", "tuning.trial", str(folder)], folder / "log.txt", environment)
+    try:
+        while process.poll() is None:
+            look()
+            if time.monotonic() > end:
+                raise TuningError(f"over its time of {minutes:g} minutes")
+            time.sleep(_LOOK)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    result = read_result(folder)
+    if result is None:
+        raise TuningError(why(folder, process.returncode))
+    return result
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """`result.json` of a trial that has ended well; None of any other."""
+    path = folder / "result.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def start(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:

@@ -16,7 +16,7 @@ from mmtfrs.errors import TuningError
 from tuning import pictures
 from tuning.importance import importance
 from tuning.job import Job
-from tuning.trials import Row, Trials
+from tuning.trials import Row, Trials, short
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -37,8 +37,8 @@ def write_report(folder: str | Path) -> Path:
     rows, leaders = trials.rows(), trials.leaders()
     if not leaders:
         raise TuningError(f"{folder}: no trial is completed yet, so there is nothing to report.")
-    pyarrow.parquet.write_table(trials_table(rows, list(job.space().parts)), folder / "trials.parquet")
     space = job.space()
+    pyarrow.parquet.write_table(trials_table(rows, list(space.parts)), folder / "trials.parquet")
     shares = importance(space, leaders)
     shown = {
         "Learning curves": pictures.curves(trials),
@@ -47,7 +47,7 @@ def write_report(folder: str | Path) -> Path:
     if shares:
         shown["What mattered"] = pictures.bars(shares)
     path = folder / "report.html"
-    path.write_text(_page(job, rows, leaders, shown, _outcome(folder)), encoding="utf-8")
+    path.write_text(_page(job, list(space.parts), rows, leaders, shown, _outcome(folder)), encoding="utf-8")
     return path
 
 
@@ -85,11 +85,10 @@ def _outcome(folder: Path) -> str:
     ])  # fmt: skip
 
 
-def _page(job: Job, rows: list[Row], leaders: list[Row], shown: dict, outcome: str) -> str:
-    names = list(job.space().parts)
+def _page(job: Job, names: list[str], rows: list[Row], leaders: list[Row], shown: dict, outcome: str) -> str:
     board = [
         [row.id, f"{row.score:.4f}", str(row.epochs), f"{row.seconds:.0f}", row.note,
-         *(_short(row.values.get(name)) for name in names)]
+         *(short(row.values.get(name)) for name in names)]
         for row in leaders
     ]  # fmt: skip
     failed = [[row.id, row.note] for row in rows if row.status == "failed"]
@@ -116,10 +115,6 @@ def _table(heads: list[str], rows: list[list[str]], first: str = "") -> str:
         kind = f' class="{first}"' if first and number == 0 else ""
         lines.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(str(text))}</td>" for text in row) + "</tr>")
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
-
-
-def _short(value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 @app.command()

@@ -13,15 +13,25 @@ from typing import Annotated
 import typer
 
 from mmtfrs.config import Config
-from mmtfrs.console import note, run_app, show, warn
-from mmtfrs.data.catalog import Catalog
-from mmtfrs.data.events import Events
-from mmtfrs.data.users import Users
+from mmtfrs.console import note, run_app, show
 from mmtfrs.errors import TuningError
-from mmtfrs.options import AudioEncoder, ConfigFile, EventsFile, ImageEncoder, Items, Json, Seed, TextEncoder, UsersFile
+from mmtfrs.inputs import extract_features, read_items, read_settings, read_split
+from mmtfrs.options import (  # fmt: skip
+    AudioEncoder,
+    ConfigFile,
+    EventsFile,
+    ImageEncoder,
+    Items,
+    Json,
+    OwnFeatures,
+    Seed,
+    Strict,
+    TextEncoder,
+    UsersFile,
+)
 from tuning.data import SearchData
 from tuning.distributed import LocalWorkers, serve
-from tuning.job import Job
+from tuning.job import Job, check
 from tuning.live import View
 from tuning.outcome import confirm, write_best
 from tuning.report import write_report
@@ -97,7 +107,9 @@ def main(
     image_encoder: ImageEncoder = None,
     text_encoder: TextEncoder = None,
     audio_encoder: AudioEncoder = None,
+    own: OwnFeatures = None,
     seed: Seed = None,
+    strict: Strict = False,
     hours: Annotated[float | None, typer.Option(min=0.0, help="Of training in all; then it stops.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Of one trial; then it fails.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Local processes that share the trials.")] = 0,
@@ -108,19 +120,11 @@ def main(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Search for good settings, confirm the winner, write best_config.yaml, report.html and trials.parquet."""
-    from mmtfrs.features.extract import extract
-
-    settings = Config.read(config) if config is not None else Config()
-    encoders = {
-        name: value for name, value in (("image", image_encoder), ("text", text_encoder), ("audio", audio_encoder)) if value
-    }
-    settings = settings.replace(encoders=encoders, **({} if seed is None else {"seed": seed}))
-    catalog = Catalog.read(items, settings)
-    people = Users.read(users, settings) if users is not None else None
-    log = Events.read(events, settings, catalog)
-    warn([*catalog.problems, *(people.problems if people is not None else []), *log.problems])
-    split = log.split(settings.data.split, settings.data.validation_share, settings.data.test_share, seed=settings.seed)
-    features = extract(catalog, settings, store or out.parent / "features", people, progress=not as_json)
+    settings = read_settings(config, seed, image_encoder, text_encoder, audio_encoder, own)
+    catalog, people = read_items(items, users, settings)
+    check(settings, catalog.modalities, method, objective, trials)  # before what takes long
+    split = read_split(events, settings, catalog)
+    features = extract_features(catalog, people, settings, store or out.parent / "features", strict, not as_json)
     try:
         found = search(settings, SearchData(catalog, features, split), out, trials, method, objective, hours, minutes, workers)
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,19 @@ class Choice:
         kinds = {type(value) for value in self.values}
         return self.values if len(kinds) == 1 and kinds <= {int, float, str, bool} else tuple(map(_key, self.values))
 
+    def code(self, value: Any) -> Any:
+        return self.codes()[self._index(value)]
+
+    def value(self, code: Any) -> Any:
+        return self.values[self.codes().index(code)]
+
+    def place(self, value: Any) -> float:
+        """Where a value stands in the list, from 0 to 1."""
+        return self._index(value) / (len(self.values) - 1)
+
+    def _index(self, value: Any) -> int:
+        return [_key(each) for each in self.values].index(_key(value))
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -49,6 +63,17 @@ class Range:
 
     def ends(self) -> tuple[Any, ...]:
         return self.low, self.high
+
+    def code(self, value: Any) -> Any:
+        return value
+
+    def value(self, code: Any) -> Any:
+        return code
+
+    def place(self, value: Any) -> float:
+        """Where a value stands between the ends, from 0 to 1."""
+        scale = math.log if self.scale == "log" else float
+        return (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
 
     def describe(self) -> Any:
         return {"min": self.low, "max": self.high, "scale": self.scale}

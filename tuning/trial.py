@@ -20,10 +20,10 @@ from mmtfrs._keras import keras, tf
 from mmtfrs.config import Config
 from mmtfrs.console import run_app
 from mmtfrs.evaluation.evaluate import evaluate
+from mmtfrs.files import write_json
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.train import fit
 from tuning.data import SearchData
-from tuning.files import write_json
 from tuning.process import die_with_parent
 
 

@@ -8,8 +8,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tuning.files import read_lines
 from tuning.objective import Objective
+from tuning.process import read_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,20 @@ class Row:
         return int(self.curve[-1]["epoch"]) if self.curve else 0
 
 
+def read_lines(path: Path) -> list[dict]:
+    """The whole lines of a file of JSON lines; one that was cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+
+
+def short(value: Any) -> str:
+    """A setting's value in few letters."""
+    if isinstance(value, tuple | list):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 class Trials:
     """Reads `FOLDER/trials/trial_*`.
 
@@ -54,11 +68,6 @@ class Trials:
         self.folder = folder / "trials"
         self.objective = objective
         self._ended: dict[str, Row] = {}  # these do not change any more
-
-    def result(self, name: str) -> dict | None:
-        """`result.json` of a trial that has ended well."""
-        path = self.folder / f"trial_{name}" / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def rows(self) -> list[Row]:
         """All trials that were begun, in their order."""
@@ -98,7 +107,7 @@ class Trials:
         spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
         curve = read_lines(folder / "history.jsonl")
         seconds = curve[-1]["time"] if curve else 0.0
-        result = self.result(name)
+        result = read_result(folder)
         if result is not None:
             score = result["metrics"].get(self.objective.name)
             note = "hopeless" if result["hopeless"] else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,14 +13,14 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.errors import FailedTrialError
 
 from mmtfrs.config import Config
-from tuning.files import write_json
+from mmtfrs.errors import TuningError
+from mmtfrs.files import write_json
 from tuning.objective import Objective
 from tuning.oracles import values_of
-from tuning.process import start_trial, why, write_spec
+from tuning.process import read_result, run_trial, write_spec
 from tuning.space import Space
 from tuning.trials import Trials
 
-_LOOK = 0.2  # seconds between two looks at a running trial
 _GRACE = 5  # epochs, and finished trials, before a trial can be hopeless
 
 
@@ -58,24 +57,14 @@ class ProcessTuner(BaseTuner):
         wanted = oracle.max_trials
         with contextlib.redirect_stdout(sys.stderr):  # it tells of a reload; standard output is for results
             super().__init__(oracle=oracle, directory=str(folder), project_name="trials")
-        self._stop_reason: str | None = None
         if not self._is_worker():
             oracle.max_trials = wanted  # a search that is gone on with may have got more
             self.save()
-
-    def get_state(self) -> dict[str, Any]:
-        return {}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        pass
 
     def save(self) -> None:
         if not self._is_worker():
             self.oracle.save()
         write_json(self._get_tuner_fname(), self.get_state())
-
-    def _is_worker(self) -> bool:
-        return "KERASTUNER_ORACLE_IP" in os.environ and "chief" not in os.environ["KERASTUNER_TUNER_ID"]
 
     def pre_create_trial(self) -> None:
         # The loop asks again at once where an oracle has nothing to do yet.
@@ -90,10 +79,13 @@ class ProcessTuner(BaseTuner):
             FailedTrialError: the process ended without a result, or was over its time.
         """
         folder = Path(self.get_trial_dir(trial.trial_id))
-        result = self.trials.result(trial.trial_id)
+        result = read_result(folder)
         if result is None:
             self._begin(folder, trial)
-            result = self._wait(folder)
+            try:
+                result = run_trial(folder, lambda: self._look(folder), self.minutes)
+            except TuningError as error:
+                raise FailedTrialError(str(error)) from None
         metrics = result["metrics"]
         value = metrics.get(self.objective.name)
         if value is None or value != value:
@@ -110,25 +102,10 @@ class ProcessTuner(BaseTuner):
         write_spec(folder, config, values, self.folder / "data", continues=before, keep="tuner/epochs" in chosen,
                    bar=[] if "tuner/epochs" in chosen else self.trials.bar(_GRACE))  # fmt: skip
 
-    def _wait(self, folder: Path) -> dict:
-        start = time.monotonic()
-        process = start_trial(folder)
-        try:
-            while process.poll() is None:
-                (folder / "alive").touch()
-                if self.seen is not None:
-                    self.seen(self.trials)
-                if self.minutes is not None and time.monotonic() - start > 60 * self.minutes:
-                    raise FailedTrialError(f"over its time of {self.minutes:g} minutes")
-                time.sleep(_LOOK)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        result = self.trials.result(folder.name.removeprefix("trial_"))
-        if result is None:
-            raise FailedTrialError(why(folder, process.returncode))
-        return result
+    def _look(self, folder: Path) -> None:
+        (folder / "alive").touch()
+        if self.seen is not None:
+            self.seen(self.trials)
 
 
 def trial_config(config: Config, objective: Objective) -> Config:

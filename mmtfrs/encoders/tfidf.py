@@ -11,6 +11,7 @@ from mmtfrs._keras import tf
 from mmtfrs.encoders.base import fingerprint
 from mmtfrs.encoders.text import TextEncoder
 from mmtfrs.errors import EncoderError
+from mmtfrs.files import replacing
 
 BUCKETS, DIM = 1 << 14, 512
 _SEED = 11
@@ -36,10 +37,8 @@ def fit_tfidf(texts: Iterable[str], path: str | Path) -> None:
             count += len(batch)
             batch = []
     idf = np.log((1.0 + count) / (1.0 + documents)) + 1.0
-    path = Path(path)
-    temporary = path.with_suffix(".part.npz")
-    np.savez(temporary, idf=idf.astype(np.float32))
-    temporary.replace(path)
+    with replacing(path) as file:
+        np.savez(file, idf=idf.astype(np.float32))
 
 
 def load_tfidf(path: str | Path) -> TextEncoder:

@@ -90,6 +90,18 @@ def stack(requests: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return stacked
 
 
+def predict_request(model: str, signature: str, inputs: Mapping[str, np.ndarray]):
+    """The message that TensorFlow Serving's `Predict` takes."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2  # loads gRPC: only where it is needed
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = model, signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return request
+
+
 def image_bytes(path: str | Path) -> bytes:
     """A picture's bytes as the graph can decode them: as they are if that gives the same picture, else as PNG."""
     if not path:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmtfrs._keras import tf
 from mmtfrs.encoders.decode import SAMPLE_RATE
+from mmtfrs.exporting.request import predict_request
 
 _FILE = "tf_serving_warmup_requests"  # the name that TF Serving looks for in assets.extra
 
@@ -29,11 +30,10 @@ def write_warmup(signatures: dict, folder: Path, modalities: Collection[str], na
 
     with tf.io.TFRecordWriter(str(folder / "assets.extra" / _FILE)) as writer:
         for signature, function in signatures.items():
+            specs = function.structured_input_signature[1]
+            inputs = {key: _example(key, spec, modalities) for key, spec in specs.items()}
             record = prediction_log_pb2.PredictionLog()
-            request = record.predict_log.request
-            request.model_spec.name, request.model_spec.signature_name = name, signature
-            for key, spec in function.structured_input_signature[1].items():
-                request.inputs[key].CopyFrom(tf.make_tensor_proto(_example(key, spec, modalities)))
+            record.predict_log.request.CopyFrom(predict_request(name, signature, inputs))
             writer.write(record.SerializeToString())
 
 

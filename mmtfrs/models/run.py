@@ -8,7 +8,6 @@ last complete epoch instead of `weights.npz`.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import RunError
 from mmtfrs.features.tables import Tables
+from mmtfrs.files import replacing, write_json
 from mmtfrs.models.two_tower import TwoTower
 
 FORMAT = 3
@@ -59,7 +59,7 @@ def start_run(model: TwoTower, folder: Path, split: Split | None = None, **facts
     known = {"format": FORMAT, "mmtfrs": __version__, "modalities": list(model.data.modalities),
              "items": len(model.data.item_ids), "users": len(model.data.user_ids),
              "split": split.kind if split else None, **facts}  # fmt: skip
-    _write_text(folder / "run.json", json.dumps(known, indent=1))
+    write_json(folder / "run.json", known)
 
 
 def load_run(folder: str | Path) -> TwoTower:
@@ -143,12 +143,8 @@ def load_part(folder: str | Path, part: str) -> Events:
 def save_weights(model: TwoTower, path: Path) -> None:
     """All weights as one `.npz`, by position and name; complete or not at all."""
     arrays = {f"{number:03d}/{weight.name}": weight.numpy() for number, weight in enumerate(model.weights)}
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load_weights(model: TwoTower, path: Path) -> None:
@@ -173,9 +169,3 @@ def write_split(path: Path, split: Split) -> None:
     if all(part.ratings is not None for part in parts):
         columns["rating"] = np.concatenate([part.ratings for part in parts])
     pyarrow.parquet.write_table(pa.table(columns), path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from mmtfrs.evaluation.scorers import ModelScorer
 from mmtfrs.features.extract import extract
 from mmtfrs.features.features import Features
 from mmtfrs.features.tables import Tables, reduce_media
+from mmtfrs.files import replacing
 from mmtfrs.models.run import RUN
 from mmtfrs.models.two_tower import TwoTower
 
@@ -186,12 +186,8 @@ class _Stage:
         arrays |= {f"best-{n}": value for n, value in enumerate(kept)}
         state = np.array([epoch, self.best_epoch, np.nan if best is None else best])
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".part")
-        with temporary.open("wb") as file:
+        with replacing(self.path) as file:
             np.savez(file, state=state, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
 
     def _resume(self) -> tuple[int, int, float | None, list[np.ndarray]]:
         try:

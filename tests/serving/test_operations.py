@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from mmtfrs.errors import ExportError
-from mmtfrs.exporting.request import Query
+from mmtfrs.exporting.request import Query, predict_request
 from serving.client import Client, ServingError
 from serving.metrics import JsonLines
 from serving.models import read_models
@@ -215,9 +215,7 @@ def _raw(port):
 
 
 def test_requests_that_are_too_large_are_refused_and_the_server_lives(server):
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = "one"
-    request.inputs["text"].CopyFrom(tf.make_tensor_proto(np.array([b"x" * (65 << 20)], object)))
+    request = predict_request("one", "", {"text": np.array([b"x" * (65 << 20)], object)})
     with _raw(server.port) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
@@ -228,8 +226,7 @@ def test_requests_that_are_too_large_are_refused_and_the_server_lives(server):
 
 
 def test_clients_that_hang_up_leave_no_trace(server):
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = "one", "recommend_user"
+    request = predict_request("one", "recommend_user", {})
     with _raw(server.port) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         for _ in range(50):
@@ -241,11 +238,7 @@ def test_clients_that_hang_up_leave_no_trace(server):
 
 
 def test_a_thousand_clients_at_once(server):
-    query = Query("user-0003").request()[1]
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = "one", "recommend_user"
-    for name, value in query.items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    request = predict_request("one", *Query("user-0003").request())
     channels = [grpc.insecure_channel(f"localhost:{server.port}", options=[("grpc.use_local_subchannel_pool", 1)])
                 for _ in range(1000)]  # fmt: skip
     try:

@@ -7,26 +7,23 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
-import tensorflow as tf
-from conftest import ROOT
+from conftest import ROOT, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
-    predict_pb2,
     prediction_service_pb2_grpc,
 )
 
 from mmtfrs.errors import ExportError
 from mmtfrs.exporting.loaded import LoadedModel, results
-from mmtfrs.exporting.request import Query
+from mmtfrs.exporting.request import Query, predict_request
 from serving.client import Client, ServingError
 from serving.server import Server
 
@@ -87,12 +84,7 @@ def stub(server):
 
 def _request(signature="recommend_user", name="small", drop=(), **changes):
     _, inputs = Query("user-0003", ["item-0001"]).request()
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = name, signature
-    for key, value in (inputs | changes).items():
-        if key not in drop:
-            request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
-    return request
+    return predict_request(name, signature, {key: value for key, value in (inputs | changes).items() if key not in drop})
 
 
 def _refusal(call, request):
@@ -219,18 +211,11 @@ def test_status_of_unknown_models(server):
         assert found == ("NOT_FOUND", "Could not find any versions of model other")
 
 
-def _wait(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 def test_new_versions_are_picked_up_and_corrupt_ones_are_not(folder, client):
     shutil.copytree(folder / "1", folder / ".part-x")
     (folder / ".part-x" / "saved_model.pb").write_bytes(b"corrupt")
     (folder / ".part-x").rename(folder / "2")
-    _wait(lambda: client.status().get(2) == "END")
+    wait_until(lambda: client.status().get(2) == "END")
     assert client.status()[1] == "AVAILABLE" and client.recommend(user="user-0003", k=1)
     shutil.copytree(folder / "1", folder / ".part-y")
     (folder / ".part-y").rename(folder / "3")

@@ -8,12 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from conftest import FAST, OFFLINE, ROOT, run_cli
+from conftest import FAST, OFFLINE, ROOT, run_cli, wait_until
 from models.test_two_tower import planted
 
 from mmtfrs import Config
@@ -62,13 +61,6 @@ def _rows(folder):
     return Trials(folder, Objective("recall@20", "max")).rows()
 
 
-def _wait(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 def _pids(text):
     found = subprocess.run(["pgrep", "-f", text], capture_output=True, text=True, check=False).stdout.split()
     return [int(pid) for pid in found]
@@ -79,10 +71,10 @@ def test_a_search_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_pat
     whole = _start(tmp_path / "whole", 3)
     assert whole.wait(200) == 0, whole.stderr.read()
     killed = _start(tmp_path / "killed", 3)
-    _wait(lambda: (tmp_path / "killed" / "trials" / "trial_1" / "history.jsonl").exists())
+    wait_until(lambda: (tmp_path / "killed" / "trials" / "trial_1" / "history.jsonl").exists())
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    _wait(lambda: not _pids(f"tuning.trial {tmp_path / 'killed'}"), 10)  # its trial has ended with it
+    wait_until(lambda: not _pids(f"tuning.trial {tmp_path / 'killed'}"), 10)  # its trial has ended with it
     first = (tmp_path / "killed" / "trials" / "trial_0" / "result.json").stat().st_mtime
     assert _start(tmp_path / "killed", 3).wait(200) == 0
     assert (tmp_path / "killed" / "trials" / "trial_0" / "result.json").stat().st_mtime == first
@@ -116,7 +108,7 @@ def test_a_trial_over_its_time_is_ended(tmp_path):
 @pytest.mark.slow
 def test_two_workers_share_a_search_and_one_that_dies_is_survived(tmp_path):
     process = _start(tmp_path / "s", 4, workers=2)
-    _wait(lambda: len(list((tmp_path / "s" / "trials").glob("trial_*/history.jsonl"))) >= 2)
+    wait_until(lambda: len(list((tmp_path / "s" / "trials").glob("trial_*/history.jsonl"))) >= 2)
     workers = _pids(f"tuning.distributed {tmp_path / 's'}")
     (victim,) = [pid for pid in workers if b"TUNER_ID=worker-0" in Path(f"/proc/{pid}/environ").read_bytes()]
     os.kill(victim, signal.SIGKILL)
@@ -124,7 +116,7 @@ def test_two_workers_share_a_search_and_one_that_dies_is_survived(tmp_path):
     rows = _rows(tmp_path / "s")
     assert len(rows) == 4 and all(row.status == "completed" for row in rows)
     assert re.search(r"worker-0 is gone; trial \d is given to another", process.stderr.read())
-    _wait(lambda: not _pids(f"tuning.distributed {tmp_path / 's'}"), 15)
+    wait_until(lambda: not _pids(f"tuning.distributed {tmp_path / 's'}"), 15)
 
 
 def _job(config=None, data=None, **changes):

@@ -9,13 +9,13 @@ import pyarrow.parquet
 import pytest
 
 from mmtfrs import Config
-from tuning.files import read_lines, write_json
+from mmtfrs.files import write_json
 from tuning.importance import importance, positions
 from tuning.live import table
 from tuning.objective import Objective
 from tuning.report import trials_table
 from tuning.space import Space
-from tuning.trials import Row, Trials
+from tuning.trials import Row, Trials, read_lines
 
 GOAL = Objective("recall@20", "max")
 

@@ -1,0 +1,61 @@
+"""What the commands take, read the same way by all of them: settings with their overrides, tables, a split log, features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from mmtfrs.config import Config
+from mmtfrs.console import note, warn
+from mmtfrs.data.catalog import Catalog
+from mmtfrs.data.events import Events
+from mmtfrs.data.splits import Split
+from mmtfrs.data.users import Users
+
+
+def read_settings(
+    path: Path | None,
+    seed: int | None = None,
+    image: str | None = None,
+    text: str | None = None,
+    audio: str | None = None,
+    features: list[str] | None = None,
+) -> Config:
+    """The config file, or the defaults, under what the command line says."""
+    settings = Config.read(path) if path is not None else Config()
+    encoders = {name: value for name, value in (("image", image), ("text", text), ("audio", audio)) if value}
+    own = dict(pair.partition("=")[::2] for pair in features or [])
+    if "" in {*own, *own.values()}:
+        raise typer.BadParameter("must be NAME=FILE.npy.", param_hint="--features")
+    data = {"features": {**settings.data.features, **own}}
+    return settings.replace(encoders=encoders, data=data, **({} if seed is None else {"seed": seed}))
+
+
+def read_items(items: Path, users: Path | None, settings: Config) -> tuple[Catalog, Users | None]:
+    """Catalogue and users, their problems told."""
+    catalog = Catalog.read(items, settings)
+    people = Users.read(users, settings) if users is not None else None
+    for table in (catalog, people):
+        warn(table.problems if table is not None else [])
+    return catalog, people
+
+
+def read_split(events: Path, settings: Config, catalog: Catalog) -> Split:
+    """The log in its parts, its problems told."""
+    log = Events.read(events, settings, catalog)
+    warn(log.problems)
+    data = settings.data
+    return log.split(data.split, data.validation_share, data.test_share, seed=settings.seed)
+
+
+def extract_features(catalog: Catalog, people: Users | None, settings: Config, store: Path, strict: bool, progress: bool):
+    """Features of catalogue and users; media that were set aside are told."""
+    from mmtfrs.features.extract import extract
+
+    features = extract(catalog, settings, store, people, strict, progress)
+    for reject in features.rejects:
+        note(f"set aside: {reject.table} {reject.id}: {reject.modality} {reject.medium}: {reject.reason}")
+    if features.rejects:
+        note(f"{len(features.rejects)} media were set aside and count as absent; see {store / 'rejects.csv'}")
+    return features
