@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -16,6 +15,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from mmtfrs.exporting.loaded import short_message
 from mmtfrs.exporting.versions import check_saved_model
 from serving.limits import MAX_MESSAGE, MAX_ROWS
+from serving.session import Session
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -53,17 +53,7 @@ class Servable:
             name: signature for name, signature in meta_graph.signature_def.items() if name != "__saved_model_init_op"
         }
         self._path = path
-        # By the session loader, as TF Serving does it: unlike `tf.saved_model.load` it leaves the work to C++, so that requests
-        # to the version that serves do not wait for the interpreter meanwhile.
-        self._session = tf.compat.v1.Session(graph=tf.Graph())
-        with self._session.graph.as_default():
-            tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(path))
-        self._calls = {name: self._callable(signature) for name, signature in self.signature_defs.items()}
-
-    def _callable(self, signature: meta_graph_pb2.SignatureDef) -> Callable[..., list[np.ndarray]]:
-        """Takes the inputs, gives the outputs, both in the order of the signature."""
-        fetches = [info.name for info in signature.outputs.values()]
-        return self._session.make_callable(fetches, [info.name for info in signature.inputs.values()])
+        self._session = Session(path)
 
     def warm_up(self) -> int:
         """Runs the version's warm-up records, as TF Serving does, and returns how many there were.
@@ -84,27 +74,27 @@ class Servable:
         signature_name: str,
         inputs: dict[str, tensor_pb2.TensorProto],
         output_filter: list[str],
+        seconds: float | None = None,
     ) -> dict[str, tensor_pb2.TensorProto]:
-        """Runs a signature.
+        """Runs a signature, for so many seconds at most.
 
         Raises:
             RequestError: FAILED_PRECONDITION for an unknown signature, INVALID_ARGUMENT for missing, extra or unfit
                 inputs, unknown outputs, and inputs that the graph refuses, RESOURCE_EXHAUSTED for more rows or elements
-                than are taken; the texts are TF Serving's.
+                than are taken, DEADLINE_EXCEEDED; the texts are TF Serving's.
         """
         signature = self.signature_defs.get(signature_name)
         if signature is None:
             raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{signature_name}" not found.')
         _check_names(inputs, signature)
-        arrays = {name: _array(name, proto, signature.inputs[name]) for name, proto in inputs.items()}
+        feeds = [(info.name, _array(name, inputs[name], info)) for name, info in signature.inputs.items()]
         wanted = _wanted(output_filter, signature)
         try:
-            values = self._calls[signature_name](*(arrays[name] for name in signature.inputs))
+            values = self._session.run(feeds, [signature.outputs[name].name for name in wanted], seconds)
         except tf.errors.OpError as error:
             code = _STATUS.get(type(error), grpc.StatusCode.INTERNAL)
             raise RequestError(code, short_message(error)) from None
-        outputs = dict(zip(signature.outputs, values, strict=True))
-        return {name: tf.make_tensor_proto(outputs[name]) for name in wanted}
+        return {name: tf.make_tensor_proto(value) for name, value in zip(wanted, values, strict=True)}
 
 
 _STRING = 16  # bytes that a string takes at least
@@ -113,6 +103,7 @@ _STATUS = {
     tf.errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
     tf.errors.OutOfRangeError: grpc.StatusCode.OUT_OF_RANGE,
     tf.errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    tf.errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
 

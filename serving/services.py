@@ -27,7 +27,8 @@ log = logging.getLogger("serving")
 
 def _answers(method):
     """Turns a RequestError into its gRPC status, anything unforeseen into INTERNAL without a traceback for clients, and a
-    deadline that has passed in the queue into DEADLINE_EXCEEDED without any work; counts and logs the request."""
+    deadline that has passed in the queue into DEADLINE_EXCEEDED without any work; counts and logs the request. The method is
+    told the seconds that are left, None for no deadline."""
 
     @functools.wraps(method)
     def call(self, request, context):
@@ -37,7 +38,7 @@ def _answers(method):
         try:
             if (left is not None and left <= 0) or not context.is_active():
                 raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the request was begun")
-            response = method(self, request)
+            response = method(self, request, left)
         except RequestError as error:
             code, message = error.code, str(error)
         except Exception as error:
@@ -66,10 +67,10 @@ class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceS
     """Predict and GetModelMetadata."""
 
     @_answers
-    def Predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
+    def Predict(self, request: predict_pb2.PredictRequest, left: float | None) -> predict_pb2.PredictResponse:
         signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
         with _leased(self.models, request.model_spec) as servable:
-            outputs = servable.predict(signature, dict(request.inputs), list(request.output_filter))
+            outputs = servable.predict(signature, dict(request.inputs), list(request.output_filter), left)
         response = predict_pb2.PredictResponse()
         _fill_spec(response.model_spec, request.model_spec.name, servable.version, signature)
         for name, value in outputs.items():
@@ -78,7 +79,7 @@ class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceS
 
     @_answers
     def GetModelMetadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, _: float | None
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         with _leased(self.models, request.model_spec) as servable:
             if not request.metadata_field:
@@ -104,7 +105,7 @@ class ModelService(_Service, model_service_pb2_grpc.ModelServiceServicer):
 
     @_answers
     def GetModelStatus(
-        self, request: get_model_status_pb2.GetModelStatusRequest
+        self, request: get_model_status_pb2.GetModelStatusRequest, _: float | None
     ) -> get_model_status_pb2.GetModelStatusResponse:
         spec = request.model_spec
         wanted = spec.version.value if spec.HasField("version") else None
