@@ -102,12 +102,17 @@ class MediaTable:
 
     def medium(self, row: int, modality: str) -> str:
         """The text, or the full path of the picture or sound, of one row; "" where absent."""
+        return self.media(row, row + 1, modality)[0]
+
+    def media(self, start: int, stop: int, modality: str) -> list[str]:
+        """As `medium`, for the rows from `start` up to, not including, `stop`."""
         if modality not in self.table.column_names:
-            return ""
-        value = self.table.column(modality)[row].as_py()
-        if modality == "text" or not value:
-            return value
-        return str(self.folder / value)
+            return [""] * (min(stop, len(self)) - start)
+        values = self.table.column(modality).slice(start, stop - start).to_pylist()
+        if modality == "text":
+            return values
+        folder = str(self.folder)
+        return [value and os.path.join(folder, value) for value in values]
 
     @property
     def folder(self) -> Path:

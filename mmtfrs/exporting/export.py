@@ -19,7 +19,7 @@ from mmtfrs.exporting.loaded import short_message
 from mmtfrs.exporting.signatures import ServingModule
 from mmtfrs.exporting.versions import new_version, prune, versions
 from mmtfrs.exporting.warmup import write_warmup
-from mmtfrs.index.build import make_search
+from mmtfrs.index.build import Found, make_search
 from mmtfrs.index.index import Index
 from mmtfrs.models.run import save_run
 from mmtfrs.models.two_tower import TwoTower
@@ -27,11 +27,14 @@ from mmtfrs.models.two_tower import TwoTower
 log = logging.getLogger("mmtfrs")
 
 MODEL = "model"  # the folder in assets.extra that carries the trained model, for a refresh
+_FACTS = "mmtfrs.json"
 _QUERIES = 512
 _HISTORY = 20
 
 
-def export(model: TwoTower, folder: str | Path, encoders: dict[str, Encoder] | None = None) -> Path:
+def export(
+    model: TwoTower, folder: str | Path, encoders: dict[str, Encoder] | None = None, before: Found | None = None
+) -> Path:
     """Writes the next free version below `folder`: towers, index, ids and encoders, all in one folder that can be moved.
 
     Args:
@@ -39,6 +42,7 @@ def export(model: TwoTower, folder: str | Path, encoders: dict[str, Encoder] | N
         folder: `saved_models/NAME`; the version appears complete or not at all.
         encoders: of the modalities whose raw media requests may carry; None takes those of the model's features, loaded
             anew from the config if need be.
+        before: the index of a version that this one differs little from.
 
     Returns:
         The version's folder.
@@ -58,17 +62,22 @@ def export(model: TwoTower, folder: str | Path, encoders: dict[str, Encoder] | N
                 f"the {modality} encoder {encoder.name} is not the one that made the model's features "
                 f"({encoder.fingerprint[:12]}, not {made[:12]}). Export with that one, or extract and train again."
             )
-    index = make_index(model)
+    index = make_index(model, before)
     module = ServingModule(model, encoders, index)
     signatures = module.signatures()
-    facts = {"mmtfrs": __version__, "modalities": list(model.data.modalities), "items": len(model.data.item_ids),
-             "encoders": {name: encoder.name for name, encoder in encoders.items()},
-             "index": index.search.name, "attributes": list(model.data.attributes)}  # fmt: skip
+    facts = {
+        "mmtfrs": __version__,
+        "modalities": list(model.data.modalities),
+        "items": len(model.data.item_ids),
+        "encoders": {name: encoder.name for name, encoder in encoders.items()},
+        "index": {"name": index.search.name, "effort": index.search.effort, "size": index.search.size},
+        "attributes": list(model.data.attributes),
+    }
     with new_version(folder) as part, _disk_errors():
         tf.saved_model.save(module, str(part), signatures=signatures, options=_options(index, signatures))
         extra = part / "assets.extra"
         extra.mkdir(exist_ok=True)
-        (extra / "mmtfrs.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        (extra / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         model.config.write(extra / "config.yaml")
         save_run(model, extra / MODEL)
         write_warmup(signatures, part, encoders, folder.name)
@@ -76,13 +85,21 @@ def export(model: TwoTower, folder: str | Path, encoders: dict[str, Encoder] | N
     return folder / str(versions(folder)[-1])
 
 
-def make_index(model: TwoTower) -> Index:
+def found_index(version: Path) -> Found | None:
+    """The index of an exported version; None if it does not say."""
+    try:
+        return Found(**json.loads((version / "assets.extra" / _FACTS).read_text(encoding="utf-8"))["index"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def make_index(model: TwoTower, before: Found | None = None) -> Index:
     """The index of a model's catalogue, as the `export` section of its config wants it."""
     settings = model.config.export
     vectors = model.candidate_embeddings()
     score = model.score_matrix if model.voting else None
     search = make_search(vectors, settings.index, settings.recall, settings.k, sample_queries(model), settings.int8,
-                         settings.tpu, score)  # fmt: skip
+                         settings.tpu, score, before)  # fmt: skip
     return Index(model.data.item_ids, search, settings.k, model.data.attributes, inner=score is None)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmtfrs.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.errors import ExportError
-from mmtfrs.exporting.export import MODEL, export
+from mmtfrs.exporting.export import MODEL, export, found_index
 from mmtfrs.exporting.versions import newest_version
 from mmtfrs.features.extract import extract
 from mmtfrs.models.run import load_run
@@ -64,7 +64,9 @@ def refresh(
     model.keep_encoders(features.encoders)
     known = set(old.data.item_ids)
     kept = sum(item in known for item in catalog.ids)
-    path = export(model, version.parent)
+    same = now.export.model_copy(update={"keep": 0}) == old.config.export.model_copy(update={"keep": 0})
+    before = found_index(version) if same else None
+    path = export(model, version.parent, before=before)
     return Refreshed(path, len(catalog) - kept, kept, len(known) - kept, features.encoded)
 
 

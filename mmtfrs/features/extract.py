@@ -33,6 +33,7 @@ from mmtfrs.features.store import FeatureSpace, FeatureStore
 
 # Where a modality's media are looked for: a video stands in for a picture or a sound that an item does not have.
 _COLUMNS = {"image": ("image", VIDEO), "text": ("text",), "audio": ("audio", VIDEO)}
+_LOOK_UP = 512  # media that the store is asked for at once
 _BATCH_BYTES = 128 << 20  # a batch ends early when its decoded media reach this
 
 
@@ -167,10 +168,11 @@ class _Job:
         limit = 3 * self.bounds.batch_size  # enough to decode while a batch is encoded and written
         with contextlib.ExitStack() as stack:
             stack.callback(lambda: [future.cancel() for _, future in window])
-            for row in range(len(self.table)):
-                medium = self.table.medium(row, self.column) if self.rows[row] < 0 else ""
-                if medium:
-                    window.append((row, self.pool.submit(self._prepare, medium)))
+            for row, medium, known in self._looked_up():
+                if known.row >= 0:
+                    yield row, known
+                    continue
+                window.append((row, self.pool.submit(self._prepare, medium, known.digest)))
                 if len(window) >= limit:
                     first, future = window.popleft()
                     yield first, future.result()
@@ -178,23 +180,48 @@ class _Job:
                 first, future = window.popleft()
                 yield first, future.result()
 
-    def _prepare(self, medium: str) -> _Prepared:
-        """Runs in a thread: reads, hashes and, if the store does not have it, decodes one medium."""
+    def _looked_up(self) -> Iterator[tuple[int, str, _Prepared]]:
+        """Every medium with what the store knows of it, many at a time: a file by its size and time, without reading it."""
+        for start in range(0, len(self.table), _LOOK_UP):
+            media = self.table.media(start, start + _LOOK_UP, self.column)
+            wanted = [(start + place, medium) for place, medium in enumerate(media) if medium and self.rows[start + place] < 0]
+            if not wanted:
+                continue
+            digests = self._known_digests([medium for _, medium in wanted])
+            places = self.space.find_all([digest for digest in digests if digest])
+            for (row, medium), digest in zip(wanted, digests, strict=True):
+                yield row, medium, _Prepared(digest, places.get(digest, -1))
+
+    def _known_digests(self, media: list[str]) -> list[bytes]:
+        """The digest of each medium that need not be read for it, b"" of the others."""
+        if self.encoder.modality == "text":
+            return [hashlib.sha256(text.encode("utf-8", "surrogatepass") + self.encoder.salt).digest() for text in media]
+        workers = self.bounds.workers  # a file system may be far away
+        slices = self.pool.map(lambda first: [_stat(path) for path in media[first::workers]], range(workers))
+        stats: list[os.stat_result | None] = [None] * len(media)
+        for first, found in enumerate(slices):
+            stats[first::workers] = found
+        known = self.store.known_digests([self._key(path) for path in media])
+        digests = []
+        for path, stat in zip(media, stats, strict=True):
+            size, changed, digest = known.get(self._key(path), (0, 0, b""))
+            digests.append(digest if stat and (stat.st_size, stat.st_mtime_ns) == (size, changed) else b"")
+        return digests
+
+    def _key(self, path: str) -> str:
+        return path + self.encoder.salt.decode()
+
+    def _prepare(self, medium: str, digest: bytes) -> _Prepared:
+        """Runs in a thread: reads, hashes if need be and, if the store does not have it, decodes one medium."""
         try:
-            file, digest, data = None, None, None
-            if self.encoder.modality != "text":
-                stat = _stat(medium)
-                digest = self.store.known_digest(medium + self.encoder.salt.decode(), stat)
-            if digest is None:
-                data = self.encoder.read(medium, self.bounds)
+            file, stat = None, None if self.encoder.modality == "text" else _stat(medium)
+            data = self.encoder.read(medium, self.bounds)
+            if not digest:
                 digest = hashlib.sha256(data + self.encoder.salt).digest()
-                if self.encoder.modality != "text":
-                    file = (medium + self.encoder.salt.decode(), stat, digest)
-            row = self.space.find(digest)
-            if row >= 0:
-                return _Prepared(digest, row, file=file)
-            if data is None:
-                data = self.encoder.read(medium, self.bounds)
+                file = (self._key(medium), stat, digest) if stat else None
+                row = self.space.find(digest)
+                if row >= 0:
+                    return _Prepared(digest, row, file=file)
             return _Prepared(digest, -1, self.encoder.decode(data, self.bounds), file=file)
         except MediaError as error:
             return _Prepared(reason=str(error))
@@ -232,11 +259,12 @@ class _Job:
             self._files = []
 
 
-def _stat(path: str) -> os.stat_result:
+def _stat(path: str) -> os.stat_result | None:
+    """None where there is no such file: reading it says so."""
     try:
         return os.stat(path)
     except (OSError, ValueError):
-        raise MediaError("there is no such file") from None
+        return None
 
 
 def _write_rejects(store: Path, rejects: list[Reject]) -> None:

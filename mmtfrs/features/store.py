@@ -94,11 +94,11 @@ class FeatureStore:
         path = self.folder / f"{encoder.modality}-{encoder.fingerprint[:16]}.f32"
         return FeatureSpace(self._db, self._mutex, number, path, dim)
 
-    def known_digest(self, path: str, stat: os.stat_result) -> bytes | None:
-        """The digest of a file that was read before and has not changed since, by size and time."""
+    def known_digests(self, paths: Sequence[str]) -> dict[str, tuple[int, int, bytes]]:
+        """`{path: (size, time of change in nanoseconds, digest)}` of the files that were read before."""
         with self._mutex:
-            row = self._db.execute("select size, mtime_ns, digest from files where path = ?", (path,)).fetchone()
-        return row[2] if row and row[:2] == (stat.st_size, stat.st_mtime_ns) else None
+            found = self._db.execute(f"select path, size, mtime_ns, digest from files where path in {_marks(paths)}", paths)
+            return {row[0]: row[1:] for row in found}
 
     def remember_files(self, files: Sequence[tuple[str, os.stat_result, bytes]]) -> None:
         """Notes the digests of files, so that the next run need not read them."""
@@ -107,6 +107,10 @@ class FeatureStore:
             self._db.execute("begin")
             self._db.executemany("insert or replace into files values (?, ?, ?, ?)", rows)
             self._db.execute("commit")
+
+
+def _marks(values: Sequence) -> str:
+    return f"({','.join('?' * len(values))})"
 
 
 class FeatureSpace:
@@ -127,6 +131,14 @@ class FeatureSpace:
                 "select row from features where space = ? and digest = ?", (self._number, digest)
             ).fetchone()
         return found[0] if found else -1
+
+    def find_all(self, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """`{digest: row}` of the media that are there."""
+        with self._mutex:
+            found = self._db.execute(
+                f"select digest, row from features where space = ? and digest in {_marks(digests)}", (self._number, *digests)
+            )
+            return dict(found)
 
     def append(self, digests: Sequence[bytes], features: np.ndarray) -> range:
         """Adds `[n, dim]` features and returns their rows; on return they survive a kill."""

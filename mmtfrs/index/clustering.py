@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 _SAMPLE = 64  # vectors per partition from which the centres are found
 _CHUNK = 65_536
@@ -32,9 +33,10 @@ def make_blocks(vectors: np.ndarray, size: int, partitions: int | None = None, s
     order = np.argsort(nearest, kind="stable").astype(np.int32)
     bounds = np.searchsorted(nearest[order], np.arange(partitions + 1))
     blocks: list[np.ndarray] = []
-    for start, end in itertools.pairwise(bounds):
-        if end > start:
-            _halve(vectors, order[start:end], size, blocks)
+    with threadpool_limits(1, "blas"):  # on a busy machine its threads wait for each other at every small product
+        for start, end in itertools.pairwise(bounds):
+            if end > start:
+                _halve(vectors, order[start:end], size, blocks)
     table = np.full((len(blocks), size), -1, np.int32)
     for number, rows in enumerate(blocks):
         table[number, : len(rows)] = rows

@@ -7,7 +7,7 @@ import pytest
 
 from mmtfrs._keras import tf
 from mmtfrs.errors import ExportError
-from mmtfrs.index.build import exact_rows, make_search, measured_recall
+from mmtfrs.index.build import Found, exact_rows, make_search, measured_recall
 from mmtfrs.index.clustering import assign, k_means, make_blocks
 from mmtfrs.index.exact import ExactSearch
 from mmtfrs.index.index import Index
@@ -143,3 +143,18 @@ def test_scann_or_a_clear_error():
     assert measured_recall(search, queries[100:], exact_rows(vectors, queries[100:], 50)) > 0.87
     with pytest.raises(ExportError, match="at least 16 items"):
         make_search(vectors[:5], "scann")
+
+
+def test_what_was_found_before_is_taken_again_while_it_reaches_the_recall():
+    vectors, queries = clustered()
+    first = make_search(vectors, "partitions", 0.9, 50, queries)
+    found = Found(first.name, first.effort, first.size)
+    truth = exact_rows(vectors[:5900], queries, 50)
+    again = make_search(vectors[:5900], "partitions", 0.9, 50, queries, before=found)
+    assert again.effort == first.effort and measured_recall(again, queries, truth) >= 0.9
+    more = make_search(vectors[:5900], "partitions", 0.9, 50, queries, before=Found("partitions", first.effort + 5, 6000))
+    assert more.effort == first.effort + 5  # nothing was searched for
+    lazy = make_search(vectors[:5900], "partitions", 0.9, 50, queries, before=Found("partitions", 1, 6000))
+    assert lazy.effort > 1 and measured_recall(lazy, queries, truth) >= 0.9
+    assert found.fits("auto", 6600) and not found.fits("partitions", 9000) and not found.fits("scan", 6000)
+    assert not Found("exact", 1, 6000).fits("auto", 6000)
