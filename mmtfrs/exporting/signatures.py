@@ -37,6 +37,9 @@ class ServingModule(tf.Module):
         )
         # Layers themselves are not attached: their variables are all that the functions need.
         self.model_variables = [*model.weights, *model.device.variables]
+        # One function for all signatures: a network is traced, saved and loaded once.
+        texts = tf.TensorSpec([None], tf.string)
+        self._encoded = _Hidden(tf.function(self._encode, input_signature=[texts] * len(MODALITIES), autograph=False))
         self.encoder_parts = [part for encoder in encoders.values() for part in encoder.trackables]
 
     def signatures(self) -> dict[str, Callable]:
@@ -96,7 +99,7 @@ class ServingModule(tf.Module):
         return {"embedding": embedding, "weights": weights}
 
     def embed_candidate(self, text, image, audio):
-        embedding, weights = self._model.value.candidate_from_media(*self._encode(text, image, audio))
+        embedding, weights = self._model.value.candidate_from_media(*self._encoded.value(text, image, audio))
         return {"embedding": embedding, "weights": weights}
 
     def embed_query_dense(self, presence, **features):
@@ -125,7 +128,7 @@ class ServingModule(tf.Module):
 
     def _query(self, user_id, history, text, image, audio):
         rows, items = self._rows(user_id, history)
-        features, presence = self._encode(text, image, audio)
+        features, presence = self._encoded.value(text, image, audio)
         return self._model.value.query_from_rows(rows, items, features, presence)
 
     def _encode(self, text, image, audio):

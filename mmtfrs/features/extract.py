@@ -11,7 +11,7 @@ import csv
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -154,7 +154,7 @@ class _Job:
         total = self.table.count(self.column)
         label = f"{self.table.section}: {self.encoder.modality}" + (" of videos" if self.column == VIDEO else "")
         with progress_bar(label, total, self.progress) as advance:
-            for row, prepared in self._ahead():
+            for row, prepared in self._ahead(advance):
                 self._take(row, prepared)
                 size = sum(each.nbytes for each in self._decoded)
                 if len(self._decoded) >= self.bounds.batch_size or size >= _BATCH_BYTES:
@@ -162,17 +162,14 @@ class _Job:
                 advance(1)
             self._flush()
 
-    def _ahead(self) -> Iterator[tuple[int, _Prepared]]:
-        """Prepared media in catalogue order, a bounded number of them in flight."""
+    def _ahead(self, advance: Callable[[int], None]) -> Iterator[tuple[int, _Prepared]]:
+        """Prepared media that have to be read, in catalogue order, a bounded number of them in flight."""
         window: deque[tuple[int, Future[_Prepared]]] = deque()
         limit = 3 * self.bounds.batch_size  # enough to decode while a batch is encoded and written
         with contextlib.ExitStack() as stack:
             stack.callback(lambda: [future.cancel() for _, future in window])
-            for row, medium, known in self._looked_up():
-                if known.row >= 0:
-                    yield row, known
-                    continue
-                window.append((row, self.pool.submit(self._prepare, medium, known.digest)))
+            for row, medium, digest in self._unknown(advance):
+                window.append((row, self.pool.submit(self._prepare, medium, digest)))
                 if len(window) >= limit:
                     first, future = window.popleft()
                     yield first, future.result()
@@ -180,8 +177,11 @@ class _Job:
                 first, future = window.popleft()
                 yield first, future.result()
 
-    def _looked_up(self) -> Iterator[tuple[int, str, _Prepared]]:
-        """Every medium with what the store knows of it, many at a time: a file by its size and time, without reading it."""
+    def _unknown(self, advance: Callable[[int], None]) -> Iterator[tuple[int, str, bytes]]:
+        """Media that the store has not, with their digests if these are known; the rows of the others are filled in.
+
+        The store is asked for many at a time; it knows a file by its size and time, without reading it.
+        """
         for start in range(0, len(self.table), _LOOK_UP):
             media = self.table.media(start, start + _LOOK_UP, self.column)
             wanted = [(start + place, medium) for place, medium in enumerate(media) if medium and self.rows[start + place] < 0]
@@ -189,8 +189,11 @@ class _Job:
                 continue
             digests = self._known_digests([medium for _, medium in wanted])
             places = self.space.find_all([digest for digest in digests if digest])
-            for (row, medium), digest in zip(wanted, digests, strict=True):
-                yield row, medium, _Prepared(digest, places.get(digest, -1))
+            self.rows[[row for row, _ in wanted]] = found = [places.get(digest, -1) for digest in digests]
+            advance(len(found) - found.count(-1))
+            for (row, medium), digest, place in zip(wanted, digests, found, strict=True):
+                if place < 0:
+                    yield row, medium, digest
 
     def _known_digests(self, media: list[str]) -> list[bytes]:
         """The digest of each medium that need not be read for it, b"" of the others."""
