@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from mmtfrs.data.problems import Problems
 from mmtfrs.encoders.decode import decode_audio, open_image, read_file
 from mmtfrs.encoders.video import sample_frames
 from mmtfrs.errors import MediaError
+from mmtfrs.features.ahead import ahead
 from mmtfrs.features.progress import progress_bar
 
 
@@ -23,19 +23,17 @@ def check_media(table: MediaTable, bounds: ExtractionConfig, progress: bool = Tr
     first = 2 if table.path is not None and table.path.suffix.lower() == ".csv" else 1
     with ThreadPoolExecutor(bounds.workers) as pool:
         for modality in ("image", "audio", VIDEO):
-            rows = [row for row in range(len(table)) if table.medium(row, modality)] if table.count(modality) else []
-            window: deque[tuple[int, Future[str]]] = deque()
-            with progress_bar(f"{table.section}: {modality}", len(rows), progress) as advance:
-                for row in [*rows, *[-1] * (4 * bounds.workers)]:
-                    if row >= 0:
-                        window.append((row, pool.submit(_reason, modality, table.medium(row, modality), bounds)))
-                    if len(window) >= 4 * bounds.workers or (row < 0 and window):
-                        done, future = window.popleft()
-                        advance(1)
-                        if reason := future.result():
-                            name = table.table.column(modality)[done].as_py()
-                            problems.warning(table.path, np.array([done + first]), f"{modality} {name!r}: {reason}.",
-                                             "Set aside; it counts as absent.")  # fmt: skip
+            if not table.count(modality):
+                continue
+            media = enumerate(table.media(0, len(table), modality))
+            tasks = ((row, (modality, medium, bounds)) for row, medium in media if medium)
+            with progress_bar(f"{table.section}: {modality}", table.count(modality), progress) as advance:
+                for row, reason in ahead(pool, _reason, tasks, 4 * bounds.workers):
+                    advance(1)
+                    if reason:
+                        name = table.table.column(modality)[row].as_py()
+                        problems.warning(table.path, np.array([row + first]), f"{modality} {name!r}: {reason}.",
+                                         "Set aside; it counts as absent.")  # fmt: skip
     return problems
 
 
