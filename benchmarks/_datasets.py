@@ -25,8 +25,11 @@ class Dataset(NamedTuple):
 
 
 @cache
-def load(name: str, folder: Path) -> Dataset | None:
-    """`demo` (generated), `digits` (real files beside the repository; None where absent) or `log` (generated, no media)."""
+def load(name: str, folder: Path, modality: str = "", encoder: str = "") -> Dataset | None:
+    """`demo` (generated), `digits` (real files beside the repository; None where absent) or `log` (generated, no media).
+
+    A modality's encoder may be another one than usual.
+    """
     if name == "log":
         catalog, events = rating_like_log()
         return Dataset(mmtfrs.Config(), catalog, mmtfrs.Features({}), events.split("random", 0.1, 0.2))
@@ -37,7 +40,7 @@ def load(name: str, folder: Path) -> Dataset | None:
             return None
     elif not (source / "items.csv").exists():
         write_demo(source)
-    config = mmtfrs.Config(encoders=encoders)
+    config = mmtfrs.Config(encoders=encoders | ({modality: encoder} if modality else {}))
     catalog = mmtfrs.Catalog.read(source / "items.csv")
     users = mmtfrs.Users.read(source / "users.csv") if (source / "users.csv").exists() else None
     events = mmtfrs.Events.read(source / "events.csv", catalog=catalog)

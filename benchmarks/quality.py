@@ -1,8 +1,8 @@
 """Quality of every method over several seeds, beside strong baselines.
 
-Choices are made on the validation part: `fusions`, `modalities`, `methods`. The default and its baselines are then asked on the
-test part: `baselines`, `newcomers`, `missing`. Every finished training is written down at once; the same command goes on
-after a kill and repeats nothing.
+Choices are made on the validation part: `fusions`, `modalities`, `methods`, `encoders`. The default and its baselines are then
+asked on the test part: `baselines` (with what is left when media go missing), `newcomers`. Every finished training is written down
+at once; the same command goes on after a kill and repeats nothing.
 
     python -m benchmarks.quality [--seeds 5] [--data digits,demo,log] [--tables fusions,baselines] [--out benchmarks/results]
 """
@@ -44,9 +44,13 @@ METHODS = {
     "alignment 0.1": {"loss": {"alignment": 0.1}},
     "no modality dropout": {"model": {"modality_dropout": 0.0}},
     "embedding_dim 128, temperature 0.15": {"model": {"embedding_dim": 128}, "loss": {"temperature": 0.15}},
+    "coattention, embedding_dim 128, feature_dim 256, temperature 0.15": {
+        "model": {"fusion": "coattention", "embedding_dim": 128, "feature_dim": 256},
+        "loss": {"temperature": 0.15},
+    },
     "histories: past only": {"model": {"history": "past"}},
 }
-METRICS = ("recall@20", "ndcg@20", "late@5", "seconds")
+ENCODERS = (("audio", "offline"), ("audio", "mfcc"), ("audio", "lstm"), ("text", "tfidf"))
 
 
 def train(data: Dataset, seed: int, part: str, **sections) -> dict[str, float]:
@@ -135,8 +139,13 @@ def _cell(values: list[float], name: str) -> str:
     return f"{mean:.3f}" if half != half else f"{mean:.3f} ± {half:.3f}"
 
 
-def plan(table: str) -> dict[str, Callable[[Dataset, int], dict[str, float]]]:
+def plan(table: str, data: str, folder: Path) -> dict[str, Callable[[Dataset, int], dict[str, float]]]:
     """The methods of a table that is chosen from on the validation part."""
+    if table == "encoders":
+        others = {f"{modality}: {name}": load(data, folder, modality, name) for modality, name in ENCODERS}
+        return {"default": lambda usual, seed: train(usual, seed, "validation")} | {
+            name: lambda _, seed, other=other: train(other, seed, "validation") for name, other in others.items()
+        }
     if table == "fusions":
         sections = {name: {"model": {"fusion": name}} for name in settings.FUSIONS}
     elif table == "modalities":
@@ -154,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--data", default="digits,demo,log")
-    parser.add_argument("--tables", default="baselines,newcomers,fusions,modalities,methods")
+    parser.add_argument("--tables", default="baselines,newcomers,fusions,modalities,methods,encoders")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     results = Results(options.out / "quality.jsonl")
@@ -185,7 +194,7 @@ def _measure(results: Results, data: Dataset, name: str, table: str, seed: int) 
         if not results.have(**key):
             results.add(**key, method="default", metrics=new_users(data, seed))
     else:
-        for method, run in plan(table).items():
+        for method, run in plan(table, name, results.path.parent).items():
             if not results.have(**key, method=method):
                 results.add(**key, method=method, metrics=run(data, seed))
 
