@@ -1,8 +1,8 @@
 """Quality of every method over several seeds, beside strong baselines.
 
 Choices are made on the validation part: `fusions`, `modalities`, `methods`, `encoders`. The default and its baselines are then
-asked on the test part: `baselines` (with what is left when media go missing), `newcomers`. Every finished training is written down
-at once; the same command goes on after a kill and repeats nothing.
+asked on the test part: `baselines` (with what is left when media go missing), `newcomers`. Every finished training is written
+down at once; the same command goes on after a kill and repeats nothing.
 
     python -m benchmarks.quality [--seeds 5] [--data digits,demo,log] [--tables fusions,baselines] [--out benchmarks/results]
 """

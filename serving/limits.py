@@ -1,10 +1,12 @@
-"""What fits in one message, for server and client alike."""
+"""What one request may be and take, for server and client alike."""
 
 from __future__ import annotations
 
 MAX_MESSAGE = 64 << 20
 # Rows of one request to the local server: all of them are scored against the whole catalogue at once.
 MAX_ROWS = 1024
+# Seconds of one request, whatever its client would wait for: a run that never ends must not hold a thread for ever.
+MAX_SECONDS = 60.0
 
 
 def sizes(most: int = MAX_MESSAGE) -> list[tuple[str, int]]:

@@ -25,7 +25,7 @@ from tensorflow_serving.apis import (
 
 from mmtfrs.console import run_app
 from mmtfrs.errors import ExportError
-from serving.limits import MAX_MESSAGE, sizes
+from serving.limits import MAX_MESSAGE, MAX_SECONDS, sizes
 from serving.metrics import JsonLines, Metrics
 from serving.models import one_model, read_models
 from serving.reflection import SERVICES, add_reflection
@@ -47,6 +47,7 @@ class Server:
         poll: seconds between looks for new versions.
         threads: requests worked on at a time.
         max_bytes: larger requests are refused with RESOURCE_EXHAUSTED.
+        seconds: requests that take longer, or longer than their client waits, are given up with DEADLINE_EXCEEDED.
 
     Raises:
         ExportError: a model has no version that can be loaded, or the port is taken.
@@ -61,6 +62,7 @@ class Server:
         poll: float = 1.0,
         threads: int = 8,
         max_bytes: int = MAX_MESSAGE,
+        seconds: float = MAX_SECONDS,
     ) -> None:
         served = [one_model(models, name)] if isinstance(models, str | Path) else list(models)
         self.models = {model.name: model for model in served}
@@ -73,9 +75,11 @@ class Server:
         options = [*sizes(max_bytes), ("grpc.so_reuseport", 0)]  # two servers on one port would share its requests silently
         self._server = grpc.server(ThreadPoolExecutor(threads), options=options, maximum_concurrent_rpcs=_QUEUE)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(self.models, self.metrics), self._server
+            PredictionService(self.models, self.metrics, seconds), self._server
         )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.models, self.metrics), self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            ModelService(self.models, self.metrics, seconds), self._server
+        )
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         add_reflection(self._server)
@@ -120,6 +124,7 @@ def serve(
     poll: Annotated[float, typer.Option(help="Seconds between looks for new versions.")] = 1.0,
     metrics_port: Annotated[int | None, typer.Option(help="Prometheus metrics over HTTP; 0 takes a free one.")] = None,
     max_mib: Annotated[int, typer.Option(min=1, help="Larger requests are refused.")] = MAX_MESSAGE >> 20,
+    max_seconds: Annotated[float, typer.Option(min=0.001, help="Requests that take longer are given up.")] = MAX_SECONDS,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="A JSON line per request, without its content.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
@@ -131,10 +136,10 @@ def serve(
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.DEBUG if log_requests else logging.INFO)
-    # New versions are loaded by Python code: requests get their turn ten times as often as by default.
+    # Many threads, each with little to do in Python: they get their turn ten times as often as by default.
     sys.setswitchinterval(0.0005)
     found = read_models(models) if models is not None else [one_model(folder, name)]
-    server = Server(found, None, host, port, poll, max_bytes=max_mib << 20).start()
+    server = Server(found, None, host, port, poll, max_bytes=max_mib << 20, seconds=max_seconds).start()
     # What is there now stays: else the collector walks all of TensorFlow, and requests wait, whenever a version is loaded.
     gc.collect()
     gc.freeze()

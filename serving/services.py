@@ -28,15 +28,16 @@ log = logging.getLogger("serving")
 def _answers(method):
     """Turns a RequestError into its gRPC status, anything unforeseen into INTERNAL without a traceback for clients, and a
     deadline that has passed in the queue into DEADLINE_EXCEEDED without any work; counts and logs the request. The method is
-    told the seconds that are left, None for no deadline."""
+    told the seconds that are left."""
 
     @functools.wraps(method)
     def call(self, request, context):
         start = time.perf_counter()
         left = context.time_remaining()
+        left = self.seconds if left is None else min(left, self.seconds)
         code, message, response = grpc.StatusCode.OK, "", None
         try:
-            if (left is not None and left <= 0) or not context.is_active():
+            if left <= 0 or not context.is_active():
                 raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the request was begun")
             response = method(self, request, left)
         except RequestError as error:
@@ -59,15 +60,15 @@ def _answers(method):
 
 
 class _Service:
-    def __init__(self, models: Mapping[str, ServedModel], metrics: Metrics) -> None:
-        self.models, self.metrics = models, metrics
+    def __init__(self, models: Mapping[str, ServedModel], metrics: Metrics, seconds: float) -> None:
+        self.models, self.metrics, self.seconds = models, metrics, seconds
 
 
 class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict and GetModelMetadata."""
 
     @_answers
-    def Predict(self, request: predict_pb2.PredictRequest, left: float | None) -> predict_pb2.PredictResponse:
+    def Predict(self, request: predict_pb2.PredictRequest, left: float) -> predict_pb2.PredictResponse:
         signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
         with _leased(self.models, request.model_spec) as servable:
             outputs = servable.predict(signature, dict(request.inputs), list(request.output_filter), left)
@@ -79,7 +80,7 @@ class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceS
 
     @_answers
     def GetModelMetadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest, _: float | None
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, _: float
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         with _leased(self.models, request.model_spec) as servable:
             if not request.metadata_field:
@@ -105,7 +106,7 @@ class ModelService(_Service, model_service_pb2_grpc.ModelServiceServicer):
 
     @_answers
     def GetModelStatus(
-        self, request: get_model_status_pb2.GetModelStatusRequest, _: float | None
+        self, request: get_model_status_pb2.GetModelStatusRequest, _: float
     ) -> get_model_status_pb2.GetModelStatusResponse:
         spec = request.model_spec
         wanted = spec.version.value if spec.HasField("version") else None

@@ -22,8 +22,6 @@ from tensorflow.core.protobuf import config_pb2
 _STRING = tf.string.as_datatype_enum
 _STRING_BYTES = 24  # of a TF_TString, which is an empty one when all of them are zero
 
-_LONGEST = 86_400.0  # seconds; what gRPC says of calls without deadline is far beyond
-
 
 class _Output(ctypes.Structure):
     _fields_ = (("operation", c_void_p), ("index", c_int))
@@ -45,14 +43,19 @@ class Session:
 
     def __init__(self, path: Path) -> None:
         c = _library()
-        self._graph, options, tags = c.TF_NewGraph(), c.TF_NewSessionOptions(), (c_char_p * 1)(b"serve")
-        with _status() as status:
-            self._session = c.TF_LoadSessionFromSavedModel(
-                options, None, str(path).encode(), tags, 1, self._graph, None, status
-            )
-        c.TF_DeleteSessionOptions(options)
-        self._found: dict[str, _Output] = {}
+        options, tags = c.TF_NewSessionOptions(), (c_char_p * 1)(b"serve")
+        self._graph = c.TF_NewGraph()
+        close = weakref.finalize(self, c.TF_DeleteGraph, self._graph)
+        try:
+            with _status() as status:
+                self._session = c.TF_LoadSessionFromSavedModel(
+                    options, None, str(path).encode(), tags, 1, self._graph, None, status
+                )
+        finally:
+            c.TF_DeleteSessionOptions(options)
+        close.detach()
         weakref.finalize(self, _delete, self._session, self._graph)
+        self._found: dict[str, _Output] = {}
 
     def run(
         self, feeds: Sequence[tuple[str, np.ndarray]], fetches: Sequence[str], seconds: float | None = None
@@ -147,7 +150,7 @@ def _status() -> Iterator[int]:
 
 
 def _run_options(seconds: float | None) -> ctypes._Pointer | None:
-    if seconds is None or seconds > _LONGEST:
+    if seconds is None:
         return None
     data = config_pb2.RunOptions(timeout_in_ms=max(int(1000 * seconds), 1)).SerializeToString()
     return ctypes.pointer(_Buffer(data, len(data), None))

@@ -102,11 +102,12 @@ def test_a_cancelled_run_leaves_others_alone(session):
 
 
 def test_the_server_gives_up_a_request_whose_client_no_longer_waits(path):
-    server = Server(path.parent, "echo", port=0).start()
+    server = Server(path.parent, "echo", port=0, seconds=2.0).start()
     try:
-        with Client(f"localhost:{server.port}", "echo", timeout=0.5) as client, pytest.raises(ServingError) as caught:
-            client.predict("spin", {"rounds": np.array([2_000_000_000], np.int32)})
-        assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        for timeout in (0.5, 30.0):  # the client's own, and the server's
+            with Client(f"localhost:{server.port}", "echo", timeout=timeout) as client, pytest.raises(ServingError) as caught:
+                client.predict("spin", {"rounds": np.array([2_000_000_000], np.int32)})
+            assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
         wait_until(lambda: not any(server.models["echo"]._in_flight.values()), 10)
     finally:
         server.stop()
