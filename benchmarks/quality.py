@@ -17,7 +17,7 @@ from pathlib import Path
 
 import mmtfrs
 from benchmarks._datasets import Dataset, load, newcomers
-from mmtfrs import config as settings
+from mmtfrs import sections as settings
 from mmtfrs.evaluation.compare import mean_interval
 from mmtfrs.evaluation.evaluate import evaluate
 from mmtfrs.evaluation.missing import SHARES, missing_curve

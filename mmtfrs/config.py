@@ -1,233 +1,30 @@
-"""All settings: frozen, typed, unknown keys refused, read from YAML, written beside every model."""
+"""A run's settings: frozen, typed, unknown keys refused, read from YAML, written beside every model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pydantic
 import yaml
-from pydantic import Field
 
 from mmtfrs.errors import ConfigError, nearest
-
-Modality = str  # `image`, `text`, `audio`, or the name of features that the user brings
-MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")  # those that have raw media and an encoder
-FUSIONS = ("concat", "weighted", "gated", "hierarchical", "attention", "coattention", "transformer", "graph", "capsule",
-           "late_sum", "late_stacking", "late_voting")  # fmt: skip
-SCORES = ("cosine", "dot", "euclidean", "pearson")
-LOSSES = ("softmax", "bpr", "hinge")
-INDEXES = ("auto", "exact", "partitions", "scan", "scann")
-NEGATIVES = ("auto", "full", "in_batch", "mixed", "hard", "memory")
-
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-Weight = Annotated[float, Field(ge=0.0)]
-
-
-def one_of(*names: str) -> Any:
-    """A name out of a list; a typo is refused with the nearest one."""
-
-    def check(value: str) -> str:
-        if value not in names:
-            raise ValueError(f"must be one of {', '.join(names)}.{nearest(value, names)}")
-        return value
-
-    return Annotated[str, pydantic.AfterValidator(check)]
+from mmtfrs.sections import (  # fmt: skip
+    DataConfig,
+    EncodersConfig,
+    EvaluationConfig,
+    ExportConfig,
+    ExtractionConfig,
+    LossConfig,
+    ModelConfig,
+    Section,
+    TrainingConfig,
+    TuningConfig,
+    metric,
+)
 
 
-class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class ColumnsConfig(_Section):
-    """Names of the user's own columns, as `our name: their name`; what is not listed keeps our name."""
-
-    items: dict[Literal["item_id", "text", "image", "audio", "video"], str] = {}
-    events: dict[Literal["user_id", "item_id", "timestamp", "weight", "rating"], str] = {}
-    users: dict[Literal["user_id", "text", "image", "audio"], str] = {}
-
-
-class DataConfig(_Section):
-    """How files are read and split."""
-
-    columns: ColumnsConfig = ColumnsConfig()
-    features: dict[str, str] = Field({}, description="features of your own: modality name -> .npy file, one row per item")
-    attributes: tuple[str, ...] = Field((), description="columns of the items file that requests can filter by and boost")
-    allow_outside: bool = Field(False, description="allow media paths that leave the folder of their file")
-    split: Literal["time", "user", "random", "none"] = "time"
-    validation_share: Share = Field(0.1, description="share of all events; always cut from the training side")
-    test_share: Share = Field(0.1, description="share of all events (time and random splits)")
-
-
-class EncodersConfig(_Section):
-    """One encoder per modality: a name, a local path or `offline`."""
-
-    image: str = "efficientnetb0"
-    text: str = "https://tfhub.dev/google/universal-sentence-encoder/4"
-    audio: str = "yamnet"
-
-
-class ExtractionConfig(_Section):
-    """How raw media become features."""
-
-    batch_size: Positive = 32
-    workers: Positive = Field(2, description="threads that read and decode")
-    max_pixels: Positive = Field(50_000_000, description="larger pictures are set aside")
-    max_seconds: Annotated[float, Field(gt=0)] = Field(600.0, description="longer sounds are set aside")
-    frames: Positive = Field(8, description="sampled of a video")
-    frame_pooling: one_of("mean", "attention") = "mean"
-    max_bytes: Positive = Field(200_000_000, description="larger media files are set aside")
-
-
-class GraphConfig(_Section):
-    """The frozen graph of similar items that smooths the candidates' features."""
-
-    neighbours: Count = Field(0, description="nearest items per modality; 0: no graph")
-    layers: Positive = 1
-    share: Share = Field(0.5, description="of an item's features that comes from its neighbours")
-
-
-class ModelConfig(_Section):
-    """The shape of the two towers."""
-
-    modalities: tuple[Modality, ...] | None = Field(None, description="those to use; none: all that the items have")
-    fusion: one_of(*FUSIONS) = Field("concat", description="how the modalities of an item or a query become one vector")
-    embedding_dim: Positive = Field(64, description="D: size of the shared space")
-    hidden: tuple[Positive, ...] = Field((128,), description="hidden layers of each tower's last MLP")
-    feature_dim: Positive | None = Field(
-        128, description="principal components kept of each modality's features; none: features as they are"
-    )
-    dropout: Share = 0.2
-    use_item_id: bool = True
-    use_user_id: bool = True
-    id_dropout: Share = Field(0.5, description="share of ids hidden in a training step, so that new ones work")
-    history_id_dropout: Share = Field(0.6, description="share of a history's ids hidden in training")
-    history_dropout: Share = Field(0.1, description="share of histories hidden in training, for users without one")
-    history_length: Count = Field(1000, description="newest items of the history that are used")
-    history: Literal["past", "all"] = Field(
-        "all", description="what a training event's history is: what came before it, or all else its user took"
-    )
-    modality_dropout: Share = Field(
-        0.8,
-        description="share of items and queries in training of which half the media are hidden, so that absent ones are borne",
-    )
-    missing: one_of("null", "ridge", "generator") = Field(
-        "null", description="what stands for an absent medium: a learned vector, or a guess from the others"
-    )
-    graph: GraphConfig = GraphConfig()
-    score: one_of(*SCORES) = "cosine"
-
-
-class LossConfig(_Section):
-    """What is minimised, and against which negatives."""
-
-    name: one_of(*LOSSES) = "softmax"
-    temperature: Annotated[float, Field(gt=0)] = 0.17
-    learn_temperature: bool = Field(False, description="the temperature above is only where it starts")
-    margin: Weight = Field(0.2, description="of the hinge loss")
-    negatives: one_of(*NEGATIVES) = Field("auto", description="auto: full up to `full_up_to` items, above it in_batch")
-    full_up_to: Count = Field(4096, description="items up to which every item is a negative of every event")
-    uniform: Positive = Field(1024, description="items drawn uniformly beside the batch (negatives: mixed)")
-    hard: Positive = Field(100, description="highest scored negatives that are kept per event (negatives: hard)")
-    memory: Positive = Field(8192, description="candidates of earlier batches that are kept (negatives: memory)")
-    mined: Count = Field(0, description="negatives per user that are mined from the whole catalogue")
-    mine_every: Positive = Field(2, description="epochs between two minings")
-    similar: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.95, description="hard and mined candidates this close (cosine) to the positive are no negatives"
-    )
-    mask_known: bool = Field(True, description="what else the user took is no negative")
-    user_balance: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.3, description="an event of a user who took n items weighs n to the minus this; 1: every user weighs the same"
-    )
-    logq_correction: bool = True
-    frequencies: one_of("count", "streaming") = Field(
-        "count", description="item frequencies for the correction: counted in the log, or estimated while training"
-    )
-    alignment: Weight = Field(0.0, description="weight of the contrast between an item's modalities")
-    rating: Weight = Field(0.0, description="weight of the rating task; needs events with ratings")
-
-
-class FineTuneConfig(_Section):
-    """Training the top of the image encoder with the towers, after these have been trained on its frozen features."""
-
-    blocks: Count = Field(0, description="blocks of the image encoder to train, from the top; 0: it stays frozen")
-    epochs: Positive = 2
-    batch_size: Positive = Field(32, description="events, and so pictures, of a step")
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-
-
-class TrainingConfig(_Section):
-    """How Keras fit runs."""
-
-    epochs: Positive = 100
-    batch_size: Positive = 1024
-    learning_rate: Annotated[float, Field(gt=0)] = 0.003
-    patience: Positive = Field(10, description="epochs without a better validation metric before the end")
-    refit: bool | None = Field(
-        None,
-        description="train once more on training and validation events, for as many epochs as were best; "
-        "none: only where a split has no validation part, then the epochs are found on a part of the training events",
-    )
-    slower: Share = Field(0.3, description="the learning rate falls by this factor after half of the patience; 0: never")
-    average: Share = Field(0.99, description="momentum of the moving average of the weights, which is what is kept; 0: none")
-    mixed_precision: bool = False
-    finetune: FineTuneConfig = FineTuneConfig()
-
-
-def _metric(value: str) -> str:
-    name, _, k = value.partition("@")
-    known = ("recall", "precision", "f1", "hit_rate", "ndcg", "mrr", "map")
-    if name not in known or not k.isdigit() or int(k) < 1:
-        raise ValueError(f"must be METRIC@K with a metric of {', '.join(known)}.{nearest(name, known)}")
-    return value
-
-
-def check_metric(value: str) -> None:
-    """Raises `ConfigError` for what is no `METRIC@K`."""
-    try:
-        _metric(value)
-    except ValueError as error:
-        raise ConfigError(f"metric `{value}` {error}") from None
-
-
-class EvaluationConfig(_Section):
-    """What is measured, over the whole catalogue."""
-
-    ks: tuple[Positive, ...] = (5, 10, 20, 50)
-    monitor: str = Field("recall@20", description="the validation metric that picks the best epoch")
-    baselines: tuple[str, ...] = Field(
-        ("ease", "id_only", "no_media"), description="what stands beside it; popularity is always there"
-    )
-
-    @pydantic.field_validator("monitor")
-    @classmethod
-    def _known_metric(cls, value: str) -> str:
-        return _metric(value)
-
-
-class ExportConfig(_Section):
-    """What the SavedModel answers."""
-
-    k: Positive = Field(100, description="results per query; never more than the catalogue")
-    index: one_of(*INDEXES) = Field("auto", description="auto: exact below 100 000 items, above it what reads least")
-    recall: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="of an approximate index, against the exact one")
-    int8: bool = Field(False, description="partitions in 16 instead of 32 bits a number: 0.6 of the memory")
-    tpu: bool = Field(False, description="an approximate index as a TPU does it fastest")
-    keep: Count = Field(0, description="newest versions that are kept when another one is written; 0: all")
-
-
-class TuningConfig(_Section):
-    """What a search (`python -m tuning.search`) tries."""
-
-    space: dict[str, Any] = Field(
-        {}, description="setting: a list of values, {min, max, scale: linear or log}, or one value that is not searched"
-    )
-    defaults: bool = Field(True, description="the space changes the usual one; false: it is all that is searched")
-
-
-class Config(_Section):
+class Config(Section):
     """Every setting of a run.
 
     Example:
@@ -288,6 +85,14 @@ class Config(_Section):
     def differences(self, other: Config) -> list[str]:
         """`section.key: ours -> theirs` for every setting in which the two differ."""
         return _differences(self.model_dump(mode="json"), other.model_dump(mode="json"))
+
+
+def check_metric(value: str) -> None:
+    """Raises `ConfigError` for what is no `METRIC@K`."""
+    try:
+        metric(value)
+    except ValueError as error:
+        raise ConfigError(f"metric `{value}` {error}") from None
 
 
 def _differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:

@@ -10,7 +10,7 @@ from conftest import ROOT, run_python
 import mmtfrs
 
 ROOMS = ("data", "encoders", "features", "fusion", "towers", "models", "evaluation", "training", "index", "exporting")
-GROUND = ("errors", "config", "_keras", "_version", "options", "console", "files")
+GROUND = ("errors", "config", "sections", "_keras", "_version", "options", "console", "files")
 
 
 def _imports(path):

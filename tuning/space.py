@@ -15,8 +15,9 @@ from typing import Any
 
 import pydantic
 
-from mmtfrs.config import FUSIONS, Config
+from mmtfrs.config import Config
 from mmtfrs.errors import ConfigError, TuningError, nearest
+from mmtfrs.sections import FUSIONS
 
 Values = dict[str, Any]
 

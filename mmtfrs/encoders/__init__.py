@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmtfrs.config import MODALITIES
 from mmtfrs.errors import EncoderError, nearest
+from mmtfrs.sections import MODALITIES
 
 if TYPE_CHECKING:
     from mmtfrs.encoders.base import Encoder

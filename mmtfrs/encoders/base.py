@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.config import ExtractionConfig, Modality
 from mmtfrs.encoders.decode import read_file
 from mmtfrs.errors import EncoderError, MediaError
+from mmtfrs.sections import ExtractionConfig, Modality
 
 
 class Encoder(abc.ABC):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.config import ExtractionConfig
 from mmtfrs.encoders.base import Encoder, fingerprint, fingerprint_folder, load_hub_module
 from mmtfrs.errors import EncoderError, MediaError
+from mmtfrs.sections import ExtractionConfig
 
 MAX_BYTES = 1 << 20  # of one text in a request
 USE = "https://tfhub.dev/google/universal-sentence-encoder/4"

@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from mmtfrs._keras import tf
-from mmtfrs.config import ExtractionConfig
 from mmtfrs.encoders.audio import AudioEncoder
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.encoders.decode import SAMPLE_RATE
 from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.errors import EncoderError, MediaError
+from mmtfrs.sections import ExtractionConfig
 
 
 class FramesEncoder(Encoder):

@@ -11,10 +11,10 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from mmtfrs.config import ExtractionConfig
 from mmtfrs.console import split_ids
 from mmtfrs.encoders.decode import ORIENTATION, SAMPLE_RATE, decode_audio, open_image, read_file
 from mmtfrs.errors import DataError, MediaError
+from mmtfrs.sections import ExtractionConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.config import MODALITIES
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.index.index import Index
 from mmtfrs.models.two_tower import TwoTower
+from mmtfrs.sections import MODALITIES
 
 
 class ServingModule(tf.Module):

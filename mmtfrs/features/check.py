@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtfrs.config import ExtractionConfig, Modality
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.problems import Problems
 from mmtfrs.encoders.decode import decode_audio, open_image, read_file
@@ -15,6 +14,7 @@ from mmtfrs.encoders.video import sample_frames
 from mmtfrs.errors import MediaError
 from mmtfrs.features.ahead import ahead
 from mmtfrs.features.progress import progress_bar
+from mmtfrs.sections import ExtractionConfig, Modality
 
 
 def check_media(table: MediaTable, bounds: ExtractionConfig, progress: bool = True) -> Problems:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmtfrs import encoders
-from mmtfrs.config import MODALITIES, Config, Modality
+from mmtfrs.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.users import Users
@@ -20,6 +20,7 @@ from mmtfrs.features.column import ColumnJob
 from mmtfrs.features.features import FeatureRows, Features, Reject
 from mmtfrs.features.own import load_own
 from mmtfrs.features.store import FeatureStore
+from mmtfrs.sections import MODALITIES, Modality
 
 # Where a modality's media are looked for: a video stands in for a picture or a sound that an item does not have.
 _COLUMNS = {"image": ("image", VIDEO), "text": ("text",), "audio": ("audio", VIDEO)}

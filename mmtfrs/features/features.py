@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from mmtfrs.config import Modality
 from mmtfrs.encoders.base import Encoder
+from mmtfrs.sections import Modality
 
 
 class FeatureRows:

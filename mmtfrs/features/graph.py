@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from mmtfrs.config import GraphConfig
 from mmtfrs.errors import ConfigError
 from mmtfrs.features.media import MediaRows
+from mmtfrs.sections import GraphConfig
 
 _CHUNK = 1024
 

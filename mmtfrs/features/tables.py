@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtfrs.config import MODALITIES, Config, Modality
+from mmtfrs.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.errors import DataError, nearest
@@ -21,6 +21,7 @@ from mmtfrs.features.adapter import Adapter
 from mmtfrs.features.features import FeatureRows, Features
 from mmtfrs.features.graph import smooth
 from mmtfrs.features.media import MediaRows
+from mmtfrs.sections import MODALITIES, Modality
 
 _CHUNK = 8192
 _COUNTS = ("item_counts", "user_counts")

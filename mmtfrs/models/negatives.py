@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mmtfrs._keras import keras, tf
-from mmtfrs.config import LossConfig
 from mmtfrs.errors import ConfigError
 from mmtfrs.models.frequencies import PER_REPLICA, StreamingFrequencies
+from mmtfrs.sections import LossConfig
 
 Embed = Callable[[tf.Tensor], tf.Tensor]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import keras, tf
-from mmtfrs.config import LossConfig
 from mmtfrs.models import losses
 from mmtfrs.models.known import KnownItems
 from mmtfrs.models.negatives import Embed, MinedNegatives, Negatives
+from mmtfrs.sections import LossConfig
 
 _MAX_SCALE = 100.0  # of a learned temperature, as in CLIP (Radford et al. 2021)
 

@@ -20,7 +20,7 @@ from mmtfrs.models.objective import Objective
 from mmtfrs.models.rating import RatingHead
 from mmtfrs.models.voting import votes
 from mmtfrs.towers.candidate import CandidateTower
-from mmtfrs.towers.device_tables import DeviceTable, DeviceTables
+from mmtfrs.towers.device_tables import DeviceTables
 from mmtfrs.towers.imputers import IMPUTERS, Imputer, RidgeImputer
 from mmtfrs.towers.query import QueryTower
 
@@ -152,12 +152,12 @@ class TwoTower(tfrs.Model):
         self, items: tf.Tensor, training: bool | None = None, extra: list | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B] int32` item rows -> `(embedding [B, W], weights [B, M])`."""
-        media, presence = self._media(self.device.items, items)
+        media, presence = self.device.item_media(items)
         return self._candidate(media, presence, tf.gather(self.device.item_id_rows, items), training, extra)
 
     def candidate_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`{modality: [B, dim]}` raw features and `[B, M]` presence -> as `candidate_from_rows`, for a new item."""
-        return self._candidate(self._reduce(media, presence), presence)
+        return self._candidate(self.device.reduced(media, presence), presence)
 
     def _candidate(self, media, presence, ids=None, training: bool | None = None, extra: list | None = None):
         standing = presence
@@ -188,16 +188,16 @@ class TwoTower(tfrs.Model):
         Returns:
             `(embedding [B, W] float32, weights [B, M] float32)`.
         """
-        own, own_presence = self._media(self.device.users, users)
+        own, own_presence = self.device.user_media(users)
         if media is not None:
-            shown = self._reduce(media, presence)
+            shown = self.device.reduced(media, presence)
             for index, name in enumerate(self.data.modalities):
                 own[name] = tf.where(tf.expand_dims(presence[:, index], 1) > 0, shown[name], own[name])
             own_presence = tf.maximum(own_presence, presence)
         if training and self.config.model.history_dropout:
             hidden = tf.random.uniform([tf.shape(history)[0], 1]) < self.config.model.history_dropout
             history = tf.where(hidden, 0, history)
-        past, past_presence = self._pool(history)
+        past, past_presence = self.device.pooled(history)
         ids = tf.gather(self.device.user_id_rows, users)
         history_ids = tf.gather(self.device.item_id_rows, history)
         blocks, weights = self.query_tower(own, own_presence, past, past_presence, ids, history_ids, training=training)
@@ -205,7 +205,7 @@ class TwoTower(tfrs.Model):
 
     def query_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`{modality: [B, dim]}` raw features and `[B, M]` presence -> a query of an unknown user without history."""
-        own = self._reduce(media, presence)
+        own = self.device.reduced(media, presence)
         nothing = {name: tf.zeros_like(value) for name, value in own.items()}
         return self._finish(self.score.query, *self.query_tower(own, presence, nothing, tf.zeros_like(presence)), weighted=True)
 
@@ -274,45 +274,12 @@ class TwoTower(tfrs.Model):
             imputer.fit(media, np.stack([rows[name] > 0 for name in self.data.modalities], axis=1).astype(np.float32))
         return imputer
 
-    def _media(self, tables: dict[str, DeviceTable], rows: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """`[B] int32` rows -> reduced features and presence `[B, M]`; a modality without a table is absent."""
-        media, presence = {}, []
-        for name in self.data.modalities:
-            if name in tables:
-                media[name], present = tables[name](rows)
-            else:
-                media[name] = tf.zeros([tf.shape(rows)[0], self.device.items[name].dim])
-                present = tf.zeros(tf.shape(rows))
-            presence.append(present)
-        return media, self._presence(presence, tf.shape(rows)[0])
-
-    def _pool(self, history: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """`[B, H]` item rows -> mean reduced features over the items that have the modality, and presence `[B, M]`."""
-        media, presence = {}, []
-        for name in self.data.modalities:
-            total, count = self.device.items[name].sums(history)
-            media[name] = total / tf.maximum(count, 1.0)
-            presence.append(tf.cast(count[:, 0] > 0, tf.float32))
-        return media, self._presence(presence, tf.shape(history)[0])
-
-    def _reduce(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> dict[str, tf.Tensor]:
-        reduced = {}
-        for index, name in enumerate(self.data.modalities):
-            adapter = self.data.adapters[name]
-            features = tf.matmul(media[name] - adapter.mean, adapter.projection)
-            reduced[name] = features * tf.expand_dims(presence[:, index], 1)
-        return reduced
-
     def _finish(self, side: Callable, blocks: tf.Tensor, weights: tf.Tensor, weighted: bool = False):
         """`[B, K, D]` blocks -> `[B, W]`, so that the inner product of a query's and a candidate's is the score."""
         blocks = side(blocks)
         if weighted and self.blocks > 1:
             blocks *= self.objective.block_weights[:, None]
         return tf.reshape(blocks, [-1, self.width]), weights
-
-    @staticmethod
-    def _presence(parts: list[tf.Tensor], batch: tf.Tensor) -> tf.Tensor:
-        return tf.stack(parts, axis=1) if parts else tf.zeros([batch, 0])
 
 
 class _Untracked:

@@ -65,16 +65,57 @@ class DeviceTables:
     """All tables of a model: item and user features per modality, and which ids were trained."""
 
     def __init__(self, tables: Tables) -> None:
+        self._adapters = {name: tables.adapters[name] for name in tables.modalities}
         self.items = {name: DeviceTable(table, f"item_{name}") for name, table in tables.items.items()}
         self.users = {name: DeviceTable(table, f"user_{name}") for name, table in tables.users.items()}
         # An id that no training event has seen has learned nothing: it shares the row of the unknown.
         self.item_id_rows = tf.Variable(_trained_rows(tables.item_counts)[tables.id_rows], trainable=False, name="item_id_rows")
         self.user_id_rows = tf.Variable(_trained_rows(tables.user_counts), trainable=False, name="user_id_rows")
 
+    def item_media(self, rows: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """`[B] int32` item rows -> `{modality: [B, r]}` reduced features and presence `[B, M]`."""
+        return self._media(self.items, rows)
+
+    def user_media(self, rows: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """As `item_media`, of users; a modality that no user has is absent."""
+        return self._media(self.users, rows)
+
+    def pooled(self, history: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """`[B, H] int32` item rows -> mean reduced features over the items that have the modality, and presence `[B, M]`."""
+        media, presence = {}, []
+        for name in self._adapters:
+            total, count = self.items[name].sums(history)
+            media[name] = total / tf.maximum(count, 1.0)
+            presence.append(tf.cast(count[:, 0] > 0, tf.float32))
+        return media, _stacked(presence, tf.shape(history)[0])
+
+    def reduced(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> dict[str, tf.Tensor]:
+        """`{modality: [B, dim]}` features as an encoder gives them, `[B, M]` presence -> `{modality: [B, r]}`."""
+        reduced = {}
+        for index, (name, adapter) in enumerate(self._adapters.items()):
+            features = tf.matmul(media[name] - adapter.mean, adapter.projection)
+            reduced[name] = features * tf.expand_dims(presence[:, index], 1)
+        return reduced
+
+    def _media(self, tables: dict[str, DeviceTable], rows: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        media, presence = {}, []
+        for name in self._adapters:
+            if name in tables:
+                media[name], present = tables[name](rows)
+            else:
+                media[name] = tf.zeros([tf.shape(rows)[0], self.items[name].dim])
+                present = tf.zeros(tf.shape(rows))
+            presence.append(present)
+        return media, _stacked(presence, tf.shape(rows)[0])
+
     @property
     def variables(self) -> list[tf.Variable]:
         media = [*self.items.values(), *self.users.values()]
         return [self.item_id_rows, self.user_id_rows] + [variable for table in media for variable in table.variables]
+
+
+def _stacked(presence: list[tf.Tensor], batch: tf.Tensor) -> tf.Tensor:
+    return tf.stack(presence, axis=1) if presence else tf.zeros([batch, 0])
 
 
 def _trained_rows(counts: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmtfrs._keras import keras, tf
-from mmtfrs.config import ModelConfig
 from mmtfrs.fusion.base import Fusion
+from mmtfrs.sections import ModelConfig
 from mmtfrs.towers.pooling import sum_rows
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtfrs.config import MODALITIES, Config
+from mmtfrs.config import Config
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import ConfigError, nearest
@@ -22,6 +22,7 @@ from mmtfrs.features.tables import Tables
 from mmtfrs.models.histories import Histories
 from mmtfrs.models.run import load_part, load_run, load_split, load_weights, save_weights
 from mmtfrs.models.two_tower import TwoTower
+from mmtfrs.sections import MODALITIES
 from mmtfrs.training.train import fit_to_best
 
 log = logging.getLogger("mmtfrs")

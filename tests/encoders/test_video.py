@@ -10,9 +10,9 @@ import pytest
 import mmtfrs
 from mmtfrs import encoders
 from mmtfrs._keras import tf
-from mmtfrs.config import ExtractionConfig
 from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder, pool_frames, sample_frames, sound_track
 from mmtfrs.errors import MediaError
+from mmtfrs.sections import ExtractionConfig
 
 av = pytest.importorskip("av", reason="videos need PyAV")
 BOUNDS = ExtractionConfig()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmtfrs.config import GraphConfig
 from mmtfrs.features.graph import edges, smooth
 from mmtfrs.features.media import MediaRows
+from mmtfrs.sections import GraphConfig
 
 
 def test_edges_by_hand():

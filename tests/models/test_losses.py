@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from mmtfrs._keras import tf
-from mmtfrs.config import LossConfig
 from mmtfrs.errors import ConfigError
 from mmtfrs.models import losses
 from mmtfrs.models.frequencies import StreamingFrequencies
 from mmtfrs.models.known import KnownItems
 from mmtfrs.models.objective import Objective
+from mmtfrs.sections import LossConfig
 
 ITEMS, DIM, USERS = 12, 6, 5
 

@@ -9,7 +9,7 @@ from test_two_tower import planted
 
 import mmtfrs
 from mmtfrs import Config, Events, TwoTower
-from mmtfrs import config as settings
+from mmtfrs import sections as settings
 from mmtfrs._keras import keras, tf
 from mmtfrs.errors import ConfigError, DataError
 from mmtfrs.exporting.loaded import LoadedModel
@@ -123,7 +123,7 @@ def test_generator_learns_what_another_modality_tells():
         if missing == "generator":
             model.compile(optimizer=keras.optimizers.Adam(0.01))
             model.fit(model.dataset(events), epochs=40, verbose=0)
-        media, presence = model._media(model.device.items, tf.range(1, 81))
+        media, presence = model.device.item_media(tf.range(1, 81))
         filled, standing = model.imputer(media, presence)
         absent = ~present["image"]
         truth = model.data.adapters["image"].reduce(image[absent])
