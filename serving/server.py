@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -45,7 +46,7 @@ class Server:
         name: as clients call the model of a folder; the folder's name if None.
         host, port: where to listen; port 0 takes a free one.
         poll: seconds between looks for new versions.
-        threads: requests worked on at a time.
+        threads: requests worked on at a time; None for two per core, beyond which they only wait for each other.
         max_bytes: larger requests are refused with RESOURCE_EXHAUSTED.
         seconds: requests that take longer, or longer than their client waits, are given up with DEADLINE_EXCEEDED.
 
@@ -60,7 +61,7 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 8500,
         poll: float = 1.0,
-        threads: int = 8,
+        threads: int | None = None,
         max_bytes: int = MAX_MESSAGE,
         seconds: float = MAX_SECONDS,
     ) -> None:
@@ -73,7 +74,9 @@ class Server:
                 raise ExportError(f"{model.folder}: no version can be loaded ({reasons[0]}).")
         self.metrics = Metrics()
         options = [*sizes(max_bytes), ("grpc.so_reuseport", 0)]  # two servers on one port would share its requests silently
-        self._server = grpc.server(ThreadPoolExecutor(threads), options=options, maximum_concurrent_rpcs=_QUEUE)
+        self._server = grpc.server(
+            ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1)), options=options, maximum_concurrent_rpcs=_QUEUE
+        )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             PredictionService(self.models, self.metrics, seconds), self._server
         )
