@@ -11,7 +11,7 @@ from mmtfrs.errors import ExportError
 from mmtfrs.exporting.export import MODEL, export, found_index
 from mmtfrs.exporting.versions import newest_version
 from mmtfrs.features.extract import extract
-from mmtfrs.models.run import load_run
+from mmtfrs.models.run import WEIGHTS, load_weights, read_run
 from mmtfrs.models.two_tower import TwoTower
 
 
@@ -53,18 +53,18 @@ def refresh(
         EncoderError, StoreError, DataError: as `extract`.
     """
     version = newest_version(folder)
-    old = load_run(_carried(version))
-    now = config or old.config
-    settings = old.config.replace(
+    trained, tables = read_run(_carried(version))
+    now = config or trained
+    settings = trained.replace(
         data=now.data.model_dump(), extraction=now.extraction.model_dump(), export=now.export.model_dump()
     )
     features = extract(catalog, settings, store, strict=strict, progress=progress)
-    model = TwoTower(settings, tables=old.data.of_catalog(settings, catalog, features))
-    model.set_weights(old.get_weights())
+    model = TwoTower(settings, tables=tables.of_catalog(settings, catalog, features))
+    load_weights(model, _carried(version) / WEIGHTS)
     model.keep_encoders(features.encoders)
-    known = set(old.data.item_ids)
+    known = set(tables.item_ids)
     kept = sum(item in known for item in catalog.ids)
-    same = now.export.model_copy(update={"keep": 0}) == old.config.export.model_copy(update={"keep": 0})
+    same = now.export.model_copy(update={"keep": 0}) == trained.export.model_copy(update={"keep": 0})
     before = found_index(version) if same else None
     path = export(model, version.parent, before=before)
     return Refreshed(path, len(catalog) - kept, kept, len(known) - kept, features.encoded)

@@ -25,6 +25,7 @@ from mmtfrs.models.two_tower import TwoTower
 
 FORMAT = 3
 RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
+WEIGHTS = "weights.npz"
 _PARTS = ("train", "validation", "test")
 
 
@@ -44,7 +45,7 @@ def save_run(model: TwoTower, folder: str | Path, split: Split | None = None, **
     try:
         if not (folder / "run.json").exists():
             start_run(model, folder, split, **facts)
-        save_weights(model, folder / "weights.npz")
+        save_weights(model, folder / WEIGHTS)
     except OSError as error:
         raise RunError(f"{folder}: the run cannot be written ({error}).") from None
 
@@ -69,18 +70,24 @@ def load_run(folder: str | Path) -> TwoTower:
         RunError: this is no run folder, it is unfinished, damaged, or of another version.
     """
     folder = Path(folder)
+    config, tables = read_run(folder)
+    model = TwoTower(config, tables=tables)
+    load_weights(model, folder / WEIGHTS)
+    return model
+
+
+def read_run(folder: Path) -> tuple[Config, Tables]:
+    """What a trained model was built from: all of a run but its weights. Raises `RunError` as `load_run`."""
     read_facts(folder)
-    if not (folder / "weights.npz").exists():
+    if not (folder / WEIGHTS).exists():
         raise RunError(f"{folder}: the training has not ended. Run the same `mmtfrs train` command again to go on.")
     try:
         tables = Tables.load(folder / "tables")
         for modality, (name, mark) in tables.encoders.items():
             tables.encoders[modality] = (name.replace(RUN, str(folder.resolve())), mark)
-        model = TwoTower(Config.read(folder / "config.yaml"), tables=tables)
-        load_weights(model, folder / "weights.npz")
+        return Config.read(folder / "config.yaml"), tables
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{folder}: the run is damaged ({error}). Train it again.") from error
-    return model
+        raise _damaged(folder, error) from error
 
 
 def read_facts(folder: str | Path) -> dict:
@@ -148,12 +155,19 @@ def save_weights(model: TwoTower, path: Path) -> None:
 
 
 def load_weights(model: TwoTower, path: Path) -> None:
-    """What `save_weights` wrote. Raises `ValueError` when the weights are of another model."""
-    with np.load(path) as saved:
-        names = [f"{number:03d}/{weight.name}" for number, weight in enumerate(model.weights)]
-        if names != list(saved.files):
-            raise ValueError(f"{path} holds the weights of another model")
-        model.set_weights([saved[name] for name in names])
+    """What `save_weights` wrote. Raises `RunError` when they cannot be read or are of another model."""
+    try:
+        with np.load(path) as saved:
+            names = [f"{number:03d}/{weight.name}" for number, weight in enumerate(model.weights)]
+            if names != list(saved.files):
+                raise ValueError(f"{path.name} holds the weights of another model")
+            model.set_weights([saved[name] for name in names])
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(path.parent, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> RunError:
+    return RunError(f"{folder}: the run is damaged ({error}). Train it again.")
 
 
 def write_split(path: Path, split: Split) -> None:
