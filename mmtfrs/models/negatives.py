@@ -22,12 +22,18 @@ class Columns(NamedTuple):
     embeddings: `[C, W] float32`.
     log_counts: `[C] float32`, log of how often the item was to be expected among the columns.
     positives: `[B, W] float32`, of what each query took.
+    batch: None, or the columns of the batch alone where others carry no gradient.
     """
 
     items: tf.Tensor
     embeddings: tf.Tensor
     log_counts: tf.Tensor
     positives: tf.Tensor
+    batch: Columns | None = None
+
+    def frozen(self) -> Columns:
+        """The same without a gradient."""
+        return Columns(self.items, tf.stop_gradient(self.embeddings), self.log_counts, tf.stop_gradient(self.positives))
 
 
 class Negatives(keras.layers.Layer):
@@ -36,7 +42,7 @@ class Negatives(keras.layers.Layer):
     `full`: every item that has an event. `in_batch`: what the other queries of the batch took. `mixed`: these and items drawn
     uniformly; an item's expected number is the sum of what both draws give (Yang et al., Mixed Negative Sampling, WWW
     2020, has the idea). `memory`: these and the candidates of earlier batches, without gradient (Wang et al., Cross-Batch
-    Negative Sampling, SIGIR 2021). `hard` takes the columns of `in_batch`; the objective keeps the hardest.
+    Negative Sampling, SIGIR 2021). `hard` takes the items of the batch, each once; the objective keeps the hardest.
 
     Args:
         config: the loss.
@@ -95,12 +101,21 @@ class Negatives(keras.layers.Layer):
         if self.kind == "memory":
             columns = tf.concat([items, self._memory_items], axis=0)
             embeddings = tf.concat([own, self._memory], axis=0)
-            draws = tf.cast(batch - 1 + self._filled, tf.float32)
+            few = tf.cast(batch - 1, tf.float32)
+            draws = few + tf.cast(self._filled, tf.float32)
             log_counts = self._log_counts(columns, items, draws, 0.0)
+            fewer = tf.math.log(few / draws) if self.config.logq_correction else 0.0
+            alone = Columns(items, own, log_counts[:batch] + fewer, own)
             with tf.control_dependencies([embeddings, columns, draws]):
                 self._remember(items, own)
-            return Columns(columns, embeddings, log_counts, own)
-        return Columns(items, own, self._log_counts(items, items, tf.cast(batch - 1, tf.float32), 0.0), own)
+            return Columns(columns, embeddings, log_counts, own, alone)
+        log_counts = self._log_counts(items, items, tf.cast(batch - 1, tf.float32), 0.0)
+        if self.kind == "hard":  # an item once, for all its copies: else these would be all that is hard
+            same = items[:, None] == items[None]
+            before = tf.linalg.band_part(same, -1, 0) & ~tf.eye(batch, dtype=tf.bool)
+            log_counts -= tf.math.log(tf.reduce_sum(tf.cast(same, tf.float32), axis=1))
+            return Columns(tf.where(tf.reduce_any(before, axis=1), 0, items), own, log_counts, own)
+        return Columns(items, own, log_counts, own)
 
     def _log_counts(self, columns: tf.Tensor, items: tf.Tensor, draws: tf.Tensor, uniform: float) -> tf.Tensor:
         """`log(draws * p + uniform)` per column: by frequency drawn `draws` times, and uniformly."""

@@ -66,13 +66,23 @@ class Objective(keras.layers.Layer):
             `(losses [B] float32, embeddings of the positives [B, W])`.
         """
         columns = self.negatives(items, embed)
+        if columns.batch is None:
+            return self._contrast(queries, users, items, embed, columns), columns.positives
+        # What is remembered pushes queries but no candidates: these would be pulled by every positive and pushed by few, and
+        # collapse. So the batch alone teaches the candidates, and everything the queries.
+        queries_learn = self._contrast(queries, users, items, embed, columns.frozen())
+        candidates_learn = self._contrast(tf.stop_gradient(queries), users, items, embed, columns.batch)
+        return queries_learn + candidates_learn - tf.stop_gradient(candidates_learn), columns.positives
+
+    def _contrast(self, queries, users, items, embed, columns) -> tf.Tensor:
+        """`[B] float32` losses against these columns."""
         scale = tf.minimum(tf.exp(self.log_scale), _MAX_SCALE)
         allowed = (columns.items[None] != items[:, None]) & (columns.items > 0)[None]
         if self.config.mask_known and self.known is not None:
             allowed &= ~self.known(users, columns.items)
         log_counts = columns.log_counts[None]
         if self.blocks > 1:
-            return self._late(queries * scale, columns, log_counts, allowed), columns.positives
+            return self._late(queries * scale, columns, log_counts, allowed)
         logits = tf.matmul(queries * scale, columns.embeddings, transpose_b=True)
         positive = tf.reduce_sum(queries * scale * columns.positives, axis=1)
         if self.negatives.kind == "hard":
@@ -81,7 +91,7 @@ class Objective(keras.layers.Layer):
             logits, log_counts, allowed = self._with_mined(
                 queries * scale, users, items, embed, columns, logits, log_counts, allowed
             )
-        return self.loss(positive, logits, log_counts, allowed, self.config.margin), columns.positives
+        return self.loss(positive, logits, log_counts, allowed, self.config.margin)
 
     def _hardest(self, logits, log_counts, allowed, columns):
         """The columns that are scored highest, without those that are nearly the positive itself."""

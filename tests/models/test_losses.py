@@ -98,6 +98,35 @@ def test_without_correction_the_estimate_is_off(negatives, off):
     assert np.linalg.norm(gradient - wanted) > off * np.linalg.norm(wanted)
 
 
+def test_what_is_remembered_teaches_queries_but_no_candidates():
+    case = _Case()
+    alone, more = case.objective(negatives="in_batch"), case.objective(negatives="memory", memory=500)
+    for _ in range(2):
+        users, items = case.draw(300)
+        found = {}
+        for name, objective in (("alone", alone), ("more", more)):
+            with tf.GradientTape() as tape:
+                losses, _ = objective(tf.gather(case.query, users), tf.constant(users + 1), tf.constant(items), case._embed)
+                loss = tf.reduce_mean(losses)
+            gradients = tape.gradient(loss, [case.query, case.catalogue])
+            found[name] = [tf.convert_to_tensor(each).numpy() for each in gradients]
+    assert np.abs(found["alone"][0] - found["more"][0]).max() > 1e-4
+    np.testing.assert_allclose(found["alone"][1], found["more"][1], atol=1e-6)
+
+
+def test_the_hardest_are_different_items():
+    case = _Case()
+    items = np.repeat([3, 5, 7, 9], 50).astype(np.int32)
+    users = np.zeros(200, np.int32)
+    value, _ = case.gradient(case.objective(negatives="hard", hard=2, similar=1.0, logq_correction=False), users, items)
+    scores = case.query.numpy()[0] @ case.catalogue.numpy()[[2, 4, 6, 8]].T
+    expected = []
+    for place in range(4):
+        others = sorted(np.delete(scores, place) + np.log(50), reverse=True)[:2]
+        expected.append(np.log(np.exp(scores[place]) + np.exp(others).sum()) - scores[place])
+    assert value == pytest.approx(np.mean(expected), rel=1e-5)
+
+
 def test_full_softmax_is_the_cross_entropy():
     case = _Case()
     users, items = case.draw(64)
@@ -123,8 +152,8 @@ def test_known_items_are_no_negatives(negatives):
     counts = np.ones(ITEMS + 1) if negatives == "full" else np.append(1, (len(items) - 1) * case.shares)
     for row, user in enumerate(users):
         columns = [item for item in pools if item != items[row] and (user, item) not in known]
-        terms = sorted((np.exp(logits[row, item - 1]) / counts[item] for item in columns), reverse=True)
-        total[row] = np.log(np.exp(logits[row, items[row] - 1]) + sum(terms[: ITEMS - 1 if negatives == "hard" else None]))
+        terms = [np.exp(logits[row, item - 1]) / counts[item] for item in columns]
+        total[row] = np.log(np.exp(logits[row, items[row] - 1]) + sum(terms))
         total[row] -= logits[row, items[row] - 1]
     np.testing.assert_allclose(value, total.mean(), rtol=1e-4)
 
