@@ -98,10 +98,11 @@ class ColumnJob:
         stats: list[os.stat_result | None] = [None] * len(media)
         for first, found in enumerate(slices):
             stats[first::workers] = found
-        known = self.store.known_digests([self._key(path) for path in media])
+        keys = [self._key(path) for path in media]
+        known = self.store.known_digests(keys)
         digests = []
-        for path, stat in zip(media, stats, strict=True):
-            size, changed, digest = known.get(self._key(path), (0, 0, b""))
+        for key, stat in zip(keys, stats, strict=True):
+            size, changed, digest = known.get(key, (0, 0, b""))
             digests.append(digest if stat and (stat.st_size, stat.st_mtime_ns) == (size, changed) else b"")
         return digests
 

@@ -21,6 +21,7 @@ log = logging.getLogger("mmtfrs")
 EXACT_BELOW = 100_000
 _QUERIES = 512  # on which recall is measured
 _MARGIN = 0.005  # more recall than is asked for: what is measured is a sample
+_AGAIN = 128  # of them, where it is only checked
 _BATCH = 16
 _CHANGE = 0.2  # share by which vectors may grow or shrink before the search is chosen anew
 
@@ -71,11 +72,11 @@ def make_search(
         return ExactSearch(vectors, score)
     k = min(k, len(vectors))
     asked = sample_queries(vectors, queries)
-    truth = exact_rows(vectors, asked, k)
     if before is not None and before.fits(kind, len(vectors)):
-        search = _again(before, vectors, k, int8, tpu)
-        if measured_recall(search, asked, truth) >= recall:
+        search, few = _again(before, vectors, k, int8, tpu), asked[:_AGAIN]
+        if measured_recall(search, few, exact_rows(vectors, few, k)) >= recall:
             return search
+    truth = exact_rows(vectors, asked, k)
     wanted = min(recall + _MARGIN, 1.0)
     if kind == "auto":
         return _cheapest(vectors, asked, truth, wanted, int8, tpu)
