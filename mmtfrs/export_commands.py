@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from mmtfrs.config import Config
-from mmtfrs.console import note, print_recommendations, show, split_ids, warn
-from mmtfrs.data.catalog import Catalog
+from mmtfrs.console import note, print_recommendations, show, split_ids
+from mmtfrs.inputs import read_items
 from mmtfrs.options import (  # fmt: skip
     Allow,
     AudioEncoder,
@@ -80,8 +80,7 @@ def refresh(
 
     settings = Config.read(config) if config is not None else carried_config(folder)
     settings = settings.replace(export=_given(keep=keep))
-    catalog = Catalog.read(items, settings)
-    warn(catalog.problems)
+    catalog, _ = read_items(items, None, settings)
     done = refresh_model(folder, catalog, store, settings, strict, progress=not as_json)
     document = {"path": str(done.path), "version": int(done.path.name), "items": len(catalog), "added": done.added,
                 "removed": done.removed, "encoded": done.encoded}  # fmt: skip

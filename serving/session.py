@@ -45,15 +45,16 @@ class Session:
         c = _library()
         options, tags = c.TF_NewSessionOptions(), (c_char_p * 1)(b"serve")
         self._graph = c.TF_NewGraph()
-        close = weakref.finalize(self, c.TF_DeleteGraph, self._graph)
         try:
             with _status() as status:
                 self._session = c.TF_LoadSessionFromSavedModel(
                     options, None, str(path).encode(), tags, 1, self._graph, None, status
                 )
+        except tf.errors.OpError:
+            c.TF_DeleteGraph(self._graph)
+            raise
         finally:
             c.TF_DeleteSessionOptions(options)
-        close.detach()
         weakref.finalize(self, _delete, self._session, self._graph)
         self._found: dict[str, _Output] = {}
 

@@ -53,14 +53,15 @@ def refresh(
         EncoderError, StoreError, DataError: as `extract`.
     """
     version = newest_version(folder)
-    trained, tables = read_run(_carried(version))
+    carried = _carried(version)
+    trained, tables = read_run(carried)
     now = config or trained
     settings = trained.replace(
         data=now.data.model_dump(), extraction=now.extraction.model_dump(), export=now.export.model_dump()
     )
     features = extract(catalog, settings, store, strict=strict, progress=progress)
     model = TwoTower(settings, tables=tables.of_catalog(settings, catalog, features))
-    load_weights(model, _carried(version) / WEIGHTS)
+    load_weights(model, carried / WEIGHTS)
     model.keep_encoders(features.encoders)
     known = set(tables.item_ids)
     kept = sum(item in known for item in catalog.ids)

@@ -76,25 +76,26 @@ class ColumnJob:
 
         The store is asked for many at a time; it knows a file by its size and time, without reading it.
         """
-        for start in range(0, len(self.table), _LOOK_UP):
-            media = self.table.media(start, start + _LOOK_UP, self.column)
-            wanted = [(start + place, medium) for place, medium in enumerate(media) if medium and self.rows[start + place] < 0]
-            if not wanted:
-                continue
-            digests = self._known_digests([medium for _, medium in wanted])
-            places = self.space.find_all([digest for digest in digests if digest])
-            self.rows[[row for row, _ in wanted]] = found = [places.get(digest, -1) for digest in digests]
-            advance(len(found) - found.count(-1))
-            for (row, medium), digest, place in zip(wanted, digests, found, strict=True):
-                if place < 0:
-                    yield row, (medium, digest)
+        with ThreadPoolExecutor(self.bounds.workers) as looks:  # of its own: not behind what is being decoded
+            for start in range(0, len(self.table), _LOOK_UP):
+                media = enumerate(self.table.media(start, start + _LOOK_UP, self.column), start)
+                wanted = [(row, medium) for row, medium in media if medium and self.rows[row] < 0]
+                if not wanted:
+                    continue
+                digests = self._known_digests([medium for _, medium in wanted], looks)
+                places = self.space.find_all([digest for digest in digests if digest])
+                self.rows[[row for row, _ in wanted]] = found = [places.get(digest, -1) for digest in digests]
+                advance(len(found) - found.count(-1))
+                for (row, medium), digest, place in zip(wanted, digests, found, strict=True):
+                    if place < 0:
+                        yield row, (medium, digest)
 
-    def _known_digests(self, media: list[str]) -> list[bytes]:
+    def _known_digests(self, media: list[str], looks: ThreadPoolExecutor) -> list[bytes]:
         """The digest of each medium that need not be read for it, b"" of the others."""
         if self.encoder.modality == "text":
             return [hashlib.sha256(text.encode("utf-8", "surrogatepass") + self.encoder.salt).digest() for text in media]
         workers = self.bounds.workers  # a file system may be far away
-        slices = self.pool.map(lambda first: [_stat(path) for path in media[first::workers]], range(workers))
+        slices = looks.map(lambda first: [_stat(path) for path in media[first::workers]], range(workers))
         stats: list[os.stat_result | None] = [None] * len(media)
         for first, found in enumerate(slices):
             stats[first::workers] = found

@@ -91,25 +91,24 @@ class Negatives(keras.layers.Layer):
             own = tf.gather(embeddings, tf.gather(self._places, items))
             return Columns(self._trained, embeddings, tf.zeros(tf.shape(self._trained)), own)
         batch = tf.shape(items)[0]
+        others = tf.cast(batch - 1, tf.float32)
         if self.kind == "mixed":
             drawn = tf.random.uniform([self.config.uniform], 0, len(self._trained), tf.int32)
             columns = tf.concat([items, tf.gather(self._trained, drawn)], axis=0)
             embeddings = embed(columns)
-            draws, uniform = tf.cast(batch - 1, tf.float32), self.config.uniform / len(self._trained)
-            return Columns(columns, embeddings, self._log_counts(columns, items, draws, uniform), embeddings[:batch])
+            log_counts = self._log_counts(self._log_shares(columns, items), others, self.config.uniform / len(self._trained))
+            return Columns(columns, embeddings, log_counts, embeddings[:batch])
         own = embed(items)
         if self.kind == "memory":
             columns = tf.concat([items, self._memory_items], axis=0)
             embeddings = tf.concat([own, self._memory], axis=0)
-            few = tf.cast(batch - 1, tf.float32)
-            draws = few + tf.cast(self._filled, tf.float32)
-            log_counts = self._log_counts(columns, items, draws, 0.0)
-            fewer = tf.math.log(few / draws) if self.config.logq_correction else 0.0
-            alone = Columns(items, own, log_counts[:batch] + fewer, own)
+            draws = others + tf.cast(self._filled, tf.float32)
+            shares = self._log_shares(columns, items)
+            alone = Columns(items, own, self._log_counts(shares[:batch], others), own)
             with tf.control_dependencies([embeddings, columns, draws]):
                 self._remember(items, own)
-            return Columns(columns, embeddings, log_counts, own, alone)
-        log_counts = self._log_counts(items, items, tf.cast(batch - 1, tf.float32), 0.0)
+            return Columns(columns, embeddings, self._log_counts(shares, draws), own, alone)
+        log_counts = self._log_counts(self._log_shares(items, items), others)
         if self.kind == "hard":  # an item once, for all its copies: else these would be all that is hard
             same = items[:, None] == items[None]
             before = tf.linalg.band_part(same, -1, 0) & ~tf.eye(batch, dtype=tf.bool)
@@ -117,16 +116,18 @@ class Negatives(keras.layers.Layer):
             return Columns(tf.where(tf.reduce_any(before, axis=1), 0, items), own, log_counts, own)
         return Columns(items, own, log_counts, own)
 
-    def _log_counts(self, columns: tf.Tensor, items: tf.Tensor, draws: tf.Tensor, uniform: float) -> tf.Tensor:
+    def _log_shares(self, columns: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        """`log p` per column, the chance that an event is on it."""
+        if self.config.logq_correction and self.config.frequencies == "streaming":
+            self.frequencies(items)
+            return self.frequencies.log_counts(columns) - tf.math.log(tf.cast(tf.shape(items)[0], tf.float32))
+        return tf.gather(self._log_share, columns)
+
+    def _log_counts(self, log_shares: tf.Tensor, draws: tf.Tensor, uniform: float = 0.0) -> tf.Tensor:
         """`log(draws * p + uniform)` per column: by frequency drawn `draws` times, and uniformly."""
         if not self.config.logq_correction:
-            return tf.zeros(tf.shape(columns))
-        if self.config.frequencies == "streaming":
-            self.frequencies(items)
-            per_draw = self.frequencies.log_counts(columns) - tf.math.log(tf.cast(tf.shape(items)[0], tf.float32))
-        else:
-            per_draw = tf.gather(self._log_share, columns)
-        frequent = per_draw + tf.math.log(tf.maximum(draws, 1.0))
+            return tf.zeros_like(log_shares)
+        frequent = log_shares + tf.math.log(tf.maximum(draws, 1.0))
         return tf.math.log(tf.exp(frequent) + uniform) if uniform else frequent
 
     def _remember(self, items: tf.Tensor, embeddings: tf.Tensor) -> None:

@@ -215,7 +215,7 @@ def test_new_versions_are_picked_up_and_corrupt_ones_are_not(folder, client):
     shutil.copytree(folder / "1", folder / ".part-x")
     (folder / ".part-x" / "saved_model.pb").write_bytes(b"corrupt")
     (folder / ".part-x").rename(folder / "2")
-    wait_until(lambda: client.status().get(2) == "END")
+    wait_until(lambda: client.status().get(2) == "END", 30)
     assert client.status()[1] == "AVAILABLE" and client.recommend(user="user-0003", k=1)
     shutil.copytree(folder / "1", folder / ".part-y")
     (folder / ".part-y").rename(folder / "3")
