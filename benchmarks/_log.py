@@ -1,9 +1,8 @@
 """A log of ids and histories without any media, shaped like public rating logs: 943 users, 1 682 items, about 100 000 events.
 
-What makes such logs hard is planted: activity and popularity are skewed (an active user digs deeper into the tail), tastes
-have a
-decaying spectrum of many dimensions with few strong genres per item, and people meet items through lists that go together
-for reasons that tastes do not tell. Strengths are set so that popularity and EASE are about where public logs have them.
+What makes such logs hard is planted: activity and popularity are skewed (an active user digs deeper into the tail), tastes have
+a decaying spectrum of many dimensions with few strong genres per item, and people meet items through lists that go together for
+reasons that tastes do not tell. Strengths are set so that popularity and EASE are about where public logs have them.
 """
 
 from __future__ import annotations

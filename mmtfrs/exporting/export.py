@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,6 @@ def export(
             )
     index = make_index(model, before)
     module = ServingModule(model, encoders, index)
-    signatures = module.signatures()
     facts = {
         "mmtfrs": __version__,
         "modalities": list(model.data.modalities),
@@ -73,14 +73,16 @@ def export(
         "index": {"name": index.search.name, "effort": index.search.effort, "size": index.search.size},
         "attributes": list(model.data.attributes),
     }
-    with new_version(folder) as part, _disk_errors():
-        tf.saved_model.save(module, str(part), signatures=signatures, options=_options(index, signatures))
+    with new_version(folder) as part, _disk_errors(), ThreadPoolExecutor(1) as beside:
         extra = part / "assets.extra"
-        extra.mkdir(exist_ok=True)
+        extra.mkdir()
+        carried = beside.submit(save_run, model, extra / MODEL)  # its files are written while signatures are traced
         (extra / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         model.config.write(extra / "config.yaml")
-        save_run(model, extra / MODEL)
+        signatures = module.signatures()
+        tf.saved_model.save(module, str(part), signatures=signatures, options=_options(index, signatures))
         write_warmup(signatures, part, encoders, folder.name)
+        carried.result()
     prune(folder, model.config.export.keep)
     return folder / str(versions(folder)[-1])
 

@@ -37,9 +37,12 @@ class ServingModule(tf.Module):
         )
         # Layers themselves are not attached: their variables are all that the functions need.
         self.model_variables = [*model.weights, *model.device.variables]
-        # One function for all signatures: a network is traced, saved and loaded once.
-        texts = tf.TensorSpec([None], tf.string)
-        self._encoded = _Hidden(tf.function(self._encode, input_signature=[texts] * len(MODALITIES), autograph=False))
+        # What several signatures do is one function of theirs: traced, saved and loaded once.
+        texts, lists = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
+        embedding = tf.TensorSpec([None, model.width], tf.float32)
+        self._encoded = _shared(self._encode, texts, texts, texts)
+        self._query = _shared(self._embed, texts, lists, texts, texts, texts)
+        self._answer = _shared(self._recommend, embedding, lists)
         self.encoder_parts = [part for encoder in encoders.values() for part in encoder.trackables]
 
     def signatures(self) -> dict[str, Callable]:
@@ -71,20 +74,20 @@ class ServingModule(tf.Module):
         return {name: _function(method, inputs) for name, (method, inputs) in specs.items()}
 
     def recommend(self, user_id, history, text, image, audio, exclude):
-        return self._answer(self._query(user_id, history, text, image, audio)[0], exclude)
+        return self._answer.value(self._query.value(user_id, history, text, image, audio)[0], exclude)
 
     def recommend_filtered(self, user_id, history, text, image, audio, exclude, allow, boost_attribute, boost, diversity):
-        query = self._query(user_id, history, text, image, audio)[0]
+        query = self._query.value(user_id, history, text, image, audio)[0]
         ids, scores = self.index.filtered(query, exclude, allow, boost_attribute, boost, diversity)
         return {"item_id": ids, "score": scores}
 
     def recommend_user(self, user_id, history, exclude):
         rows, items = self._rows(user_id, history)
-        return self._answer(self._model.value.query_from_rows(rows, items)[0], exclude)
+        return self._answer.value(self._model.value.query_from_rows(rows, items)[0], exclude)
 
     def similar_items(self, item_id, exclude):
         embeddings, known = self.index.embeddings_of(item_id)
-        answer = self._answer(embeddings, exclude)
+        answer = self._answer.value(embeddings, exclude)
         # An item that nobody knows is similar to nothing: an empty list, so that the rest of the batch is answered.
         return {
             "item_id": tf.where(known[:, None], answer["item_id"], ""),
@@ -92,10 +95,10 @@ class ServingModule(tf.Module):
         }
 
     def recommend_from_embedding(self, embedding, exclude):
-        return self._answer(embedding, exclude)
+        return self._answer.value(embedding, exclude)
 
     def embed_query(self, user_id, history, text, image, audio):
-        embedding, weights = self._query(user_id, history, text, image, audio)
+        embedding, weights = self._query.value(user_id, history, text, image, audio)
         return {"embedding": embedding, "weights": weights}
 
     def embed_candidate(self, text, image, audio):
@@ -108,7 +111,7 @@ class ServingModule(tf.Module):
     def embed_candidate_dense(self, presence, **features):
         return {"embedding": self._model.value.candidate_from_media(features, presence)[0]}
 
-    def _answer(self, embedding, exclude):
+    def _recommend(self, embedding, exclude):
         ids, scores = self.index(embedding, exclude)
         return {"item_id": ids, "score": scores}
 
@@ -126,7 +129,7 @@ class ServingModule(tf.Module):
         order = tf.argsort(tf.where(items > 0, position[None, :], -1), axis=1, stable=True)
         return tf.gather(items, order, batch_dims=1)[:, -length:]
 
-    def _query(self, user_id, history, text, image, audio):
+    def _embed(self, user_id, history, text, image, audio):
         rows, items = self._rows(user_id, history)
         features, presence = self._encoded.value(text, image, audio)
         return self._model.value.query_from_rows(rows, items, features, presence)
@@ -184,6 +187,10 @@ def _function(method: Callable, inputs: dict[str, tf.TensorSpec]) -> Callable:
             return method(**{name: tf.identity(value) for name, value in arguments.items()})
 
     return call.get_concrete_function(**named)
+
+
+def _shared(method: Callable, *inputs: tf.TensorSpec) -> _Hidden:
+    return _Hidden(tf.function(method, input_signature=inputs, autograph=False))
 
 
 class _Hidden:

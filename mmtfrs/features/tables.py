@@ -23,7 +23,7 @@ from mmtfrs.features.graph import smooth
 from mmtfrs.features.media import MediaRows
 from mmtfrs.sections import MODALITIES, Modality
 
-_CHUNK = 8192
+_CHUNK = 1024  # small enough for the cache
 _COUNTS = ("item_counts", "user_counts")
 _ADAPTER = ".adapter.npz"
 

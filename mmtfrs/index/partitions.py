@@ -50,25 +50,22 @@ class PartitionSearch(Search):
         spread = _SPREAD * np.sqrt(np.maximum(variance, 0.0) / vectors.shape[1])
         slots = np.empty(self.size, np.int32)
         slots[table[filled]] = np.flatnonzero(filled.ravel())
-        self.storage: Storage = Int8Blocks(packed, centres, filled) if int8 else WholeBlocks(packed)
-        self._centres = variable(centres, "centres")
-        self._spread = variable(spread.astype(np.float32), "spread")
+        self.storage: Storage = Int8Blocks(packed, centres, filled) if int8 else WholeBlocks(packed, filled)
+        # One product gives what a block's best should score: its centre's score, and its spread times the query's norm.
+        self._centres = variable(np.column_stack([centres, spread]).astype(np.float32), "centres")
         self.slot_rows = variable(table.ravel(), "slot_rows")
         self._slots = variable(slots, "slots")
-        self._filled = variable(counts.astype(np.int32), "filled")
 
     def cost(self):
         # Blocks that are read are written and read again, but mostly in the cache.
         return 4.0 * self._centres.shape[1] * (self.most + 2.0 * self.effort * self.block)
 
     def best(self, queries, count):
-        centred = tf.matmul(queries, self._centres, transpose_b=True)
-        expected = centred + tf.norm(queries, axis=1, keepdims=True) * self._spread
+        asked = tf.concat([queries, tf.norm(queries, axis=1, keepdims=True)], axis=1)
+        expected = tf.matmul(asked, self._centres, transpose_b=True)
         chosen = tf.math.top_k(expected, self.effort, sorted=False).indices
-        scores = self.storage.rough(queries, chosen, tf.gather(centred, chosen, batch_dims=1))
-        there = np.arange(self.block) < take(self._filled, chosen)[:, :, None]
         found = self.effort * self.block
-        scores = tf.reshape(tf.where(there, scores, LOWEST), [tf.shape(queries)[0], found])
+        scores = tf.reshape(self.storage.rough(queries, chosen), [tf.shape(queries)[0], found])
         values, places = top_k(scores, tf.minimum(count * self.storage.again, found))
         blocks = tf.gather(chosen, places // self.block, batch_dims=1)
         slots = blocks * self.block + places % self.block
@@ -81,7 +78,7 @@ class PartitionSearch(Search):
         return tf.pad(rows, rest, constant_values=-1), tf.pad(values, rest, constant_values=LOWEST)
 
     def scores(self, queries):
-        return tf.where(self.slot_rows[None, :] >= 0, self.storage.everything(queries), LOWEST)
+        return self.storage.everything(queries)
 
     def vectors(self, rows):
         return self.storage.vectors(take(self._slots, rows))

@@ -7,7 +7,7 @@ import abc
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.index.search import take
+from mmtfrs.index.search import LOWEST, take
 
 _CHUNK = 512  # blocks decoded at a time where all are asked for
 
@@ -22,8 +22,8 @@ class Storage(tf.Module, abc.ABC):
     again = 1
 
     @abc.abstractmethod
-    def rough(self, queries: tf.Tensor, chosen: tf.Tensor, centred: tf.Tensor) -> tf.Tensor:
-        """`[B, D]` queries, `[B, P]` blocks, `[B, P]` scores of their centres -> `[B, P, block] float32` scores."""
+    def rough(self, queries: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
+        """`[B, D]` queries, `[B, P]` blocks -> `[B, P, block] float32` scores; the lowest float32 for padding."""
 
     @abc.abstractmethod
     def vectors(self, slots: tf.Tensor) -> tf.Tensor:
@@ -31,24 +31,30 @@ class Storage(tf.Module, abc.ABC):
 
     @abc.abstractmethod
     def everything(self, queries: tf.Tensor) -> tf.Tensor:
-        """`[B, D]` -> `[B, blocks * block] float32` exact scores."""
+        """`[B, D]` -> `[B, blocks * block] float32` exact scores; the lowest float32 for padding."""
 
 
 class WholeBlocks(Storage):
-    """Vectors as they are: `[blocks, block, D]`."""
+    """Vectors as they are, with one number more that a score needs no mask for: 0, and the lowest float32 for padding.
 
-    def __init__(self, packed: np.ndarray) -> None:
+    Args:
+        packed: `[blocks, block, D]`, zeros for padding.
+        filled: `[blocks, block] bool`.
+    """
+
+    def __init__(self, packed: np.ndarray, filled: np.ndarray) -> None:
         super().__init__(name="whole")
-        self._packed = variable(packed, "packed")
+        lowest = np.where(filled, np.float32(0.0), LOWEST)
+        self._packed = variable(np.concatenate([packed, lowest[:, :, None]], axis=2), "packed")
 
-    def rough(self, queries, chosen, centred):
-        return _matvec(take(self._packed, chosen), queries)
+    def rough(self, queries, chosen):
+        return _matvec(take(self._packed, chosen), _with_one(queries))
 
     def vectors(self, slots):
-        return tf.gather(_flat(self._packed), slots)
+        return tf.gather(_flat(self._packed), slots)[..., :-1]
 
     def everything(self, queries):
-        return tf.matmul(queries, _flat(self._packed), transpose_b=True)
+        return tf.matmul(_with_one(queries), _flat(self._packed), transpose_b=True)
 
 
 class Int8Blocks(Storage):
@@ -73,11 +79,14 @@ class Int8Blocks(Storage):
         self._steps = variable(steps.astype(np.float32), "steps")
         self._coarse = variable(coarse.astype(np.int8), "coarse")
         self._fine = variable(np.rint((away - coarse) * 254.0).astype(np.int8), "fine")
+        self._filled = variable(filled.sum(axis=1).astype(np.int32), "filled")
         self._blocks, self._block, self._dim = packed.shape
 
-    def rough(self, queries, chosen, centred):
+    def rough(self, queries, chosen):
         away = _matvec(tf.cast(take(self._coarse, chosen), tf.float32), queries)
-        return away * take(self._steps, chosen)[:, :, None] + centred[:, :, None]
+        centred = tf.linalg.matvec(take(self._centres, chosen), queries)
+        scores = away * take(self._steps, chosen)[:, :, None] + centred[:, :, None]
+        return tf.where(self._there(chosen), scores, LOWEST)
 
     def vectors(self, slots):
         coarse, fine = tf.gather(_flat(self._coarse), slots), tf.gather(_flat(self._fine), slots)
@@ -87,11 +96,16 @@ class Int8Blocks(Storage):
         def chunk(start: tf.Tensor) -> tf.Tensor:
             chosen = tf.minimum(start + tf.range(_CHUNK), self._blocks - 1)
             decoded = self._decode(take(self._coarse, chosen), take(self._fine, chosen), chosen[:, None])
-            return tf.matmul(tf.reshape(decoded, [_CHUNK * self._block, self._dim]), queries, transpose_b=True)
+            scores = tf.matmul(tf.reshape(decoded, [_CHUNK * self._block, self._dim]), queries, transpose_b=True)
+            return tf.where(tf.reshape(self._there(chosen), [-1, 1]), scores, LOWEST)
 
         shape = tf.TensorSpec([_CHUNK * self._block, None], tf.float32)
         parts = tf.map_fn(chunk, tf.range(0, self._blocks, _CHUNK), fn_output_signature=shape)
         return tf.transpose(tf.reshape(parts, [-1, tf.shape(queries)[0]])[: self._blocks * self._block])
+
+    def _there(self, chosen: tf.Tensor) -> tf.Tensor:
+        """`[...]` blocks -> `[..., block] bool`: what is no padding, which stands last in a block."""
+        return np.arange(self._block) < tf.expand_dims(take(self._filled, chosen), -1)
 
     def _decode(self, coarse: tf.Tensor, fine: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
         away = tf.cast(coarse, tf.float32) + tf.cast(fine, tf.float32) / 254.0
@@ -101,6 +115,10 @@ class Int8Blocks(Storage):
 def variable(value: np.ndarray, name: str) -> tf.Variable:
     """Data that is saved with the index and never trained."""
     return tf.Variable(value, trainable=False, name=name)
+
+
+def _with_one(queries: tf.Tensor) -> tf.Tensor:
+    return tf.pad(queries, [[0, 0], [0, 1]], constant_values=1.0)
 
 
 def _flat(packed: tf.Variable) -> tf.Tensor:

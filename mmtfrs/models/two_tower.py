@@ -21,7 +21,7 @@ from mmtfrs.models.rating import RatingHead
 from mmtfrs.models.voting import votes
 from mmtfrs.towers.candidate import CandidateTower
 from mmtfrs.towers.device_tables import DeviceTables
-from mmtfrs.towers.imputers import IMPUTERS, Imputer, RidgeImputer
+from mmtfrs.towers.imputers import make_imputer
 from mmtfrs.towers.query import QueryTower
 
 _BATCH = 4096
@@ -69,7 +69,7 @@ class TwoTower(tfrs.Model):
         items, users = len(tables.item_counts), len(tables.user_ids) + 1
         self.candidate_tower = CandidateTower(config, tables.modalities, items, name="candidate", dtype=policy)
         self.query_tower = QueryTower(config, tables.modalities, users, items, name="query", dtype=policy)
-        self.imputer = self._make_imputer()
+        self.imputer = make_imputer(config.model.missing, tables)
         self.score = scores.get(config.model.score)
         late = self.candidate_tower.fusion if tables.modalities else None
         self.blocks = 1 if late is None or late.blocks == 1 else late.blocks + config.model.use_item_id
@@ -260,19 +260,6 @@ class TwoTower(tfrs.Model):
     @tf.function(reduce_retracing=True, autograph=False)
     def _queries(self, users: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
         return self.query_from_rows(users, history)[0]
-
-    def _make_imputer(self) -> Imputer | None:
-        """Nothing where absent media have nothing to be guessed from."""
-        if self.config.model.missing == "null" or len(self.data.modalities) < 2:
-            return None
-        dims = [self.data.adapters[name].reduced_dim for name in self.data.modalities]
-        imputer = IMPUTERS[self.config.model.missing](self.data.modalities, dims, name="imputer")
-        imputer.build(None)
-        if isinstance(imputer, RidgeImputer):
-            rows = {name: media.rows[1:] for name, media in self.data.items.items()}
-            media = {name: np.asarray(self.data.items[name].matrix)[rows[name]] for name in self.data.modalities}
-            imputer.fit(media, np.stack([rows[name] > 0 for name in self.data.modalities], axis=1).astype(np.float32))
-        return imputer
 
     def _finish(self, side: Callable, blocks: tf.Tensor, weights: tf.Tensor, weighted: bool = False):
         """`[B, K, D]` blocks -> `[B, W]`, so that the inner product of a query's and a candidate's is the score."""

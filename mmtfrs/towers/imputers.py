@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmtfrs._keras import keras, tf
+from mmtfrs.features.tables import Tables
 
 Media = dict[str, tf.Tensor]
 
@@ -156,3 +157,17 @@ def _reverse(x: tf.Tensor):
 
 
 IMPUTERS: dict[str, type[Imputer]] = {"ridge": RidgeImputer, "generator": GeneratorImputer}
+
+
+def make_imputer(kind: str, tables: Tables) -> Imputer | None:
+    """The imputer of that name, fitted on the catalogue if it is; None for `null`, and where nothing is left to guess from."""
+    if kind == "null" or len(tables.modalities) < 2:
+        return None
+    dims = [tables.adapters[name].reduced_dim for name in tables.modalities]
+    imputer = IMPUTERS[kind](tables.modalities, dims, name="imputer")
+    imputer.build(None)
+    if isinstance(imputer, RidgeImputer):
+        rows = {name: media.rows[1:] for name, media in tables.items.items()}
+        media = {name: np.asarray(tables.items[name].matrix)[rows[name]] for name in tables.modalities}
+        imputer.fit(media, np.stack([rows[name] > 0 for name in tables.modalities], axis=1).astype(np.float32))
+    return imputer
