@@ -22,7 +22,7 @@ from mmtfrs.evaluation.compare import mean_interval
 from mmtfrs.evaluation.evaluate import evaluate
 from mmtfrs.evaluation.missing import SHARES, missing_curve
 from mmtfrs.training.baselines import train_baseline
-from mmtfrs.training.train import fit, fit_to_best
+from mmtfrs.training.fit import fit, fit_to_best
 
 ALONE = ("image", "text", "audio")
 PAIRS = (("image", "text"), ("image", "audio"), ("text", "audio"))

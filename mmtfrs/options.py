@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Items = Annotated[Path, typer.Option("--items", help="Items file: CSV, JSONL or Parquet.")]
+Items = Annotated[Path, typer.Option("--items", help="Items file: CSV, TSV, JSONL or Parquet.")]
 EventsFile = Annotated[Path, typer.Option("--events", help="Events file.")]
 UsersFile = Annotated[Path | None, typer.Option("--users", help="Users file, if users have media of their own.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings as YAML; defaults otherwise.")]

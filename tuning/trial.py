@@ -22,7 +22,7 @@ from mmtfrs.console import run_app
 from mmtfrs.evaluation.evaluate import evaluate
 from mmtfrs.files import write_json
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.training.train import fit
+from mmtfrs.training.fit import fit
 from tuning.data import SearchData
 from tuning.process import die_with_parent
 

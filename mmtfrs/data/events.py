@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +109,23 @@ class Events:
         return split_events(self, kind, validation_share, test_share, seed)
 
 
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _seconds(text: str) -> float:
+    """Seconds since 1970 of a number, or of an ISO 8601 date; one without a zone is UTC. NaN for anything else."""
+    value = _float(text)
+    if value != value:
+        with contextlib.suppress(ValueError):
+            moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+            value = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    return value
+
+
 def _timestamps(path: Path, column, first: int, problems: Problems) -> np.ndarray:
     """Whole seconds; every value that is no plausible number of seconds is reported."""
     if pa.types.is_timestamp(column.type):
@@ -113,10 +133,11 @@ def _timestamps(path: Path, column, first: int, problems: Problems) -> np.ndarra
     if pa.types.is_integer(column.type) and column.null_count == 0:
         values, bad = column.to_numpy().astype(np.int64), np.zeros(len(column), bool)
     else:
-        values, bad = _floats(as_strings(column))
+        values, bad = _floats(as_strings(column), _seconds)
         values = np.where(bad, 0, np.clip(values, -(2.0**62), 2.0**62)).astype(np.int64)
     if bad.any():
-        problems.error(path, np.flatnonzero(bad) + first, "`timestamp` is not a number.", "Write seconds since 1970.")
+        problems.error(path, np.flatnonzero(bad) + first, "`timestamp` is neither a number nor a date.",
+                       "Write seconds since 1970, or ISO 8601 as 2026-01-31T12:00:00+02:00.")  # fmt: skip
     if (values < 0).any():
         problems.error(path, np.flatnonzero(values < 0) + first, "`timestamp` is negative.",
                        "Write seconds since 1970.")  # fmt: skip
@@ -135,18 +156,11 @@ def _numbers(path: Path, table: pa.Table, name: str, first: int, problems: Probl
     return values.astype(np.float32)
 
 
-def _floats(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+def _floats(column: pa.Array, parse: Callable[[str], float] = _float) -> tuple[np.ndarray, np.ndarray]:
     """`(values [n] float64, bad [n] bool)`; the fast path parses the whole column at once."""
     try:
         values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid:
-        values = np.array([_float(text) for text in column.to_pylist()])
+        values = np.array([parse(text) for text in column.to_pylist()])
     bad = ~np.isfinite(values)
     return np.where(bad, 0.0, values), bad
-
-
-def _float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")

@@ -13,6 +13,7 @@ import pyarrow.parquet
 from mmtfrs.data.problems import Problems
 from mmtfrs.errors import nearest
 
+_TEXTS = {".csv": ",", ".tsv": "\t"}  # what separates their columns
 _DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
@@ -25,7 +26,7 @@ def read_table(
     """Reads a whole file and gives its columns our names.
 
     Args:
-        path: `.csv`, `.jsonl` / `.ndjson` or `.parquet` (by ending).
+        path: `.csv`, `.tsv`, `.jsonl` / `.ndjson` or `.parquet` (by ending).
         required: our names of the columns that must be there; others are kept.
         mapping: `{our name: the file's name}`.
         problems: receives what is wrong; a file that cannot be read at all gives an empty table.
@@ -35,11 +36,11 @@ def read_table(
     """
     path = Path(path)
     empty = pa.table({name: pa.array([], pa.string()) for name in required})
-    reader = {".csv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": _read_parquet}.get(
+    reader = {**dict.fromkeys(_TEXTS, _read_csv), ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": _read_parquet}.get(
         path.suffix.lower()
     )
     if reader is None:
-        problems.error(path, (), f"the ending {path.suffix!r} is not known.", "Use .csv, .jsonl or .parquet.")
+        problems.error(path, (), f"the ending {path.suffix!r} is not known.", "Use .csv, .tsv, .jsonl or .parquet.")
         return empty, 1
     if not path.is_file():
         problems.error(path, (), "there is no such file.", "Check the path.")
@@ -55,7 +56,7 @@ def read_table(
     if len(problems.errors) == before and table.num_rows == 0:
         problems.error(path, (), "the file has no rows.", "Add at least one.")
     missing = [name for name in required if name not in table.column_names]
-    return (empty if missing else table), (2 if path.suffix.lower() == ".csv" else 1)
+    return (empty if missing else table), (2 if path.suffix.lower() in _TEXTS else 1)
 
 
 def _rename(path, table, required, mapping, problems: Problems) -> pa.Table:
@@ -126,11 +127,12 @@ def _read_csv(path: Path, problems: Problems) -> pa.Table | None:
         return "skip"
 
     try:
-        names = next(csv.reader([header]))
+        sign = _TEXTS[path.suffix.lower()]
+        names = next(csv.reader([header], delimiter=sign))
         table = pyarrow.csv.read_csv(
             path,
             read_options=pyarrow.csv.ReadOptions(use_threads=False),  # row numbers exist only without threads
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=sign, newlines_in_values=True, invalid_row_handler=skip),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types={name: pa.string() for name in names}, strings_can_be_null=False
             ),

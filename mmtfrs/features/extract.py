@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mmtfrs.features.column import ColumnJob
 from mmtfrs.features.features import FeatureRows, Features, Reject
 from mmtfrs.features.own import load_own
 from mmtfrs.features.store import FeatureStore
+from mmtfrs.files import replacing
 from mmtfrs.sections import MODALITIES, Modality
 
 # Where a modality's media are looked for: a video stands in for a picture or a sound that an item does not have.
@@ -98,7 +100,7 @@ def _encoder(modality: Modality, config: Config, catalog: Catalog, store: Path) 
         from mmtfrs.encoders.tfidf import fit_tfidf
 
         path = (store / "tfidf.npz").resolve()
-        fit_tfidf((catalog.medium(row, modality) for row in range(len(catalog))), path)
+        fit_tfidf(catalog.media(0, len(catalog), modality), path)
         name = f"tfidf:{path}"
     return encoders.load(modality, name)
 
@@ -112,9 +114,9 @@ def _for_column(encoder: Encoder, column: str, config: Config) -> Encoder:
 
 def _write_rejects(store: Path, rejects: list[Reject]) -> None:
     """Always written, so that an empty report says that nothing was set aside."""
-    temporary = store / "rejects.csv.part"
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("table", "id", "modality", "medium", "reason"))
-        writer.writerows((each.table, each.id, each.modality, each.medium, each.reason) for each in rejects)
-    temporary.replace(store / "rejects.csv")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("table", "id", "modality", "medium", "reason"))
+    writer.writerows((each.table, each.id, each.modality, each.medium, each.reason) for each in rejects)
+    with replacing(store / "rejects.csv") as file:
+        file.write(text.getvalue().encode())

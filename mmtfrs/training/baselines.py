@@ -23,7 +23,7 @@ from mmtfrs.models.histories import Histories
 from mmtfrs.models.run import load_part, load_run, load_split, load_weights, save_weights
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.sections import MODALITIES
-from mmtfrs.training.train import fit_to_best
+from mmtfrs.training.fit import fit_to_best
 
 log = logging.getLogger("mmtfrs")
 

@@ -125,7 +125,7 @@ class _Stage:
     def _dataset(self, batch_size: int) -> tf.data.Dataset:
         """The training batches with their items' pictures, `[B, S, S, 3] uint8`, black where there is none."""
         side, bounds = self.encoder.size, self.model.config.extraction
-        paths = [""] + [self.catalog.medium(row, "image") for row in range(len(self.catalog))]
+        paths = ["", *self.catalog.media(0, len(self.catalog), "image")]
 
         def decode(rows: np.ndarray) -> np.ndarray:
             pictures = np.zeros((len(rows), side, side, 3), np.uint8)

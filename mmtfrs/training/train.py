@@ -1,31 +1,24 @@
-"""Training a run folder: Keras fit to the best epoch on the validation part, resumed where it was killed."""
+"""Training a run folder, resumed where it was killed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mmtfrs._keras import keras
 from mmtfrs.config import Config
 from mmtfrs.data.catalog import Catalog
-from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
-from mmtfrs.errors import DataError, RunError
-from mmtfrs.evaluation.callback import ValidationMetrics
+from mmtfrs.errors import RunError
 from mmtfrs.features.features import Features
 from mmtfrs.features.tables import Tables
-from mmtfrs.models.averaging import AveragedAdam
 from mmtfrs.models.run import load_run, read_facts, save_weights, start_run
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.training.checkpoint import Checkpoint
 from mmtfrs.training.finetune import finetune
+from mmtfrs.training.fit import fit_to_best
 
 
 def train(
@@ -82,152 +75,6 @@ def train(
     for name in ("training", "refit"):
         shutil.rmtree(out / name, ignore_errors=True)
     return model, history
-
-
-def fit_to_best(
-    model: TwoTower,
-    split: Split,
-    folder: Path | None = None,
-    progress: bool = False,
-    tune: Callable[[TwoTower], TwoTower] | None = None,
-) -> tuple[TwoTower, list[dict[str, float]]]:
-    """Finds the best epoch on the validation part. With `training.refit`, a model is then trained on training and validation
-    events for as many epochs at the same learning rates, for newer events should not be wasted on a choice.
-
-    A split without validation events finds the number of epochs on a part of its own training events first.
-
-    Args:
-        model: not yet trained, on the tables of `split.train`.
-        split, folder, progress: as `fit`.
-        tune: what is done to the model at its best epoch, before the refit.
-
-    Returns:
-        The model to use, and the logs of every epoch of the first training.
-    """
-    settings = model.config.training
-    inner = split
-    if settings.refit is not False and not len(split.validation):
-        inner = _inner_split(split, model.config)
-    if inner is not split:
-        model = _on(model, inner.train)
-    history = fit(model, inner, folder, progress)
-    if tune is not None:
-        model = tune(model)
-    if not (settings.refit or inner is not split) or not len(inner.validation):
-        return model, history
-    metric = f"val_{model.config.evaluation.monitor}"
-    best = int(np.argmax([logs[metric] for logs in history])) + 1
-    both = inner.test.known
-    if progress:
-        print(f"once more on training and validation events, {best} epochs", file=sys.stderr)
-    final = _on(model, both)
-    nothing = both.take(np.array([], np.int64))
-    rates = [logs["learning_rate"] for logs in history[:best]]
-    fit(final, Split(split.kind, both, nothing, nothing), folder / "refit" if folder else None, progress, rates)
-    return final, history
-
-
-def _on(model: TwoTower, events: Events) -> TwoTower:
-    """An untrained model like this one, on another log."""
-    fresh = TwoTower(model.config, tables=model.data.on(events))
-    fresh.keep_encoders(model.encoders)
-    return fresh
-
-
-def _inner_split(split: Split, config: Config) -> Split:
-    """A part of the training events set apart to find the number of epochs; the split itself where they are too few."""
-    share = config.data.validation_share or 0.1
-    for kind in ("time", "random"):
-        try:
-            inner = split.train.split(kind, share, 0.0, config.seed)
-        except DataError:
-            continue
-        if len(inner.validation) and set(inner.train.item_ids) & set(inner.validation.item_ids):
-            return inner
-    return split
-
-
-def fit(
-    model: TwoTower,
-    split: Split,
-    folder: Path | None = None,
-    progress: bool = False,
-    rates: Sequence[float] | None = None,
-    more: Sequence[keras.callbacks.Callback] = (),
-) -> list[dict[str, float]]:
-    """Compiles and fits a model, and leaves it at its best epoch.
-
-    Args:
-        model: not yet trained.
-        split: its parts; without validation events every epoch is run and the last one is kept.
-        folder: for checkpoints and TensorBoard logs; None keeps neither.
-        progress: print a line per epoch on standard error.
-        rates: the learning rate of each epoch, and so their number; those of the config if None.
-        more: further callbacks, called after those that measure and keep.
-
-    Returns:
-        The logs of every epoch.
-    """
-    config = model.config
-    model.compile(optimizer=AveragedAdam(config.training.learning_rate, config.training.average))
-    monitored = len(split.validation) > 0
-    checkpoint = Checkpoint(
-        folder / "training" if folder else None,
-        f"val_{config.evaluation.monitor}" if monitored else None,
-        config.training.patience,
-        config.training.slower,
-    )
-    done = checkpoint.resume(model)
-    callbacks: list[keras.callbacks.Callback] = []
-    if monitored:
-        ks = {20, int(config.evaluation.monitor.partition("@")[2])}
-        callbacks.append(ValidationMetrics(split.validation, tuple(sorted(ks))))
-    if rates is not None:
-        callbacks.append(keras.callbacks.LearningRateScheduler(lambda epoch: rates[epoch]))
-    callbacks.append(checkpoint)
-    epochs = config.training.epochs if rates is None else len(rates)
-    if folder is not None and rates is None:
-        callbacks.append(keras.callbacks.TensorBoard(str(folder / "logs"), write_graph=False))
-    if progress:
-        callbacks.append(_Lines(epochs, checkpoint))
-    callbacks += more
-    if not checkpoint.finished and done < epochs:
-        model.fit(
-            model.dataset(split.train),
-            epochs=epochs,
-            initial_epoch=done,
-            callbacks=callbacks,
-            verbose=0,
-        )
-    checkpoint.restore_best(model)
-    return checkpoint.history
-
-
-class _Lines(keras.callbacks.Callback):
-    """One line per epoch, on standard error so that standard output stays for results."""
-
-    def __init__(self, epochs: int, checkpoint: Checkpoint) -> None:
-        super().__init__()
-        self._epochs, self._checkpoint = epochs, checkpoint
-        self._start = self._done = 0.0
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        self._start, self._done = time.monotonic(), self._checkpoint.epoch
-        if self._done:
-            print(f"going on after epoch {self._done}", file=sys.stderr)
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        checkpoint = self._checkpoint
-        spent = time.monotonic() - self._start
-        left = spent / (epoch + 1 - self._done) * (self._epochs - epoch - 1)
-        value = logs.get(checkpoint.monitor) if checkpoint.monitor else None
-        measured = "" if value is None else f"  {checkpoint.monitor} {value:.4f}"
-        best = " (best)" if checkpoint.monitor and checkpoint.best_epoch == checkpoint.epoch else ""
-        print(
-            f"epoch {epoch + 1}/{self._epochs}  loss {logs['loss']:.4f}{measured}{best}  "
-            f"{spent:.0f} s, at most {left:.0f} s left",
-            file=sys.stderr,
-        )
 
 
 def data_mark(tables: Tables, split: Split) -> str:

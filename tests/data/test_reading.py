@@ -91,7 +91,7 @@ def test_ragged_rows_are_all_named(tmp_path):
         (b"item_id,text\na,\xff\xfe\nb,ok\n", "i.csv", "row 2: the text is not UTF-8. Save the file as UTF-8."),
         (b'{"item_id": "a"}\n[1]\n{bad\n', "i.jsonl", "rows 2, 3: the line is not one JSON object."),
         (b"no parquet", "i.parquet", "this is not a readable Parquet file"),
-        (b"x", "i.xlsx", "the ending '.xlsx' is not known. Use .csv, .jsonl or .parquet."),
+        (b"x", "i.xlsx", "the ending '.xlsx' is not known. Use .csv, .tsv, .jsonl or .parquet."),
         (b"item_id,item_id\na,b\n", "i.csv", "columns appear twice: item_id."),
         (b"\nitem_id\na\n", "i.csv", "the header line is empty."),
     ],
@@ -124,11 +124,23 @@ def test_paths_that_climb_out(tmp_path):
 
 def test_events_values(tmp_path):
     text = _events_error(tmp_path, HEADER + "u,i,soon\nu,i,-5\nu,i,1760000000000\n,i,1\nu,,2\nu,i,\n")
-    assert "rows 2, 7: `timestamp` is not a number." in text
+    assert "rows 2, 7: `timestamp` is neither a number nor a date." in text
     assert "row 3: `timestamp` is negative." in text
     assert "row 4: `timestamp` looks like milliseconds. Divide by 1000" in text
     assert "row 5: `user_id` is empty." in text
     assert "row 6: `item_id` is empty." in text
+
+
+def test_dates(tmp_path):
+    days = "u,i,1970-01-02\nu,i,1970-01-01T02:00:30+02:00\nu,i,1970-01-01 00:01:00\nu,i,1970-01-01T00:00:01.5Z\nu,i,7\n"
+    assert Events.read(_write(tmp_path, HEADER + days)).timestamps.tolist() == [86_400, 30, 60, 1, 7]
+    assert "row 3: `timestamp` is neither" in _events_error(tmp_path, HEADER + "u,i,1970-01-02\nu,i,02/01/1970\n")
+
+
+def test_columns_between_tabs(tmp_path):
+    catalog = Catalog.read(_write(tmp_path, "item_id\ttext\na\tone, two\nb\tthree\n", "items.tsv"))
+    assert catalog.ids.tolist() == ["a", "b"] and catalog.medium(0, "text") == "one, two"
+    assert "row 3: the number of values is not 2" in _catalog_error(tmp_path, b"item_id\ttext\na\tx\nb\n", "items.tsv")
 
 
 def test_events_columns(tmp_path):
