@@ -111,8 +111,10 @@ class ModelConfig(Section):
         0.8,
         description="share of items and queries in training of which half the media are hidden, so that absent ones are borne",
     )
-    missing: one_of("null", "ridge", "generator") = Field(
-        "null", description="what stands for an absent medium: a learned vector, or a guess from the others"
+    missing: one_of("id", "null", "ridge", "generator") = Field(
+        "id",
+        description="what stands for an absent medium: what the item's id has learned, one learned vector, "
+        "or a guess from the others",
     )
     graph: GraphConfig = GraphConfig()
     score: one_of(*SCORES) = "cosine"

@@ -14,6 +14,9 @@ from mmtfrs.towers.parts import IdEmbedding, hide_modalities, join_blocks, last_
 class CandidateTower(keras.layers.Layer):
     """Fuses image, text and audio features, and adds what the id alone knows.
 
+    With `model.missing: id` a map per modality, learned while media are hidden, says what the id knows of an absent one. An
+    item without an id, or with an unknown one, has the vector that hidden ids have learned.
+
     Args:
         config: sizes, fusion, dropout and the weight of the alignment.
         modalities: those of the catalogue; may be none, then the id alone is left.
@@ -40,6 +43,11 @@ class CandidateTower(keras.layers.Layer):
         if self.modalities:
             self.fusion = fusion.get(self.config.fusion)(self.modalities, dim, name="fusion", dtype=policy)
             self.mlp = last_mlp(self.config, self.fusion, policy)
+        known = self.modalities if self.config.missing == "id" and self.config.use_item_id else ()
+        self.stand_ins = {
+            name: keras.layers.Dense(dim, use_bias=False, kernel_initializer="zeros", name=f"absent_{name}", dtype=policy)
+            for name in known
+        }
         id_dropout = self.config.id_dropout if modalities else 0.0
         self.ids = IdEmbedding(item_rows, dim, id_dropout, name="item_id", dtype=policy)
 
@@ -47,6 +55,9 @@ class CandidateTower(keras.layers.Layer):
         self, media, presence, ids=None, standing=None, training: bool | None = None, extra: list | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         blocks, weights, own = None, tf.zeros_like(presence), None
+        if self.config.use_item_id or not self.modalities:
+            rows = tf.zeros(tf.shape(presence)[:1], tf.int32) if ids is None else ids
+            own = self.ids(rows, training=training)
         if self.modalities:
             standing = presence if standing is None else standing
             if training:
@@ -54,10 +65,8 @@ class CandidateTower(keras.layers.Layer):
             vectors = {name: self.project[name](media[name]) for name in self.modalities}
             if self.alignment and extra is not None:
                 extra.append(self.alignment * alignment_loss(vectors, presence))
-            fused, weights = self.fusion(vectors, standing, training=training)
+            instead = {name: guess(own) for name, guess in self.stand_ins.items()}
+            fused, weights = self.fusion(vectors, standing, instead, training=training)
             weights = fusion.masked_share(weights, presence)
             blocks = fused if self.mlp is None else fused + self.mlp(tf.nn.relu(fused), training=training)
-        if self.config.use_item_id or not self.modalities:
-            rows = tf.zeros(tf.shape(presence)[:1], tf.int32) if ids is None else ids
-            own = self.ids(rows, training=training)
         return join_blocks(blocks, own), weights

@@ -160,8 +160,8 @@ IMPUTERS: dict[str, type[Imputer]] = {"ridge": RidgeImputer, "generator": Genera
 
 
 def make_imputer(kind: str, tables: Tables) -> Imputer | None:
-    """The imputer of that name, fitted on the catalogue if it is; None for `null`, and where nothing is left to guess from."""
-    if kind == "null" or len(tables.modalities) < 2:
+    """The imputer of that name, fitted if need be; None for other names, and where there is nothing to guess from."""
+    if kind not in IMPUTERS or len(tables.modalities) < 2:
         return None
     dims = [tables.adapters[name].reduced_dim for name in tables.modalities]
     imputer = IMPUTERS[kind](tables.modalities, dims, name="imputer")

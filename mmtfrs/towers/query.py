@@ -12,7 +12,7 @@ from mmtfrs.towers.parts import IdEmbedding, hide_modalities, join_blocks, last_
 
 class QueryTower(keras.layers.Layer):
     """Per modality, the history's mean and the query's own medium become one vector; these are fused as an item's are;
-    what the user's id and the ids of the history know is added.
+    what the user's id and the ids of the history know is added before the last MLP.
 
     Args:
         config: sizes, fusion and dropout.
@@ -54,6 +54,13 @@ class QueryTower(keras.layers.Layer):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         batch = tf.shape(own_presence)[:1]
         blocks, weights, ids = None, tf.zeros_like(own_presence), []
+        late = bool(self.modalities) and self.fusion.blocks > 1
+        if self.config.use_user_id:
+            rows = tf.zeros(batch, tf.int32) if users is None else users
+            ids.append(self.users(rows, training=training))
+        if self._uses_history and history is not None:
+            ids.append(self._pool_ids(history, training))
+        known = tf.add_n(ids) if ids and not (late and not self.config.use_item_id) else None
         if self.modalities:
             vectors = {
                 name: self.project_own[name](own[name]) + self.project_past[name](past[name]) for name in self.modalities
@@ -61,18 +68,13 @@ class QueryTower(keras.layers.Layer):
             presence = tf.maximum(own_presence, past_presence)
             if training:
                 presence = hide_modalities(presence, self.config.modality_dropout)
-            fused, weights = self.fusion(vectors, presence, training=training)
-            blocks = fused if self.mlp is None else fused + self.mlp(tf.nn.relu(fused), training=training)
-        if self.config.use_user_id:
-            rows = tf.zeros(batch, tf.int32) if users is None else users
-            ids.append(self.users(rows, training=training))
-        if self._uses_history and history is not None:
-            ids.append(self._pool_ids(history, training))
-        late = bool(self.modalities) and self.fusion.blocks > 1
-        own = tf.add_n(ids) if ids and not (late and not self.config.use_item_id) else None
-        if own is None and (blocks is None or (late and self.config.use_item_id)):
-            own = tf.zeros(tf.concat([batch, [self.config.embedding_dim]], 0), self.compute_dtype)
-        return join_blocks(blocks, own), weights
+            blocks, weights = self.fusion(vectors, presence, training=training)
+            if self.mlp is not None:  # it sees the ids too: what media say depends on who asks
+                fused, known = (blocks if known is None else blocks + known), None
+                blocks = fused + self.mlp(tf.nn.relu(fused), training=training)
+        if known is None and (blocks is None or (late and self.config.use_item_id)):
+            known = tf.zeros(tf.concat([batch, [self.config.embedding_dim]], 0), self.compute_dtype)
+        return join_blocks(blocks, known), weights
 
     @property
     def _uses_history(self) -> bool:

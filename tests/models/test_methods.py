@@ -23,6 +23,7 @@ METHODS = {
     "mined": {"loss": {"mined": 5}},
     "streaming": {"loss": {"negatives": "in_batch", "frequencies": "streaming"}},
     "learned temperature": {"loss": {"learn_temperature": True}},
+    "null": {"model": {"missing": "null"}},
     "ridge": {"model": {"missing": "ridge"}},
     "generator": {"model": {"missing": "generator"}},
     "alignment": {"loss": {"alignment": 0.1}},

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from mmtfrs._keras import keras, tf
+from mmtfrs.config import Config
 from mmtfrs.models.rating import RatingHead
+from mmtfrs.towers.candidate import CandidateTower
 from mmtfrs.towers.imputers import GeneratorImputer, RidgeImputer
 from mmtfrs.towers.parts import MLP, IdEmbedding
 
@@ -117,6 +119,30 @@ def test_the_generator_learns_and_its_judge_pulls_the_other_way():
         fooled = tf.reduce_sum(tf.nn.softplus(imputer.judges[2](guess)))
         term = imputer.losses_of(2, tf.stop_gradient(guess), guess, ones)[0]
     np.testing.assert_allclose(tape.gradient(term, guess), -0.1 / 5 * tape.gradient(fooled, guess), atol=1e-6)
+
+
+def test_an_id_stands_for_absent_media_alone():
+    """The id says the same of a hidden medium as of an absent one, nothing of what is there, and nothing without `missing: id`."""
+    config = Config(model={"embedding_dim": 8, "hidden": [8], "missing": "id"})
+    keras.utils.set_random_seed(0)
+    media, ids = _media(), tf.constant([1, 2, 3, 3])
+    tower = CandidateTower(config, NAMES, 5, name="tower")
+    tower(media, PRESENCE, ids)
+    before = tower(media, PRESENCE, ids)[0].numpy()
+    rng = np.random.default_rng(1)
+    kernel = rng.normal(size=(8, 8)).astype(np.float32)
+    tower.stand_ins["text"].kernel.assign(kernel)
+    after = tower(media, PRESENCE, ids)[0].numpy()
+    same = np.isclose(before, after, atol=1e-6).all(axis=(1, 2))
+    assert same.tolist() == [True, False, True, False]  # rows with a text stay as they were
+
+    own = tower.ids.embeddings.numpy()[2]
+    tower.stand_ins["text"].kernel.assign(0 * kernel)
+    tower.fusion.null.assign_add(np.stack([0 * own, own @ kernel, 0 * own]))
+    by_hand = tower(media, PRESENCE, ids)[0].numpy()
+    np.testing.assert_allclose(after[1], by_hand[1], atol=1e-5)
+    for other in ({"missing": "null"}, {"use_item_id": False}):
+        assert not CandidateTower(config.replace(model=other), NAMES, 5).stand_ins
 
 
 def test_rating_head_starts_at_the_mean_and_counts_in_deviations():
