@@ -39,6 +39,7 @@ METHODS = {
     "negatives: in_batch and 10 mined": {"loss": {"negatives": "in_batch", "mined": 10}},
     "known items among the negatives": {"loss": {"mask_known": False}},
     "item graph": {"model": {"graph": {"neighbours": 10}}},
+    "missing: null": {"model": {"missing": "null"}},
     "missing: ridge": {"model": {"missing": "ridge"}},
     "missing: generator": {"model": {"missing": "generator"}},
     "alignment 0.1": {"loss": {"alignment": 0.1}},
