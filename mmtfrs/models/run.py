@@ -23,7 +23,7 @@ from mmtfrs.features.tables import Tables
 from mmtfrs.files import replacing, write_json
 from mmtfrs.models.two_tower import TwoTower
 
-FORMAT = 3
+FORMAT = 4
 RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
 WEIGHTS = "weights.npz"
 _PARTS = ("train", "validation", "test")
