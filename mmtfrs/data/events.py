@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pydantic
 
 from mmtfrs.config import Config
 from mmtfrs.data.catalog import Catalog
@@ -17,6 +19,7 @@ from mmtfrs.data.splits import Split, split_events
 from mmtfrs.data.tables import as_strings, read_table
 from mmtfrs.errors import DataError
 
+_MOMENT = pydantic.TypeAdapter(datetime)
 _COLUMNS = ("user_id", "item_id", "timestamp")
 _MILLISECONDS = 10**11  # as seconds this is the year 5138; as milliseconds, 1973
 
@@ -119,9 +122,9 @@ def _float(text: str) -> float:
 def _seconds(text: str) -> float:
     """Seconds since 1970 of a number, or of an ISO 8601 date; one without a zone is UTC. NaN for anything else."""
     value = _float(text)
-    if value != value:
-        with contextlib.suppress(ValueError):
-            moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+    if math.isnan(value):
+        with contextlib.suppress(pydantic.ValidationError):
+            moment = _MOMENT.validate_python(text.strip())  # datetime's own parser knows little of ISO 8601 before Python 3.11
             value = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
     return value
 
