@@ -12,6 +12,9 @@ from mmtfrs.index.index import Index
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.sections import MODALITIES
 
+_TEXTS = tf.TensorSpec([None], tf.string)
+_LISTS = tf.TensorSpec([None, None], tf.string)
+
 
 class ServingModule(tf.Module):
     """A trained model with its index and encoders, ready to be saved.
@@ -38,31 +41,27 @@ class ServingModule(tf.Module):
         # Layers themselves are not attached: their variables are all that the functions need.
         self.model_variables = [*model.weights, *model.device.variables]
         # What several signatures do is one function of theirs: traced, saved and loaded once.
-        texts, lists = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
-        embedding = tf.TensorSpec([None, model.width], tf.float32)
-        self._encoded = _shared(self._encode, texts, texts, texts)
-        self._query = _shared(self._embed, texts, lists, texts, texts, texts)
-        self._answer = _shared(self._recommend, embedding, lists)
+        self._encoded = _shared(self._encode, _TEXTS, _TEXTS, _TEXTS)
+        self._query = _shared(self._embed, _TEXTS, _LISTS, _TEXTS, _TEXTS, _TEXTS)
+        self._answer = _shared(self._recommend, tf.TensorSpec([None, model.width], tf.float32), _LISTS)
         self.encoder_parts = [part for encoder in encoders.values() for part in encoder.trackables]
 
     def signatures(self) -> dict[str, Callable]:
         """`{name: tf.function with its input signature}`."""
-        texts = tf.TensorSpec([None], tf.string)
-        lists = tf.TensorSpec([None, None], tf.string)
-        query = {"user_id": texts, "history": lists, "text": texts, "image": texts, "audio": texts}
+        query = {"user_id": _TEXTS, "history": _LISTS, "text": _TEXTS, "image": _TEXTS, "audio": _TEXTS}
         media = {name: query[name] for name in ("text", "image", "audio")}
-        exclude = {"exclude": lists}
+        exclude = {"exclude": _LISTS}
         model = self._model.value
         dense = {name: tf.TensorSpec([None, adapter.dim], tf.float32) for name, adapter in model.data.adapters.items()}
         dense["presence"] = tf.TensorSpec([None, len(dense)], tf.float32)
         specs = {
             "serving_default": (self.recommend, query | exclude),
             "recommend_filtered": (self.recommend_filtered, query | exclude | {
-                "allow": lists, "boost_attribute": lists, "boost": tf.TensorSpec([None, None], tf.float32),
+                "allow": _LISTS, "boost_attribute": _LISTS, "boost": tf.TensorSpec([None, None], tf.float32),
                 "diversity": tf.TensorSpec([None], tf.float32),
             }),
-            "recommend_user": (self.recommend_user, {"user_id": texts, "history": lists} | exclude),
-            "similar_items": (self.similar_items, {"item_id": texts} | exclude),
+            "recommend_user": (self.recommend_user, {"user_id": _TEXTS, "history": _LISTS} | exclude),
+            "similar_items": (self.similar_items, {"item_id": _TEXTS} | exclude),
             "embed_query": (self.embed_query, query),
             "embed_candidate": (self.embed_candidate, media),
             "recommend_from_embedding": (
@@ -74,20 +73,20 @@ class ServingModule(tf.Module):
         return {name: _function(method, inputs) for name, (method, inputs) in specs.items()}
 
     def recommend(self, user_id, history, text, image, audio, exclude):
-        return self._answer.value(self._query.value(user_id, history, text, image, audio)[0], exclude)
+        return self._answer(self._query(user_id, history, text, image, audio)[0], exclude)
 
     def recommend_filtered(self, user_id, history, text, image, audio, exclude, allow, boost_attribute, boost, diversity):
-        query = self._query.value(user_id, history, text, image, audio)[0]
+        query = self._query(user_id, history, text, image, audio)[0]
         ids, scores = self.index.filtered(query, exclude, allow, boost_attribute, boost, diversity)
         return {"item_id": ids, "score": scores}
 
     def recommend_user(self, user_id, history, exclude):
         rows, items = self._rows(user_id, history)
-        return self._answer.value(self._model.value.query_from_rows(rows, items)[0], exclude)
+        return self._answer(self._model.value.query_from_rows(rows, items)[0], exclude)
 
     def similar_items(self, item_id, exclude):
         embeddings, known = self.index.embeddings_of(item_id)
-        answer = self._answer.value(embeddings, exclude)
+        answer = self._answer(embeddings, exclude)
         # An item that nobody knows is similar to nothing: an empty list, so that the rest of the batch is answered.
         return {
             "item_id": tf.where(known[:, None], answer["item_id"], ""),
@@ -95,14 +94,14 @@ class ServingModule(tf.Module):
         }
 
     def recommend_from_embedding(self, embedding, exclude):
-        return self._answer.value(embedding, exclude)
+        return self._answer(embedding, exclude)
 
     def embed_query(self, user_id, history, text, image, audio):
-        embedding, weights = self._query.value(user_id, history, text, image, audio)
+        embedding, weights = self._query(user_id, history, text, image, audio)
         return {"embedding": embedding, "weights": weights}
 
     def embed_candidate(self, text, image, audio):
-        embedding, weights = self._model.value.candidate_from_media(*self._encoded.value(text, image, audio))
+        embedding, weights = self._model.value.candidate_from_media(*self._encoded(text, image, audio))
         return {"embedding": embedding, "weights": weights}
 
     def embed_query_dense(self, presence, **features):
@@ -131,7 +130,7 @@ class ServingModule(tf.Module):
 
     def _embed(self, user_id, history, text, image, audio):
         rows, items = self._rows(user_id, history)
-        features, presence = self._encoded.value(text, image, audio)
+        features, presence = self._encoded(text, image, audio)
         return self._model.value.query_from_rows(rows, items, features, presence)
 
     def _encode(self, text, image, audio):
@@ -189,8 +188,10 @@ def _function(method: Callable, inputs: dict[str, tf.TensorSpec]) -> Callable:
     return call.get_concrete_function(**named)
 
 
-def _shared(method: Callable, *inputs: tf.TensorSpec) -> _Hidden:
-    return _Hidden(tf.function(method, input_signature=inputs, autograph=False))
+def _shared(method: Callable, *inputs: tf.TensorSpec) -> Callable:
+    """A method as one tf.function, behind a plain one: TensorFlow would save a tf.function that hangs on the module itself."""
+    function = tf.function(method, input_signature=inputs, autograph=False)
+    return lambda *arguments: function(*arguments)
 
 
 class _Hidden:
