@@ -1,34 +1,41 @@
-# Every target sets up .venv by itself; nothing else is needed on a fresh machine but Python 3.10 or 3.11.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || command -v python3)
-BIN := .venv/bin
+# Every target sets up its environment by itself (scripts/setup.sh); nothing else is needed on a fresh machine but one Python from
+# 3.10 to 3.13. `make PYTHON=/path/to/python3.12 ...` takes that one.
+PYTHON ?=
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Two workers take the files in turn, in the order that tests/conftest.py gives them: longest first.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-fast test-all lint lock bench clean setup
 
-demo: .venv/ready
+demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
-test: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: setup
+	$(PYTEST)
 
-test-fast: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
+test-fast: setup
+	$(PYTEST) -m "not slow"
 
-lint: .venv/ready
+test-all:
+	bash scripts/test_all.sh
+
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: .venv/ready
+lock:
+	bash scripts/lock.sh "$(PYTHON)"
+
+bench: setup
 	$(BIN)/python -m benchmarks.extraction
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.tuning
 
-.venv/ready: requirements.txt pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	touch $@
+setup:
+	@bash scripts/setup.sh "$(VENV)" "$(PYTHON)"
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-* demo

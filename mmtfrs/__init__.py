@@ -43,8 +43,6 @@ def _check_environment() -> None:
 
 
 _check_environment()
-# TensorFlow writes pages about absent GPUs as errors; before its first import is the only moment to say no.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def __getattr__(name: str):

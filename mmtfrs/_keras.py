@@ -1,4 +1,4 @@
-"""The one place that imports TensorFlow's Keras 2 and TFRS.
+"""The one place that imports TensorFlow, its Keras 2 and TFRS.
 
 TFRS, TF Hub's KerasLayer and our layers are Keras 2 (`tf_keras`). TensorFlow picks its Keras once, at its first
 use, from the environment variable `TF_USE_LEGACY_KERAS`; `mmtfrs/__init__.py` sets it before anything gets here.
@@ -6,14 +6,48 @@ use, from the environment variable `TF_USE_LEGACY_KERAS`; `mmtfrs/__init__.py` s
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
 
-logging.getLogger("tensorflow").setLevel(logging.ERROR)
+# How lines of TensorFlow's C++ logging begin, with and without its logging set up, and what it says around them.
+_NATIVE = re.compile(
+    rb"\d{4}-\d\d-\d\d [\d:.]+: [IWE] |[IWE]\d{4} [\d:.]+ |WARNING: All log messages before absl|To enable the following instr"
+)
 
-import tensorflow as tf  # noqa: E402
-import tensorflow_recommenders as tfrs  # noqa: E402
-import tf_keras as keras  # noqa: E402
 
-tf.get_logger().setLevel("ERROR")
+@contextlib.contextmanager
+def _without_banner() -> Iterator[None]:
+    """Drops what TensorFlow's C++ says while it is loaded: of processor features, absent GPUs, plugins registered twice.
+
+    TensorFlow 2.21 says it before it has read any setting, straight to file descriptor 2. All else that is written there
+    meanwhile comes out afterwards, and everything if loading fails.
+    """
+    try:
+        sys.stderr.flush()
+        real = os.dup(2)
+    except (OSError, AttributeError, ValueError):  # there is no standard error to keep clean
+        yield
+        return
+    keep = re.compile(b"")
+    with tempfile.TemporaryFile() as told:
+        os.dup2(told.fileno(), 2)
+        try:
+            yield
+            keep = re.compile(b"(?!" + _NATIVE.pattern + b")")
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+            told.seek(0)
+            os.write(2, b"".join(line for line in told if keep.match(line)))
+
+
+with _without_banner():
+    import tensorflow as tf
+    import tensorflow_recommenders as tfrs
+    import tf_keras as keras
 
 __all__ = ["keras", "tf", "tfrs"]

@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
-from mmtfrs.config import check_metric
-from mmtfrs.console import run_app, show, split_ids
+from mmtfrs._version import stack
+from mmtfrs.config import check_baselines, check_metric
+from mmtfrs.console import note, run_app, show, split_ids
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.data.users import Users
 from mmtfrs.export_commands import app as export_app
 from mmtfrs.inputs import extract_features, read_items, read_settings, read_split
+from mmtfrs.models.run_folder import check_run
 from mmtfrs.options import (  # fmt: skip
     AudioEncoder,
     ConfigFile,
@@ -157,12 +159,14 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Rank the whole catalogue for every user of a part; write RUN/metrics.json and .png, print a table."""
-    _check_part(split)
+    facts = _check_part(split, run)
+    names = None if baselines is None else [name for name in split_ids(baselines) if name != "none"]
+    check_baselines(names or (), facts["modalities"])
+    note(f"evaluating {run} on its {split} part ...")
     from mmtfrs.evaluation.plots import metrics_picture
     from mmtfrs.evaluation.report import group_table, overall_table, rating_line
     from mmtfrs.training.baselines import evaluate_run
 
-    names = None if baselines is None else [name for name in baselines.split(",") if name and name != "none"]
     results = evaluate_run(run, split, names, progress=not as_json)
     document = {"run": str(run), "split": split, "results": results}
     (run / "metrics.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
@@ -180,12 +184,13 @@ def missing(
     as_json: Json = False,
 ) -> None:
     """Say what is left when media go missing; write RUN/missing.json and RUN/missing.png."""
-    _check_part(split)
     check_metric(metric)
+    _check_part(split, run)
     from mmtfrs.evaluation.missing import SHARES, missing_curve
     from mmtfrs.evaluation.plots import curve_picture
     from mmtfrs.evaluation.report import missing_table
-    from mmtfrs.models.run import load_part, load_run
+    from mmtfrs.models.run import load_run
+    from mmtfrs.models.run_folder import load_part
 
     curve = missing_curve(load_run(run), load_part(run, split), SHARES, metric)
     document = {"run": str(run), "split": split, "metric": metric, "shares": SHARES, "curve": curve}
@@ -203,18 +208,30 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Say whether the second run is better than the first: a paired bootstrap over users."""
-    _check_part(split)
+    wanted = split_ids(metrics)
+    for metric in wanted:
+        check_metric(metric)
+    _check_part(split, first, second)
     from mmtfrs.evaluation.report import difference_table
     from mmtfrs.training.comparison import compare_runs
 
-    found = compare_runs(first, second, split, split_ids(metrics))
+    found = compare_runs(first, second, split, wanted)
     document = {"first": str(first), "second": str(second), "split": split, "differences": [vars(each) for each in found]}
     show(document, as_json, difference_table(found, str(first), str(second)))
 
 
-def _check_part(split: str) -> None:
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Print the versions of mmtfrs, Python and the packages that it stands on."""
+    found = stack()
+    show(found, as_json, "\n".join(f"{name:<26} {number or 'not installed'}" for name, number in found.items()))
+
+
+def _check_part(split: str, *runs: Path) -> dict:
+    """What the first run's `run.json` says; all of them are finished and have events in the part."""
     if split not in ("test", "validation"):
         raise typer.BadParameter(f"must be test or validation. Received: {split}", param_hint="--split")
+    return next(iter([check_run(run, split) for run in runs]))
 
 
 app.registered_commands += export_app.registered_commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import yaml
 
 from mmtfrs.errors import ConfigError, nearest
 from mmtfrs.sections import (  # fmt: skip
+    BASELINES,
+    MODALITIES,
     DataConfig,
     EncodersConfig,
     EvaluationConfig,
@@ -93,6 +96,14 @@ def check_metric(value: str) -> None:
         metric(value)
     except ValueError as error:
         raise ConfigError(f"metric `{value}` {error}") from None
+
+
+def check_baselines(names: Iterable[str], modalities: Iterable[str]) -> None:
+    """Raises `ConfigError` for what is no baseline of a model that has these modalities."""
+    known = (*BASELINES, *dict.fromkeys((*MODALITIES, *modalities)))
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"unknown baseline `{name}`.{nearest(name, known)} Known: popularity, {', '.join(known)}.")
 
 
 def _differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 import sys
 from typing import Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 
 from mmtfrs.errors import Error
@@ -18,11 +21,23 @@ def split_ids(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
 
 
-def print_recommendations(found: list[tuple[str, float]], as_json: bool) -> None:
-    """One line per item, or one JSON document."""
-    document = {"recommendations": [{"item_id": item, "score": score} for item, score in found]}
-    lines = [f"{rank:>3}  {score:8.4f}  {item}" for rank, (item, score) in enumerate(found, start=1)]
-    show(document, as_json, "\n".join(lines))
+def print_recommendations(found: list[tuple[str, float]], titles: list[str], as_json: bool, asked: str = "") -> None:
+    """What was asked and one line per item, or one JSON document.
+
+    Args:
+        found: `(id, score)`, best first.
+        titles: of the same items; "" where there is none.
+        as_json: whether the document is printed instead of the lines.
+        asked: what the list is for, in words; its line is left out if empty.
+    """
+    pairs = list(zip(found, titles, strict=True))
+    document = {"recommendations": [{"item_id": item, "score": score, "title": title} for (item, score), title in pairs]}
+    width = max((cell_len(item) for item, _ in found), default=0)
+    lines = [
+        f"{rank:>3}  {score:8.4f}  {item}{' ' * (width - cell_len(item))}  {title}".rstrip()
+        for rank, ((item, score), title) in enumerate(pairs, start=1)
+    ]
+    show(document, as_json, "\n".join([asked] * bool(asked) + (lines or ["nothing found"])))
 
 
 def warn(problems) -> None:
@@ -49,9 +64,23 @@ def show(document: dict[str, Any], as_json: bool, *texts) -> None:
             Console(width=width).print(text)
 
 
+class _Lines(logging.Handler):
+    """Log records as lines on standard error, whichever file that is at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(self.format(record))
+
+
 def run_app(command: typer.Typer) -> None:
     """Runs a command line; a user's mistake ends with its message and exit code 1, wrong usage with 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # What TensorFlow logs of its own work (absent GPUs, retracing) is no message of a command. Its C++ part reads the variable.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # titles may have what the terminal's encoding has not
+        sys.stdout.reconfigure(errors="replace")
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Lines) for handler in root.handlers):
+        root.addHandler(_Lines())
     logging.getLogger("mmtfrs").setLevel(logging.INFO)
     try:
         command()
@@ -60,7 +89,8 @@ def run_app(command: typer.Typer) -> None:
             raise
         if "--json" in sys.argv:
             print(json.dumps({"error": str(error)}))
-        print(f"error: {error}", file=sys.stderr)
+        text = str(error)  # problems of a file already begin so
+        note(text if text.startswith("error: ") else f"error: {text}")
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(1)

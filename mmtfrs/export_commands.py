@@ -8,9 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from mmtfrs import encoders
 from mmtfrs.config import Config
 from mmtfrs.console import note, print_recommendations, show, split_ids
-from mmtfrs.inputs import read_items
+from mmtfrs.exporting.request import Query, results
+from mmtfrs.exporting.versions import carried_model, newest_version
+from mmtfrs.inputs import check_encoders, read_items
+from mmtfrs.models.run_folder import check_run
 from mmtfrs.options import (  # fmt: skip
     Allow,
     AudioEncoder,
@@ -51,14 +55,19 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the next version of a SavedModel that TF Serving runs."""
-    from mmtfrs import encoders
+    settings = _given(recall=recall, index=index, keep=keep)
+    Config(export=settings)
+    given = {name: path for name, path in (("image", image_encoder), ("text", text_encoder), ("audio", audio_encoder)) if path}
+    for name, path in given.items():
+        encoders.check_name(name, path)
+    check_run(run)
+    note(f"exporting {run} ...")
     from mmtfrs.exporting.export import export as export_model
     from mmtfrs.models.run import load_run
 
     model = load_run(run)
-    model.config = model.config.replace(export=_given(recall=recall, index=index, keep=keep))
-    given = {"image": image_encoder, "text": text_encoder, "audio": audio_encoder}
-    model.keep_encoders({name: encoders.load(name, path) for name, path in given.items() if path})
+    model.config = model.config.replace(export=settings)
+    model.keep_encoders({name: encoders.load(name, path) for name, path in given.items()})
     path = export_model(model, folder)
     document = {"path": str(path), "version": int(path.name), "items": len(model.data.item_ids)}
     show(document, as_json, f"{path}: version {path.name}, {len(model.data.item_ids)} items")
@@ -75,12 +84,13 @@ def refresh(
     as_json: Json = False,
 ) -> None:
     """Write the next version with items added, changed and removed, without training; --items is the whole catalogue."""
-    from mmtfrs.exporting.refresh import carried_config
-    from mmtfrs.exporting.refresh import refresh as refresh_model
-
-    settings = Config.read(config) if config is not None else carried_config(folder)
+    carried = carried_model(newest_version(folder)) / "config.yaml"
+    settings = Config.read(config if config is not None else carried)
     settings = settings.replace(export=_given(keep=keep))
     catalog, _ = read_items(items, None, settings)
+    check_encoders(catalog, None, settings)
+    from mmtfrs.exporting.refresh import refresh as refresh_model
+
     done = refresh_model(folder, catalog, store, settings, strict, progress=not as_json)
     document = {"path": str(done.path), "version": int(done.path.name), "items": len(catalog), "added": done.added,
                 "removed": done.removed, "encoded": done.encoded}  # fmt: skip
@@ -97,16 +107,17 @@ def index_report(
     as_json: Json = False,
 ) -> None:
     """Measure recall against latency of every index on a run's catalogue; write RUN/index.json and RUN/index.png."""
-    from mmtfrs.exporting.export import sample_queries
-    from mmtfrs.index.report import index_picture, index_table, measure_indexes
-    from mmtfrs.models.run import load_run
-
     try:
         wanted = [float(part) for part in split_ids(recalls)]
     except ValueError:
         wanted = []
     if not wanted or not all(0 < each <= 1 for each in wanted):
         raise typer.BadParameter(f"must be numbers above 0, up to 1. Received: {recalls}", param_hint="--recalls")
+    check_run(run)
+    from mmtfrs.exporting.export import sample_queries
+    from mmtfrs.index.report import index_picture, index_table, measure_indexes
+    from mmtfrs.models.run import load_run
+
     model = load_run(run)
     measured = measure_indexes(model.candidate_embeddings(), sample_queries(model), k, wanted, note=note)
     document = {"run": str(run), "items": len(model.data.item_ids), "k": k, "measured": [vars(each) for each in measured]}
@@ -133,11 +144,15 @@ def recommend(
     as_json: Json = False,
 ) -> None:
     """Ask an exported model in this process."""
-    from mmtfrs.exporting.loaded import LoadedModel, results
-    from mmtfrs.exporting.request import Query
-
+    path = newest_version(folder)
     query = Query.parse(user, history, text, image, audio, exclude, allow, boost, diversity)
-    print_recommendations(results(LoadedModel(folder).ask(*query.request()), 0, k), as_json)
+    signature, inputs = query.request()
+    note(f"loading {path} ...")
+    from mmtfrs.exporting.loaded import LoadedModel
+
+    model = LoadedModel(path)
+    found = results(model.ask(signature, inputs), 0, k)
+    print_recommendations(found, model.titles([item for item, _ in found]), as_json, query.described())
 
 
 def _given(**settings: Any) -> dict[str, Any]:

@@ -10,8 +10,11 @@ from mmtfrs.config import Config
 from mmtfrs.console import note, warn
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
+from mmtfrs.data.media_table import VIDEO
 from mmtfrs.data.splits import Split
 from mmtfrs.data.users import Users
+from mmtfrs.encoders.names import check_name
+from mmtfrs.sections import MODALITIES
 
 
 def read_settings(
@@ -34,6 +37,7 @@ def read_settings(
 
 def read_items(items: Path, users: Path | None, settings: Config) -> tuple[Catalog, Users | None]:
     """Catalogue and users, their problems told."""
+    note(f"reading {items} ...")
     catalog = Catalog.read(items, settings)
     people = Users.read(users, settings) if users is not None else None
     for table in (catalog, people):
@@ -49,8 +53,19 @@ def read_split(events: Path, settings: Config, catalog: Catalog) -> Split:
     return log.split(data.split, data.validation_share, data.test_share, seed=settings.seed)
 
 
+def check_encoders(catalog: Catalog, people: Users | None, settings: Config) -> None:
+    """Raises `EncoderError` for encoders that there are not, of what items and users carry."""
+    carried = {name for table in (catalog, people) if table is not None for name in table.modalities}
+    if VIDEO in carried:
+        carried |= {"image", "audio"}
+    for modality in carried & {*MODALITIES} - {*settings.data.features}:
+        if settings.model.modalities is None or modality in settings.model.modalities:
+            check_name(modality, getattr(settings.encoders, modality))
+
+
 def extract_features(catalog: Catalog, people: Users | None, settings: Config, store: Path, strict: bool, progress: bool):
     """Features of catalogue and users; media that were set aside are told."""
+    check_encoders(catalog, people, settings)
     from mmtfrs.features.extract import extract
 
     features = extract(catalog, settings, store, people, strict, progress)

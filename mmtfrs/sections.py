@@ -15,7 +15,9 @@ FUSIONS = ("concat", "weighted", "gated", "hierarchical", "attention", "coattent
            "late_sum", "late_stacking", "late_voting")  # fmt: skip
 SCORES = ("cosine", "dot", "euclidean", "pearson")
 LOSSES = ("softmax", "bpr", "hinge")
+MISSING = ("id", "null", "ridge", "generator")
 INDEXES = ("auto", "exact", "partitions", "scan", "scann")
+BASELINES = ("item_knn", "ease", "bpr", "id_only", "no_media")  # and every modality alone
 NEGATIVES = ("auto", "full", "in_batch", "mixed", "hard", "memory")
 
 Positive = Annotated[int, Field(gt=0)]
@@ -53,6 +55,9 @@ class DataConfig(Section):
     columns: ColumnsConfig = ColumnsConfig()
     features: dict[str, str] = Field({}, description="features of your own: modality name -> .npy file, one row per item")
     attributes: tuple[str, ...] = Field((), description="columns of the items file that requests can filter by and boost")
+    title: str | None = Field(
+        None, description="column of the items file that recommendations show beside an id; none: the text's beginning"
+    )
     allow_outside: bool = Field(False, description="allow media paths that leave the folder of their file")
     split: Literal["time", "user", "random", "none"] = "time"
     validation_share: Share = Field(0.1, description="share of all events; always cut from the training side")
@@ -77,6 +82,9 @@ class ExtractionConfig(Section):
     frames: Positive = Field(8, description="sampled of a video")
     frame_pooling: one_of("mean", "attention") = "mean"
     max_bytes: Positive = Field(200_000_000, description="larger media files are set aside")
+    decoder: one_of("soundfile", "tensorflow-io") = Field(
+        "soundfile", description="of sounds; features are the same, and soundfile is faster (tensorflow-io: Python 3.10, 3.11)"
+    )
 
 
 class GraphConfig(Section):
@@ -111,7 +119,7 @@ class ModelConfig(Section):
         0.8,
         description="share of items and queries in training of which half the media are hidden, so that absent ones are borne",
     )
-    missing: one_of("id", "null", "ridge", "generator") = Field(
+    missing: one_of(*MISSING) = Field(
         "id",
         description="what stands for an absent medium: what the item's id has learned, one learned vector, "
         "or a guess from the others",

@@ -1,4 +1,7 @@
-"""The client: the same for the local server and for TF Serving."""
+"""The client: the same for the local server and for TF Serving.
+
+The messages' modules load TensorFlow, which takes seconds: they are imported where a request is made, not for `--help`.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,11 @@ from typing import Annotated
 
 import grpc
 import numpy as np
-import tensorflow as tf
 import typer
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_service_pb2_grpc,
-    prediction_service_pb2_grpc,
-)
 
 from mmtfrs.console import print_recommendations, run_app
 from mmtfrs.errors import Error
-from mmtfrs.exporting.loaded import results
-from mmtfrs.exporting.request import Query, predict_request, stack
+from mmtfrs.exporting.request import Query, predict_request, results, stack, title_request, title_results
 from mmtfrs.options import (  # fmt: skip
     Allow,
     Boost,
@@ -87,6 +82,8 @@ class Client:
         self.timeout = timeout
         self.retries, self.backoff = retries, backoff
         self._channel = grpc.insecure_channel(target, options=[*sizes(), *_TAKE_TURNS])
+        from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._signatures: dict | None = None
@@ -130,6 +127,12 @@ class Client:
         inputs = {"item_id": np.array([item.encode()], object), "exclude": excluded}
         return results(self.predict("similar_items", inputs), 0, k)
 
+    def titles(self, items: Sequence[str]) -> list[str]:
+        """The title of each item; "" where it has none, is unknown, or the export was made by a release without titles."""
+        if not items or self._definition("titles") is None:
+            return [""] * len(items)
+        return title_results(self.predict(*title_request(items)))
+
     def predict(self, signature: str, inputs: dict[str, np.ndarray], outputs: Sequence[str] = ()) -> dict[str, np.ndarray]:
         """Any signature; inputs that are left out are sent empty, as TF Serving wants all of them.
 
@@ -145,10 +148,14 @@ class Client:
         request.output_filter.extend(outputs)
         self._fill_spec(request.model_spec, signature)
         response = self._call(self._prediction.Predict, request)
+        from mmtfrs._keras import tf
+
         return {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
 
     def signatures(self) -> dict:
         """`{name: SignatureDef}` of the model."""
+        from tensorflow_serving.apis import get_model_metadata_pb2
+
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._fill_spec(request.model_spec)
         response = self._call(self._prediction.GetModelMetadata, request)
@@ -158,17 +165,25 @@ class Client:
 
     def status(self) -> dict[int, str]:
         """`{version: state}`, as `AVAILABLE`."""
+        from tensorflow_serving.apis import get_model_status_pb2
+
         request = get_model_status_pb2.GetModelStatusRequest()
         self._fill_spec(request.model_spec)
         response = self._call(self._models.GetModelStatus, request)
         names = get_model_status_pb2.ModelVersionStatus.State
         return {entry.version: names.Name(entry.state) for entry in response.model_version_status}
 
-    def _absent(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Empty values, one row per row of the given inputs, for the inputs that are not given."""
+    def _definition(self, signature: str):
+        """Its SignatureDef, asked for once; None where the model has no such signature."""
         if self._signatures is None or signature not in self._signatures:
             self._signatures = self.signatures()
-        known = self._signatures.get(signature)
+        return self._signatures.get(signature)
+
+    def _absent(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Empty values, one row per row of the given inputs, for the inputs that are not given."""
+        from mmtfrs._keras import tf
+
+        known = self._definition(signature)
         if known is None:
             return {}
         rows = len(next(iter(inputs.values()))) if inputs else 1
@@ -230,9 +245,11 @@ def recommend(
 ) -> None:
     """Recommend items."""
     query = Query.parse(user, history, text, image, audio, exclude, allow, boost, diversity)
+    signature, inputs = query.request()
     with context.obj() as client:
-        found = client.recommend(query, k)
-    print_recommendations(found, as_json)
+        found = results(client.predict(signature, inputs), 0, k)
+        titles = client.titles([item for item, _ in found])
+    print_recommendations(found, titles, as_json, query.described())
 
 
 @app.command()
@@ -244,7 +261,9 @@ def similar(
 ) -> None:
     """Items like one item."""
     with context.obj() as client:
-        print_recommendations(client.similar_items(item, k=k), as_json)
+        found = client.similar_items(item, k=k)
+        title, *titles = client.titles([item, *(each for each, _ in found)])
+    print_recommendations(found, titles, as_json, f"like {item}" + (f": {title}" if title else ""))
 
 
 @app.command()

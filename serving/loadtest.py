@@ -11,18 +11,19 @@ import json
 import threading
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import grpc
 import numpy as np
 import typer
-from matplotlib.figure import Figure
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from mmtfrs.console import run_app, show, split_ids
 from mmtfrs.exporting.request import Query, predict_request, stack
 from serving.client import Client
 from serving.limits import sizes
+
+if TYPE_CHECKING:
+    from tensorflow_serving.apis import predict_pb2
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -59,6 +60,8 @@ def run_load(target: str, request: predict_pb2.PredictRequest, rate: float, seco
     due = np.cumsum(rng.exponential(1.0 / rate, int(rate * seconds)))
     answers: list[tuple[float, float]] = []
     errors: collections.Counter[str] = collections.Counter()
+    from tensorflow_serving.apis import prediction_service_pb2_grpc  # loads TensorFlow
+
     lock, left = threading.Lock(), threading.Semaphore(0)
     with grpc.insecure_channel(target, options=sizes()) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
@@ -85,6 +88,8 @@ def run_load(target: str, request: predict_pb2.PredictRequest, rate: float, seco
 
 def load_picture(load: Load, path: Path) -> None:
     """The share of requests that were answered within a time."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 4), layout="constrained")
     panel = figure.subplots()
     times = np.sort(load.latencies) * 1000

@@ -1,4 +1,4 @@
-"""A small gRPC server that speaks TF Serving's protocol: for development, tests and one machine.
+"""The command of the local server: `python -m serving.server saved_models/NAME`.
 
 In production, run TF Serving itself on the same folder.
 """
@@ -7,114 +7,21 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import (
-    model_service_pb2_grpc,
-    prediction_service_pb2_grpc,
-)
 
 from mmtfrs.console import run_app
-from mmtfrs.errors import ExportError
-from serving.limits import MAX_MESSAGE, MAX_SECONDS, sizes
-from serving.metrics import JsonLines, Metrics
-from serving.models import one_model, read_models
-from serving.reflection import SERVICES, add_reflection
-from serving.services import ModelService, PredictionService
-from serving.versions import ServedModel, Watcher
+from mmtfrs.exporting.versions import newest_version
+from serving.limits import MAX_MESSAGE, MAX_SECONDS
+from serving.metrics import JsonLines
 
 log = logging.getLogger("serving")
-_QUEUE = 4096  # requests that may wait; more are refused with RESOURCE_EXHAUSTED
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-class Server:
-    """Serves one or more models.
-
-    Args:
-        models: the models, or the folder of one (`saved_models/NAME`), with at least one version that loads.
-        name: as clients call the model of a folder; the folder's name if None.
-        host, port: where to listen; port 0 takes a free one.
-        poll: seconds between looks for new versions.
-        threads: requests worked on at a time; None for two per core, beyond which they only wait for each other.
-        max_bytes: larger requests are refused with RESOURCE_EXHAUSTED.
-        seconds: requests that take longer, or longer than their client waits, are given up with DEADLINE_EXCEEDED.
-
-    Raises:
-        ExportError: a model has no version that can be loaded, or the port is taken.
-    """
-
-    def __init__(
-        self,
-        models: str | Path | Sequence[ServedModel],
-        name: str | None = None,
-        host: str = "127.0.0.1",
-        port: int = 8500,
-        poll: float = 1.0,
-        threads: int | None = None,
-        max_bytes: int = MAX_MESSAGE,
-        seconds: float = MAX_SECONDS,
-    ) -> None:
-        served = [one_model(models, name)] if isinstance(models, str | Path) else list(models)
-        self.models = {model.name: model for model in served}
-        for model in served:
-            model.refresh()
-            if model.current is None:
-                reasons = [status.error_message for status in model.statuses.values()] or ["no version may serve"]
-                raise ExportError(f"{model.folder}: no version can be loaded ({reasons[0]}).")
-        self.metrics = Metrics()
-        options = [*sizes(max_bytes), ("grpc.so_reuseport", 0)]  # two servers on one port would share its requests silently
-        self._server = grpc.server(
-            ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1)), options=options, maximum_concurrent_rpcs=_QUEUE
-        )
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(self.models, self.metrics, seconds), self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(self.models, self.metrics, seconds), self._server
-        )
-        self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        add_reflection(self._server)
-        try:
-            self.port = self._server.add_insecure_port(f"{host}:{port}")
-        except RuntimeError:
-            self.port = 0
-        if not self.port:
-            raise ExportError(f"{host}:{port} cannot be listened on: the port is taken or not allowed. Use --port.")
-        self._watcher = Watcher(served, poll)
-
-    @property
-    def model(self) -> ServedModel:
-        """The only, or the first, model."""
-        return next(iter(self.models.values()))
-
-    def start(self) -> Server:
-        """Begins to answer."""
-        self._server.start()
-        self._watcher.start()
-        self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        return self
-
-    def stop(self, grace: float = 10.0) -> None:
-        """Takes no new requests and waits for those in flight, at most `grace` seconds."""
-        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        self._watcher.stop()
-        self._server.stop(grace).wait()
-
-    def _set_health(self, status: int) -> None:
-        for service in ("", *SERVICES):
-            self._health.set(service, status)
 
 
 @app.command()
@@ -134,6 +41,11 @@ def serve(
     """Serve the newest version of a model, or of several, over gRPC until stopped."""
     if (folder is None) == (models is None):
         raise typer.BadParameter("give either a folder or --models.")
+    if folder is not None:
+        newest_version(folder)  # what is not there is told before TensorFlow is loaded
+    from serving.grpc_server import Server
+    from serving.models import one_model, read_models
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     log.addHandler(handler)

@@ -1,51 +1,44 @@
-"""Data and models that several tests share, each made once."""
+"""Data and models that several tests share: each is made once, for all workers, and only read."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import ROOT, Jobs, run_cli, run_python, wait_until
 
 import mmtfrs
 from mmtfrs.data.demo import write_demo
+from mmtfrs.models.run import load_run, save_run
+from mmtfrs.models.run_folder import load_split
 
-ROOT = Path(__file__).resolve().parents[1]
+__all__ = ["FAST", "OFFLINE", "REAL", "ROOT", "run_cli", "run_python", "wait_until"]
+
 REAL = ROOT.parent / "shared" / "real"
 OFFLINE = {"image": "offline", "text": "offline", "audio": "offline"}
 FAST = {
     "training": {"epochs": 3, "batch_size": 256, "refit": False},
     "model": {"embedding_dim": 16, "hidden": (16,), "feature_dim": 32, "history_length": 50},
 }
+# The files that take longest, longest first: a worker that began one of them late would end alone.
+LONGEST = ("test_methods", "test_real", "test_search_jobs", "test_cli", "test_export", "test_fuzz", "test_operations")
 
 
-def run_python(code: str, *arguments, timeout: float = 300, **environment) -> subprocess.CompletedProcess:
-    """A fresh process with a plain environment."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("TF_")} | environment
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, env=env,
-        cwd=ROOT, check=False,
-    )  # fmt: skip
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
-def wait_until(condition, seconds: float = 120) -> None:
-    """Fails when the condition does not come true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
-def run_cli(*arguments, timeout: float = 600, cwd=ROOT) -> subprocess.CompletedProcess:
-    """`mmtfrs ...` in a fresh process."""
-    return subprocess.run(
-        [sys.executable, "-m", "mmtfrs.cli", *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
-        cwd=cwd, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+@pytest.fixture
+def jobs(tmp_path_factory):
+    """`jobs("mmtfrs.cli", "train", ...)` starts a command in a process of its own, which ends with the test at the latest."""
+    made = Jobs(tmp_path_factory.mktemp("jobs"))
+    yield made
+    made.end()
 
 
 @pytest.fixture(scope="session")
@@ -57,43 +50,106 @@ def real() -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory) -> Path:
-    """The demo catalogue."""
-    folder = tmp_path_factory.mktemp("demo")
-    write_demo(folder)
+def once(tmp_path_factory, request) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`once(name, make)`: a folder that the first worker makes by `make(folder)`, and the others find."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if hasattr(request.config, "workerinput") else base
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        with locked(base / name):
+            made = base / f"{name}.made"
+            if not made.exists():
+                make(base / name)
+                made.touch()
+        return base / name
+
     return folder
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One worker at a time."""
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
-def demo_features(demo, tmp_path_factory):
+def demo(once) -> Path:
+    """The demo catalogue."""
+    return once("demo", write_demo)
+
+
+@pytest.fixture(scope="session")
+def demo_store(demo, once) -> Path:
+    """A feature store that has all of the demo's media, by the offline encoders. Copy it before anything is added."""
+
+    def make(folder: Path) -> None:
+        catalog, users = mmtfrs.Catalog.read(demo / "items.csv"), mmtfrs.Users.read(demo / "users.csv")
+        mmtfrs.extract(catalog, mmtfrs.Config(encoders=OFFLINE), store=folder, users=users, progress=False)
+
+    return once("store", make)
+
+
+@pytest.fixture(scope="session")
+def demo_features(demo, demo_store, once):
     """`(catalog, users, features, config)` of the demo catalogue, offline encoders."""
     config = mmtfrs.Config(encoders=OFFLINE)
-    catalog = mmtfrs.Catalog.read(demo / "items.csv")
-    users = mmtfrs.Users.read(demo / "users.csv")
-    store = tmp_path_factory.mktemp("store")
-    features = mmtfrs.extract(catalog, config, store=store, users=users, progress=False)
+    catalog, users = mmtfrs.Catalog.read(demo / "items.csv"), mmtfrs.Users.read(demo / "users.csv")
+    with locked(demo_store):  # a store has one user at a time
+        features = mmtfrs.extract(catalog, config, store=demo_store, users=users, progress=False)
     return catalog, users, features, config
 
 
 @pytest.fixture(scope="session")
-def small(demo, demo_features):
-    """`(model, split, catalog)`: a small model on all demo items and a tenth of the users, three epochs."""
-    catalog, _, features, config = demo_features
-    config = config.replace(**FAST)
-    events = mmtfrs.Events.read(demo / "events.csv", catalog=catalog)
-    events = events.take(np.flatnonzero([user.endswith("3") for user in events.user_ids]))
-    split = events.split("time")
-    model = mmtfrs.TwoTower(config, catalog, features, split.train)
-    model.compile(optimizer="adam")
-    model.fit(model.dataset(split.train), epochs=3, verbose=0)
-    return model, split, catalog
+def small_run(demo, demo_features, once) -> Path:
+    """The run folder of a small model on all demo items and a tenth of the users, three epochs."""
+
+    def make(folder: Path) -> None:
+        catalog, _, features, config = demo_features
+        events = mmtfrs.Events.read(demo / "events.csv", catalog=catalog)
+        events = events.take(np.flatnonzero([user.endswith("3") for user in events.user_ids]))
+        split = events.split("time")
+        model = mmtfrs.TwoTower(config.replace(**FAST), catalog, features, split.train)
+        model.compile(optimizer="adam")
+        model.fit(model.dataset(split.train), epochs=3, verbose=0)
+        save_run(model, folder, split)
+
+    return once("run", make)
 
 
 @pytest.fixture(scope="session")
-def exported(small, tmp_path_factory) -> Path:
+def small(small_run, demo_features):
+    """`(model, split, catalog)` of the small run; tests leave the model's weights as they are."""
+    catalog, _, features, _ = demo_features
+    model = load_run(small_run)
+    model.keep_encoders(features.encoders)
+    return model, load_split(small_run), catalog
+
+
+@pytest.fixture(scope="session")
+def exported(small, once) -> Path:
     """The small model as `saved_models/small/1`, moved after the export."""
-    model, _, _ = small
-    folder = tmp_path_factory.mktemp("saved_models")
-    mmtfrs.export(model, folder / "first" / "small")
-    (folder / "first").rename(folder / "moved")
-    return folder / "moved" / "small"
+
+    def make(folder: Path) -> None:
+        mmtfrs.export(small[0], folder / "first" / "small")
+        (folder / "first").rename(folder / "moved")
+
+    return once("saved_models", make) / "moved" / "small"
+
+
+@pytest.fixture(scope="session")
+def tiny(once) -> Path:
+    """`saved_models/tiny`, version 1: 60 items `i0` to `i59` with texts alone, 120 users `u0` to `u119`. It is loaded and warmed up in
+    a second, for tests of what is around a model."""
+    from models.test_two_tower import planted
+
+    def make(folder: Path) -> None:
+        _, _, events = planted()
+        ids = [f"i{n}" for n in range(60)]
+        catalog = mmtfrs.Catalog.from_dict({"item_id": ids, "text": [f"a text about {n % 7} and {n}" for n in range(60)]})
+        config = mmtfrs.Config(encoders={"text": "offline"}, **FAST)
+        features = mmtfrs.extract(catalog, config, store=folder / "store", progress=False)
+        mmtfrs.export(mmtfrs.TwoTower(config, catalog, features, events), folder / "tiny")
+
+    return once("tiny_models", make) / "tiny"

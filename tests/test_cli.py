@@ -1,8 +1,9 @@
-"""Commands in fresh processes, as users run them; what goes wrong is one message and an exit code."""
+"""The commands; what goes wrong is one message and an exit code, and comes before TensorFlow is loaded."""
 
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from conftest import run_cli
@@ -73,7 +74,7 @@ def test_the_whole_path(tiny, tmp_path):
     found = [entry["item_id"] for entry in json.loads(result.stdout)["recommendations"]]
     assert len(found) == 4 and not {"i3", "i4"} & set(found)
     result = run_cli("recommend", tmp_path / "sm" / "tiny", "--text", "a text about 5", "-k", 12)
-    assert len(result.stdout.strip().splitlines()) == 12
+    assert len(re.findall(r"^ *\d+ +-?\d\.\d+ +i\d+ ", result.stdout, re.M)) == 12
     result = run_cli("recommend", tmp_path / "sm" / "tiny", "--image", tiny / "bad.png")
     assert result.returncode == 1 and "not a picture in a known format" in result.stderr
 
@@ -89,7 +90,7 @@ def test_bare_ids_need_no_encoder(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["train", "--items", "none.csv", "--events", "none.csv", "--out", "/tmp/none"], 1, "error: error: none.csv: there is no such file."),
+        (["train", "--items", "none.csv", "--events", "none.csv", "--out", "/tmp/none"], 1, "error: none.csv: there is no such file."),
         (["evaluate", "/nowhere"], 1, "error: /nowhere: this is no run folder"),
         (["export", "/nowhere", "/tmp/x"], 1, "error: /nowhere: this is no run folder"),
         (["recommend", "/nowhere"], 1, "error: /nowhere: holds no version of a model"),
@@ -101,8 +102,8 @@ def test_bare_ids_need_no_encoder(tiny, tmp_path):
 )  # fmt: skip
 def test_mistakes(arguments, code, message):
     result = run_cli(*arguments)
-    assert result.returncode == code and "Traceback" not in result.stderr
-    assert message.replace("error: error:", "error:") in result.stderr.replace("error: error:", "error:"), result.stderr
+    assert result.returncode == code and "Traceback" not in result.stderr, result.stderr
+    assert message in result.stderr, result.stderr
 
 
 def test_debug_shows_the_traceback_and_json_the_error():

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
+import shutil
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT, run_python
+from processes import run_interpreter
 
 import mmtfrs
 
@@ -53,9 +58,96 @@ def test_all_names_exist():
         _ = mmtfrs.nothing
 
 
-def test_import_needs_no_tensorflow():
-    code = "import sys, mmtfrs.cli; print('tensorflow' in sys.modules)"
-    assert run_python(code).stdout.strip() == "False"
+# What has to answer before TensorFlow is loaded, which takes seconds: help, the check of two small files, and refusals of what is not
+# there or not known. `{f}` is a folder with items.csv and events.csv.
+QUICK = [
+    "mmtfrs.cli --help",
+    "mmtfrs.cli train --help",
+    "mmtfrs.cli version",
+    "mmtfrs.cli check --items {f}/items.csv --events {f}/events.csv",
+    "mmtfrs.cli train --items none.csv --events none.csv --out {f}/r",
+    "mmtfrs.cli train --items {f}/items.csv --events {f}/events.csv --out {f}/r --text-encoder nowhere",
+    "mmtfrs.cli extract --items {f}/items.csv --store {f}/s --text-encoder nowhere",
+    "mmtfrs.cli evaluate /nowhere --baselines ease",
+    "mmtfrs.cli compare /nowhere /nowhere --metrics recal@5",
+    "mmtfrs.cli export /nowhere {f}/m --index exakt",
+    "mmtfrs.cli index-report /nowhere",
+    "mmtfrs.cli missing /nowhere",
+    "mmtfrs.cli recommend /nowhere --text x",
+    "mmtfrs.cli refresh /nowhere --items {f}/items.csv --store {f}/s",
+    "serving.server /nowhere",
+    "serving.client recommend --image none.png",
+    "serving.loadtest --help",
+    "tuning.search --items {f}/items.csv --events {f}/events.csv --out {f}/t --method bayes",
+    "tuning.report /nowhere",
+]
+
+
+def test_help_checks_and_refusals_come_before_tensorflow(tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,text\na,one\nb,two\n")
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\nu,a,1760000000\nu,b,1760000001\n")
+    flags = ["-X", "importtime", "-m"]
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda line: run_interpreter(*flags, *line.format(f=tmp_path).split()), QUICK))
+    for line, result in zip(QUICK, done, strict=True):
+        imported = {text.rpartition("|")[2].strip() for text in result.stderr.splitlines() if text.startswith("import time:")}
+        assert "mmtfrs.console" in imported, result.stderr[-500:]
+        assert not {"tensorflow", "tf_keras", "keras", "sklearn", "matplotlib"} & imported, line
+        assert result.returncode == (0 if result.stdout else 1) and "Traceback" not in result.stderr, (line, result.stdout)
+
+
+def test_train_extract_and_recommend_say_something_before_tensorflow(tmp_path):
+    """Their first line is there when TensorFlow's import begins, which here ends the process."""
+    (tmp_path / "items.csv").write_text("item_id,text\na,one\nb,two\n")
+    code = """
+import runpy, sys
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tensorflow":
+            sys.exit("TensorFlow")
+sys.meta_path.insert(0, Stop())
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+    result = run_python(code, "mmtfrs.cli", "extract", "--items", tmp_path / "items.csv", "--store", tmp_path / "s",
+                        "--text-encoder", "offline")  # fmt: skip
+    assert result.stderr.splitlines() == [f"reading {tmp_path / 'items.csv'} ...", "TensorFlow"]
+
+
+def test_importing_changes_one_variable_and_no_logger():
+    code = """
+import logging, os
+before = dict(os.environ)
+import mmtfrs
+assert {name: value for name, value in os.environ.items() if before.get(name) != value} == {"TF_USE_LEGACY_KERAS": "1"}
+assert [name for name in logging.root.manager.loggerDict if not name.startswith("mmtfrs")] == []
+import mmtfrs._keras
+assert "TF_CPP_MIN_LOG_LEVEL" not in os.environ and logging.getLogger("tensorflow").level == 0 and not logging.root.handlers
+os.write(2, b"said")
+"""
+    assert run_python(code).stderr == "said"  # and what TensorFlow says while it is loaded is not passed on
+
+
+def test_wheels_have_no_pins_no_test_tools_and_what_the_commands_read(tmp_path):
+    for name in ("mmtfrs", "serving", "tuning"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, tmp_path]
+    done = run_interpreter(*command)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+        meta = next(wheel.read(name).decode() for name in names if name.endswith("METADATA"))
+    needed = [line.removeprefix("Requires-Dist: ") for line in meta.splitlines() if line.startswith("Requires-Dist: ")]
+    users = [line for line in needed if "extra ==" not in line]
+    assert len(users) > 20 and not [line for line in users if re.search(r"==\s*\d|^(pytest|ruff|keras-tuner|av|scann)", line)]
+    assert set(re.findall(r"^Provides-Extra: (.*)$", meta, re.M)) == {"dev", "video", "tuning", "tfio", "scann", "gpu"}
+    assert any(line.startswith("tensorflow[and-cuda]") and '"gpu"' in line.replace("'", '"') for line in needed)
+    for file in ("serving/batching.config", "serving/models.config", "serving/compose.yaml", "serving/kubernetes/cpu/deployment.yaml",
+                 "tuning/kubernetes.yaml", "mmtfrs/cli.py"):  # fmt: skip
+        assert file in names
+    assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
 
 
 def test_keras_3_is_refused_with_the_fix():

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT, run_cli
@@ -17,14 +16,19 @@ def _blocks(language):
     return [body for name, body in re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.M | re.S) if name == language]
 
 
+def _run(code, folder):
+    os.chdir(folder)
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+
+
 @pytest.mark.slow
-def test_ten_lines_print_what_the_readme_says(demo, tmp_path):
+def test_ten_lines_print_what_the_readme_says(demo, tmp_path, jobs):
     (tmp_path / "demo").symlink_to(demo)
     (code,) = (block for block in _blocks("python") if "TwoTower" in block)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
+    job = jobs(_run, code, tmp_path)
+    assert job.wait() == 0, job.stderr[-2000:]
     said = re.search(r"^prints\n\n```\n(.*?)^```", TEXT, re.M | re.S)[1].splitlines()
-    found = result.stdout.strip().splitlines()
+    found = job.stdout.strip().splitlines()
     assert found[1] == said[1] == "saved_models/shop/1"
     numbers, expected = ast.literal_eval(found[0]), ast.literal_eval(said[0])
     assert numbers.keys() == expected.keys()
@@ -57,7 +61,8 @@ def test_every_command_is_run_by_a_test_or_by_make():
             assert re.search(rf"^{words[1]}:", makefile, re.M), line
             continue
         name = " ".join(words[:2]) if words[0] == "mmtfrs" else " ".join(words[:3])
-        assert name in demo or f'run_cli("{words[1]}", ' in tests or re.search(rf'"-m",\s+"{words[2]}"', tests), line
+        started = rf'(run_cli\(|"mmtfrs\.cli", |\[){{1}}"{words[1]}", ' if words[0] == "mmtfrs" else rf'module="{words[2]}"'
+        assert name in demo or re.search(started, tests), line
     for name in ("check", "extract", "train", "evaluate", "export", "recommend"):
         text = run_help(name)
         used = {
@@ -68,9 +73,7 @@ def test_every_command_is_run_by_a_test_or_by_make():
 
 def test_options_of_the_search_exist():
     (line,) = (line for block in _blocks("") for line in block.splitlines() if line.startswith("python -m tuning.search"))
-    text = subprocess.run(
-        [sys.executable, "-m", "tuning.search", "--help"], capture_output=True, text=True, cwd=ROOT, check=True
-    )
+    text = run_cli("--help", module="tuning.search")
     used = {word for word in line.split() if word.startswith("--")}
     assert len(used) > 5 and used <= set(re.findall(r"--[a-z-]+", text.stdout))
 

@@ -14,8 +14,7 @@ from mmtfrs.data.splits import Split
 from mmtfrs.errors import TuningError
 from mmtfrs.features.features import FeatureRows, Features
 from mmtfrs.features.tables import Tables
-from mmtfrs.models.run import read_split, write_split
-from mmtfrs.training.train import data_mark
+from mmtfrs.models.run_folder import data_mark, read_split, write_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +27,8 @@ class SearchData:
 
     def tables(self, config: Config) -> Tables:
         """What a model of these settings is built on."""
+        # A search reads ids and features again, not the columns that an export shows or filters by.
+        config = config.replace(data={"attributes": (), "title": None})
         return Tables.build(config, self.catalog, self.features, self.split.train)
 
     def mark(self, tables: Tables) -> str:

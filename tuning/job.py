@@ -12,9 +12,9 @@ from mmtfrs.errors import TuningError, nearest
 from mmtfrs.files import write_json
 from tuning.data import SearchData
 from tuning.objective import Objective
-from tuning.oracles import METHODS, make_oracle
 from tuning.space import Space
 
+METHODS = ("hyperband", "bayesian", "random")
 _FILE = "search.json"
 
 
@@ -63,6 +63,8 @@ class Job:
         return Objective.named(self.objective, self.config)
 
     def oracle(self):
+        from tuning.oracles import make_oracle  # loads KerasTuner, and with it TensorFlow
+
         return make_oracle(
             self.method, self.space(), self.goal(), self.trials, self.config.training.epochs, self.config.seed or 1
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from mmtfrs.config import Config, check_metric
 from mmtfrs.errors import ConfigError, TuningError, nearest
@@ -34,3 +35,12 @@ class Objective:
             hint = nearest(name, DIRECTIONS)
             raise TuningError(f"no trial measures the objective `{name}`.{hint} {error} Or one of {known}.") from None
         return cls(name, "max")
+
+
+def trial_config(config: Config, objective: Objective) -> Config:
+    """Settings of a trial: its best epoch is the one that is best by the objective, and it ends with that."""
+    changes: dict[str, Any] = {"refit": False, "finetune": {"blocks": 0}}
+    if "@" not in objective.name:
+        return config.replace(training=changes)
+    ks = tuple(sorted({*config.evaluation.ks, int(objective.name.partition("@")[2])}))
+    return config.replace(training=changes, evaluation={"monitor": objective.name, "ks": ks})

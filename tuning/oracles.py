@@ -17,7 +17,6 @@ from mmtfrs.files import write_json
 from tuning.objective import Objective
 from tuning.space import Choice, Space
 
-METHODS = ("hyperband", "bayesian", "random")
 RUNNING, COMPLETED, FAILED, INVALID = (
     getattr(trials.TrialStatus, name) for name in ("RUNNING", "COMPLETED", "FAILED", "INVALID")
 )

@@ -12,9 +12,9 @@ from mmtfrs.errors import TuningError
 from mmtfrs.evaluation.compare import mean_interval
 from mmtfrs.files import write_json
 from tuning.job import Job
+from tuning.objective import trial_config
 from tuning.process import read_result, run_trial, write_spec
 from tuning.trials import Trials
-from tuning.tuner import trial_config
 
 BEST = "best_config.yaml"
 

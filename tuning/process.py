@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import math
@@ -12,14 +13,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmtfrs.config import Config
 from mmtfrs.errors import TuningError
 from mmtfrs.files import write_json
 
+if TYPE_CHECKING:
+    from tuning.forks import Forks
+
+_forks: Forks | None = None
 _LOOK = 0.2  # seconds between two looks at a running trial
-_PARENT = "MMTFRS_SEARCH"  # environment variable: the process without which this one should not live
+PARENT = "MMTFRS_SEARCH"  # environment variable: the process without which this one should not live
 
 
 def write_spec(folder: Path, config: Config, values: dict[str, Any], data: Path, **more: Any) -> None:
@@ -43,24 +48,32 @@ def run_trial(folder: Path, look: Callable[[], None] = lambda: None, minutes: fl
     Raises:
         TuningError: it ended without a result, or was over its time.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("KERASTUNER")}
-    environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    forks = _trial_forks()
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    process = start([sys.executable, "-m", "tuning.trial", str(folder)], folder / "log.txt", environment)
+    forks.start(folder)
     try:
-        while process.poll() is None:
+        while (code := forks.wait(_LOOK)) is None:
             look()
             if time.monotonic() > end:
                 raise TuningError(f"over its time of {minutes:g} minutes")
-            time.sleep(_LOOK)
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        forks.kill()
     result = read_result(folder)
     if result is None:
-        raise TuningError(why(folder, process.returncode))
+        raise TuningError(why(folder, code))
     return result
+
+
+def _trial_forks() -> Forks:
+    """This process's own, made when the first trial is started; the next one if it has died."""
+    global _forks
+    if _forks is None or not _forks.alive:
+        from tuning.forks import Forks
+
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KERASTUNER")}
+        _forks = Forks({**environment, "TF_CPP_MIN_LOG_LEVEL": "3"})
+        atexit.register(_forks.close)
+    return _forks
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -72,12 +85,12 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 def start(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
     """A process that ends with this one, if it calls `die_with_parent`."""
     with log.open("ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env={**environment, _PARENT: str(os.getpid())})
+        return subprocess.Popen(command, stdout=file, stderr=file, env={**environment, PARENT: str(os.getpid())})
 
 
 def die_with_parent() -> None:
     """What a search has started must not go on, once that has been killed, in a folder that the next search uses."""
-    parent = os.environ.get(_PARENT)
+    parent = os.environ.get(PARENT)
     if parent is None or sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -13,8 +13,6 @@ import typer
 
 from mmtfrs.console import run_app
 from mmtfrs.errors import TuningError
-from tuning import pictures
-from tuning.importance import importance
 from tuning.job import Job
 from tuning.trials import Row, Trials, short
 
@@ -33,6 +31,9 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     job = Job.read(folder)
+    from tuning import pictures  # these load Matplotlib and scikit-learn
+    from tuning.importance import importance
+
     trials = Trials(folder, job.goal())
     rows, leaders = trials.rows(), trials.leaders()
     if not leaders:
@@ -41,11 +42,11 @@ def write_report(folder: str | Path) -> Path:
     pyarrow.parquet.write_table(trials_table(rows, list(space.parts)), folder / "trials.parquet")
     shares = importance(space, leaders)
     shown = {
-        "Learning curves": pictures.curves(trials),
-        "Parallel coordinates": pictures.parallel(space, leaders, job.objective),
+        "Learning curves": pictures.inline(pictures.curves(trials)),
+        "Parallel coordinates": pictures.inline(pictures.parallel(space, leaders, job.objective)),
     }
     if shares:
-        shown["What mattered"] = pictures.bars(shares)
+        shown["What mattered"] = pictures.inline(pictures.bars(shares))
     path = folder / "report.html"
     path.write_text(_page(job, list(space.parts), rows, leaders, shown, _outcome(folder)), encoding="utf-8")
     return path
@@ -98,7 +99,7 @@ def _page(job: Job, names: list[str], rows: list[Row], leaders: list[Row], shown
         f"{sum(row.seconds for row in rows) / 60:.0f} minutes of training.",
         "Settings of the best: <code>best_config.yaml</code>.</p>",
         outcome,
-        *(f'<h2>{title}</h2><img alt="{title}" src="{pictures.inline(figure)}">' for title, figure in shown.items()),
+        *(f'<h2>{title}</h2><img alt="{title}" src="{source}">' for title, source in shown.items()),
         "<h2>Leaderboard</h2>",
         _table(["trial", job.objective, "epochs", "seconds", "", *(name.split(".")[-1] for name in names)], board, "best"),
     ]

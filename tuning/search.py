@@ -30,13 +30,10 @@ from mmtfrs.options import (  # fmt: skip
     UsersFile,
 )
 from tuning.data import SearchData
-from tuning.distributed import LocalWorkers, serve
 from tuning.job import Job, check
 from tuning.live import View
 from tuning.outcome import confirm, write_best
-from tuning.report import write_report
 from tuning.trials import Trials
-from tuning.tuner import BudgetSpent, ProcessTuner
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -69,6 +66,9 @@ def search(
     Raises:
         TuningError: see `Job`; or ten trials failed in a row.
     """
+    from tuning.distributed import LocalWorkers, serve  # these load KerasTuner, and with it TensorFlow
+    from tuning.tuner import BudgetSpent, ProcessTuner
+
     folder = Path(folder)
     job = Job.of(config, data, method, objective, trials)
     job.settle(folder, data)
@@ -132,6 +132,8 @@ def main(
         sys.exit(130)
     best = write_best(out, found)
     outcome = confirm(out, found, confirm_seeds) if confirm_seeds else None
+    from tuning.report import write_report  # loads scikit-learn and Matplotlib
+
     write_report(out)
     lead = found.leaders()[0]
     document = {"out": str(out), "trials": len(found.rows()), "completed": len(found.leaders()), "best": lead.id,

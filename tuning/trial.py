@@ -1,4 +1,4 @@
-"""One trial, in a process of its own: `python -m tuning.trial FOLDER`.
+"""One trial, in a process of its own, which `tuning.forks` starts.
 
 The folder holds `spec.json`: the settings, where the data is, how many epochs, and of which earlier trial this one is the
 continuation. The trial writes `history.jsonl`, a line per epoch, and at its end `result.json`. A trial that was killed begins
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -18,13 +17,11 @@ from tensorboard.plugins.hparams import api as hparams
 
 from mmtfrs._keras import keras, tf
 from mmtfrs.config import Config
-from mmtfrs.console import run_app
 from mmtfrs.evaluation.evaluate import evaluate
 from mmtfrs.files import write_json
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.fit import fit
 from tuning.data import SearchData
-from tuning.process import die_with_parent
 
 
 class Watch(keras.callbacks.Callback):
@@ -111,12 +108,3 @@ def _peak() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
-def main() -> None:
-    die_with_parent()
-    run(Path(sys.argv[1]))
-
-
-if __name__ == "__main__":
-    run_app(main)

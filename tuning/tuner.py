@@ -7,15 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.errors import FailedTrialError
 
-from mmtfrs.config import Config
 from mmtfrs.errors import TuningError
 from mmtfrs.files import write_json
-from tuning.objective import Objective
+from tuning.objective import Objective, trial_config
 from tuning.oracles import values_of
 from tuning.process import read_result, run_trial, write_spec
 from tuning.space import Space
@@ -106,12 +104,3 @@ class ProcessTuner(BaseTuner):
         (folder / "alive").touch()
         if self.seen is not None:
             self.seen(self.trials)
-
-
-def trial_config(config: Config, objective: Objective) -> Config:
-    """Settings of a trial: its best epoch is the one that is best by the objective, and it ends with that."""
-    changes: dict[str, Any] = {"refit": False, "finetune": {"blocks": 0}}
-    if "@" not in objective.name:
-        return config.replace(training=changes)
-    ks = tuple(sorted({*config.evaluation.ks, int(objective.name.partition("@")[2])}))
-    return config.replace(training=changes, evaluation={"monitor": objective.name, "ks": ks})

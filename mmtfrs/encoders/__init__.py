@@ -7,15 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmtfrs.errors import EncoderError, nearest
-from mmtfrs.sections import MODALITIES
+from mmtfrs.encoders.names import NETWORK_NAMES, OFFLINE, USE, check_name
+from mmtfrs.errors import EncoderError
 
 if TYPE_CHECKING:
     from mmtfrs.encoders.base import Encoder
 
-__all__ = ["load"]
-
-OFFLINE = "offline"
+__all__ = ["check_name", "load"]
 
 
 def load(modality: str, name_or_path: str | Path) -> Encoder:
@@ -35,8 +33,7 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
         EncoderError: there is no such encoder, or it cannot be downloaded or loaded.
     """
     name = str(name_or_path)
-    if modality not in MODALITIES:
-        raise EncoderError(f"`modality` must be one of {', '.join(MODALITIES)}. Received: {modality!r}.")
+    check_name(modality, name)
     if name == OFFLINE:
         from mmtfrs.encoders.offline import load_offline
 
@@ -47,20 +44,18 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
 
 
 def _load_image(name: str) -> Encoder:
-    from mmtfrs.encoders.applications import NETWORKS, load_application, load_path
+    from mmtfrs.encoders.applications import load_application, load_path
 
-    if name.lower() in NETWORKS:
+    if name.lower() in NETWORK_NAMES:
         return load_application(name.lower())
     network, _, weights = name.partition(":")
-    if network.lower() in NETWORKS:
+    if network.lower() in NETWORK_NAMES:
         return load_application(network.lower(), weights)
-    if Path(name).exists():
-        return load_path(Path(name))
-    raise _unknown("image", name, list(NETWORKS))
+    return load_path(Path(name))
 
 
 def _load_text(name: str) -> Encoder:
-    from mmtfrs.encoders.text import USE, load_text_module
+    from mmtfrs.encoders.text import load_text_module
 
     if name.lower() == "use":
         name = USE
@@ -71,9 +66,7 @@ def _load_text(name: str) -> Encoder:
         if not path:
             raise EncoderError("`tfidf` is fitted on a catalogue by `mmtfrs extract`; elsewhere give the file: `tfidf:FILE`.")
         return load_tfidf(path)
-    if "://" in name or Path(name).exists():
-        return load_text_module(name)
-    raise _unknown("text", name, ["use", "tfidf"])
+    return load_text_module(name)
 
 
 def _load_audio(name: str) -> Encoder:
@@ -88,14 +81,4 @@ def _load_audio(name: str) -> Encoder:
         return load_yamnet()
     if Path(name).is_file():
         return load_yamnet(name)
-    if "://" in name or Path(name).exists():
-        return load_audio_module(name)
-    raise _unknown("audio", name, ["yamnet", "mfcc", "lstm"])
-
-
-def _unknown(modality: str, name: str, names: list[str]) -> EncoderError:
-    known = [*names, OFFLINE]
-    return EncoderError(
-        f"there is no {modality} encoder `{name}`: not a known name, nor an existing path.{nearest(name, known)} "
-        f"Known names: {', '.join(known)}."
-    )
+    return load_audio_module(name)

@@ -113,8 +113,6 @@ def _holds_model(path: Path) -> bool:
 
 
 def _load_weights(model: keras.Model, build, path: Path, size: int) -> keras.Model:
-    if not path.is_file():
-        raise EncoderError(f"{path}: there is no such weights file.")
     try:
         model.load_weights(path)
         return model

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.encoders import decode_host
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.encoders.decode import decode_audio
 from mmtfrs.encoders.decode_graph import decode_wav
@@ -46,7 +47,8 @@ class AudioEncoder(Encoder):
         )
 
     def decode(self, data: bytes, bounds: ExtractionConfig) -> np.ndarray:
-        return decode_audio(data, bounds.max_seconds)
+        decoded = decode_host.decode_audio if bounds.decoder == "tensorflow-io" else decode_audio
+        return decoded(data, bounds.max_seconds)
 
     def collate(self, media: Sequence[np.ndarray]) -> tuple[tf.Tensor, ...]:
         lengths = np.array([len(wave) for wave in media], np.int32)

@@ -146,19 +146,35 @@ def load_hub_module(handle: str, what: str) -> Any:
     Raises:
         EncoderError: the download or the load failed; names the handle and the local alternative.
     """
-    import tensorflow_hub as hub
-
     remote = "://" in handle
     if not remote and not (Path(handle) / "saved_model.pb").is_file():
         raise EncoderError(f"{handle}: this folder is no SavedModel (it has no saved_model.pb), so no {what} encoder.")
     try:
-        return hub.load(handle)
+        return _hub().load(handle) if remote else tf.saved_model.load(handle)
+    except EncoderError:
+        raise
     except Exception as error:
         cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise EncoderError(
             f"the {what} encoder {handle} could not be {'downloaded' if remote else 'loaded'} ({cause[:300]}). "
             + local_alternative(what)
         ) from error
+
+
+def fingerprint_module(handle: str) -> str:
+    """SHA-256 of a module's files: of a folder's, or of what a handle was downloaded to."""
+    return fingerprint_folder(Path(_hub().resolve(handle) if "://" in handle else handle))
+
+
+def _hub():
+    try:
+        import tensorflow_hub
+    except ImportError as error:  # it imports pkg_resources, which newer setuptools do not have
+        raise EncoderError(
+            f"TF Hub handles need tensorflow-hub, which needs setuptools below 81 ({error}): "
+            "pip install tensorflow-hub 'setuptools<81'. Or download the module and give its folder."
+        ) from error
+    return tensorflow_hub
 
 
 def local_alternative(what: str) -> str:

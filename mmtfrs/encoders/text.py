@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.encoders.base import Encoder, fingerprint, fingerprint_folder, load_hub_module
+from mmtfrs.encoders.base import Encoder, fingerprint, fingerprint_module, load_hub_module
 from mmtfrs.errors import EncoderError, MediaError
 from mmtfrs.sections import ExtractionConfig
 
 MAX_BYTES = 1 << 20  # of one text in a request
-USE = "https://tfhub.dev/google/universal-sentence-encoder/4"
 
 
 class TextEncoder(Encoder):
@@ -102,6 +101,4 @@ def _callable(module: Any, handle: str) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _fingerprint(handle: str) -> str:
-    import tensorflow_hub as hub
-
-    return fingerprint("text/1", fingerprint_folder(Path(hub.resolve(handle))))
+    return fingerprint("text/1", fingerprint_module(handle))

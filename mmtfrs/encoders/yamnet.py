@@ -13,7 +13,7 @@ import numpy as np
 
 from mmtfrs._keras import keras, tf
 from mmtfrs.encoders.audio import HOP, PATCH, AudioEncoder, cut_patches, in_chunks
-from mmtfrs.encoders.base import fingerprint, fingerprint_folder, load_hub_module, local_alternative
+from mmtfrs.encoders.base import fingerprint, fingerprint_module, load_hub_module, local_alternative
 from mmtfrs.errors import EncoderError
 
 CHECKPOINT = "https://storage.googleapis.com/audioset/yamnet.h5"
@@ -133,8 +133,6 @@ def load_audio_module(handle: str) -> AudioEncoder:
     Raises:
         EncoderError: it cannot be downloaded or loaded, or answers otherwise.
     """
-    import tensorflow_hub as hub
-
     module = load_hub_module(handle, "audio")
     try:
         outputs = module(tf.zeros([PATCH]))
@@ -150,5 +148,5 @@ def load_audio_module(handle: str) -> AudioEncoder:
         spec = tf.TensorSpec([dim], tf.float32)
         return tf.map_fn(lambda patch: module(patch)[1][0], patches, fn_output_signature=spec)
 
-    version = fingerprint("audio module/1", HOP, fingerprint_folder(Path(hub.resolve(handle))))
+    version = fingerprint("audio module/1", HOP, fingerprint_module(handle))
     return AudioEncoder(handle, network, dim, version, [module])

@@ -18,7 +18,7 @@ from mmtfrs.encoders.base import Encoder
 from mmtfrs.errors import ExportError
 from mmtfrs.exporting.loaded import short_message
 from mmtfrs.exporting.signatures import ServingModule
-from mmtfrs.exporting.versions import new_version, prune, versions
+from mmtfrs.exporting.versions import MODEL, new_version, prune, versions
 from mmtfrs.exporting.warmup import write_warmup
 from mmtfrs.index.build import Found, make_search
 from mmtfrs.index.index import Index
@@ -27,7 +27,6 @@ from mmtfrs.models.two_tower import TwoTower
 
 log = logging.getLogger("mmtfrs")
 
-MODEL = "model"  # the folder in assets.extra that carries the trained model, for a refresh
 _FACTS = "mmtfrs.json"
 _QUERIES = 512
 _HISTORY = 20

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.errors import DataError, ExportError
+from mmtfrs.exporting.request import title_request, title_results
 from mmtfrs.exporting.versions import newest_version
 
 
@@ -37,6 +39,12 @@ class LoadedModel:
             raise DataError(f"the request was refused: {short_message(error)}") from None
         return {name: value.numpy() for name, value in outputs.items()}
 
+    def titles(self, items: Sequence[str]) -> list[str]:
+        """The title of each item; "" where it has none, is unknown, or the export was made by a release without titles."""
+        if not items or "titles" not in self._module.signatures:
+            return [""] * len(items)
+        return title_results(self.ask(*title_request(items)))
+
 
 def short_message(error: Exception) -> str:
     """TensorFlow's message without the names of graph nodes."""
@@ -45,9 +53,3 @@ def short_message(error: Exception) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     asserted = [line for line in lines if "assertion failed" in line]
     return (asserted or lines or ["unknown error"])[-1].removeprefix("assertion failed: ")[:500]
-
-
-def results(answer: dict[str, np.ndarray], row: int = 0, k: int | None = None) -> list[tuple[str, float]]:
-    """One row of `item_id` and `score` as `(id, score)`, best first, without the empty rest, cut to k."""
-    pairs = zip(answer["item_id"][row], answer["score"][row], strict=True)
-    return [(item.decode(), float(score)) for item, score in pairs if item][:k]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from mmtfrs.config import Config
 from mmtfrs.data.catalog import Catalog
-from mmtfrs.errors import ExportError
-from mmtfrs.exporting.export import MODEL, export, found_index
-from mmtfrs.exporting.versions import newest_version
+from mmtfrs.exporting.export import export, found_index
+from mmtfrs.exporting.versions import carried_model, newest_version
 from mmtfrs.features.extract import extract
-from mmtfrs.models.run import WEIGHTS, load_weights, read_run
+from mmtfrs.models.run import load_weights
+from mmtfrs.models.run_folder import WEIGHTS, read_run
 from mmtfrs.models.two_tower import TwoTower
 
 
@@ -53,7 +53,7 @@ def refresh(
         EncoderError, StoreError, DataError: as `extract`.
     """
     version = newest_version(folder)
-    carried = _carried(version)
+    carried = carried_model(version)
     trained, tables = read_run(carried)
     now = config or trained
     settings = trained.replace(
@@ -69,15 +69,3 @@ def refresh(
     before = found_index(version) if same else None
     path = export(model, version.parent, before=before)
     return Refreshed(path, len(catalog) - kept, kept, len(known) - kept, features.encoded)
-
-
-def carried_config(folder: str | Path) -> Config:
-    """The settings of the newest version. Raises `ExportError` as `refresh`."""
-    return Config.read(_carried(newest_version(folder)) / "config.yaml")
-
-
-def _carried(version: Path) -> Path:
-    carried = version / "assets.extra" / MODEL
-    if not (carried / "run.json").exists():
-        raise ExportError(f"{version}: this version does not carry its model. Export it again with this release.")
-    return carried

@@ -16,6 +16,8 @@ from mmtfrs.encoders.decode import ORIENTATION, SAMPLE_RATE, decode_audio, open_
 from mmtfrs.errors import DataError, MediaError
 from mmtfrs.sections import ExtractionConfig
 
+_SHOWN, _LETTERS = 5, 80  # values of a list, characters of a text, that are told in words
+
 
 @dataclasses.dataclass(frozen=True)
 class Query:
@@ -76,6 +78,25 @@ class Query:
             "diversity": np.array([self.diversity], np.float32),
         }
 
+    def described(self) -> str:
+        """What is asked, in words, as `for user u1 with history a, b`."""
+        shown = [
+            f"user {self.user}" if self.user else "",
+            f'text "{" ".join(self.text.split())[:_LETTERS]}"' if self.text.strip() else "",
+            f"image {self.image}" if self.image else "",
+            f"audio {self.audio}" if self.audio else "",
+            f"history {_listed(self.history)}" if self.history else "",
+        ]
+        first, *more = [part for part in shown if part] or ["an unknown user"]
+        limits = [
+            f"without {_listed(self.exclude)}" if self.exclude else "",
+            f"only {_listed(self.allow)}" if self.allow else "",
+            "more of " + _listed([f"{name} ({boost:+g})" for name, boost in self.boosts.items()]) if self.boosts else "",
+            f"diversity {self.diversity:g}" if self.diversity else "",
+        ]
+        asked = f"for {first}" + (f" with {' and '.join(more)}" if more else "")
+        return "; ".join([asked, *filter(None, limits)])
+
 
 def stack(requests: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Requests of one signature as one with all their rows; lists are padded with what says nothing."""
@@ -100,6 +121,22 @@ def predict_request(model: str, signature: str, inputs: Mapping[str, np.ndarray]
     for name, value in inputs.items():
         request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
     return request
+
+
+def results(answer: dict[str, np.ndarray], row: int = 0, k: int | None = None) -> list[tuple[str, float]]:
+    """One row of `item_id` and `score` as `(id, score)`, best first, without the empty rest, cut to k."""
+    pairs = zip(answer["item_id"][row], answer["score"][row], strict=True)
+    return [(item.decode(), float(score)) for item, score in pairs if item][:k]
+
+
+def title_request(items: Sequence[str]) -> tuple[str, dict[str, np.ndarray]]:
+    """`(signature, {input: array})` that asks for the titles of items."""
+    return "titles", {"item_id": np.array([item.encode() for item in items], dtype=object)}
+
+
+def title_results(answer: dict[str, np.ndarray]) -> list[str]:
+    """The titles of an answer."""
+    return [title.decode() for title in answer["title"]]
 
 
 def image_bytes(path: str | Path) -> bytes:
@@ -147,6 +184,12 @@ def _encode_png(picture: Image.Image) -> bytes:
 
 def _row(value: str | bytes) -> np.ndarray:
     return np.array([value.encode() if isinstance(value, str) else value], dtype=object)
+
+
+def _listed(values: Sequence[str]) -> str:
+    """The first five of a list, and how many more there are."""
+    rest = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+    return ", ".join(values[:_SHOWN]) + rest
 
 
 def _list(values: Sequence[str]) -> np.ndarray:

@@ -38,6 +38,7 @@ class ServingModule(tf.Module):
             tf.lookup.KeyValueTensorInitializer(tf.constant(users, tf.string), tf.range(1, len(users) + 1, dtype=tf.int32)),
             default_value=0,
         )
+        self._titles = tf.constant(model.data.titles, tf.string)
         # Layers themselves are not attached: their variables are all that the functions need.
         self.model_variables = [*model.weights, *model.device.variables]
         # What several signatures do is one function of theirs: traced, saved and loaded once.
@@ -67,6 +68,7 @@ class ServingModule(tf.Module):
             "recommend_from_embedding": (
                 self.recommend_from_embedding, {"embedding": tf.TensorSpec([None, model.width], tf.float32)} | exclude
             ),
+            "titles": (self.titles, {"item_id": _TEXTS}),
             "embed_query_dense": (self.embed_query_dense, dense),
             "embed_candidate_dense": (self.embed_candidate_dense, dense),
         }  # fmt: skip
@@ -103,6 +105,10 @@ class ServingModule(tf.Module):
     def embed_candidate(self, text, image, audio):
         embedding, weights = self._model.value.candidate_from_media(*self._encoded(text, image, audio))
         return {"embedding": embedding, "weights": weights}
+
+    def titles(self, item_id):
+        rows = self.index.rows.lookup(item_id)
+        return {"title": tf.where(rows >= 0, tf.gather(self._titles, tf.maximum(rows, 0)), "")}
 
     def embed_query_dense(self, presence, **features):
         return {"embedding": self._model.value.query_from_media(features, presence)[0]}

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mmtfrs.errors import ExportError
 
+MODEL = "model"  # the folder in assets.extra that carries the trained model, for a refresh
+
 
 def versions(folder: str | Path) -> list[int]:
     """The version numbers below a model's folder, ascending."""
@@ -79,6 +81,14 @@ def newest_version(folder: str | Path) -> Path:
     if not found:
         raise ExportError(f"{folder}: holds no version of a model. Export one with `mmtfrs export RUN {folder}`.")
     return check_saved_model(folder / str(found[-1]))
+
+
+def carried_model(version: Path) -> Path:
+    """The run folder that a version carries. Raises `ExportError` where it has none."""
+    carried = version / "assets.extra" / MODEL
+    if not (carried / "run.json").exists():
+        raise ExportError(f"{version}: this version does not carry its model. Export it again with this release.")
+    return carried
 
 
 def check_saved_model(path: Path) -> Path:

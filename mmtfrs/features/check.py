@@ -10,7 +10,7 @@ import numpy as np
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.problems import Problems
 from mmtfrs.encoders.decode import decode_audio, open_image, read_file
-from mmtfrs.encoders.video import sample_frames
+from mmtfrs.encoders.decode_video import sample_frames
 from mmtfrs.errors import MediaError
 from mmtfrs.features.ahead import ahead
 from mmtfrs.features.progress import progress_bar

@@ -16,7 +16,7 @@ import numpy as np
 
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.encoders.base import Encoder
-from mmtfrs.encoders.video import NO_SOUND
+from mmtfrs.encoders.decode_video import NO_SOUND
 from mmtfrs.errors import MediaError
 from mmtfrs.features.ahead import ahead
 from mmtfrs.features.features import Reject

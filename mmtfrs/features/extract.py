@@ -14,6 +14,7 @@ from mmtfrs.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.users import Users
+from mmtfrs.encoders import decode_host
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder
 from mmtfrs.errors import DataError
@@ -50,11 +51,13 @@ def extract(
         progress: show a progress bar on standard error when that is a terminal.
 
     Raises:
-        EncoderError: an encoder cannot be loaded.
+        EncoderError: an encoder cannot be loaded, or the decoder that the settings name is not there.
         StoreError: the store cannot be used.
         DataError: features of the user's own cannot be used, or with `strict`, any medium was set aside.
     """
     config = config or Config()
+    if config.extraction.decoder == "tensorflow-io":
+        decode_host.require()
     tables: list[MediaTable] = [table for table in (catalog, users) if table is not None]
     made: dict[str, dict[Modality, FeatureRows]] = {"items": {}, "users": {}}
     used: dict[Modality, Encoder] = {}

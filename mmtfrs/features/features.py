@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmtfrs.encoders.base import Encoder
 from mmtfrs.sections import Modality
+
+if TYPE_CHECKING:
+    from mmtfrs.encoders.base import Encoder
 
 
 class FeatureRows:

@@ -26,6 +26,7 @@ from mmtfrs.sections import MODALITIES, Modality
 _CHUNK = 1024  # small enough for the cache
 _COUNTS = ("item_counts", "user_counts")
 _ADAPTER = ".adapter.npz"
+_TITLES = "titles.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Tables:
     attributes: `{column: [N] object}` of what requests can filter by.
     id_rows: `[N + 1] int32`, where the ids of the items stand in `item_counts` and in the model's tables of ids, 0 for items
         that came to the catalogue after the training.
+    titles: `[N] object`, what a list of recommendations shows of each item; "" where there is nothing.
     """
 
     item_ids: np.ndarray
@@ -54,10 +56,13 @@ class Tables:
     encoders: dict[Modality, tuple[str, str]]
     attributes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     id_rows: np.ndarray | None = None
+    titles: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.id_rows is None:
             object.__setattr__(self, "id_rows", np.arange(len(self.item_ids) + 1, dtype=np.int32))
+        if self.titles is None:
+            object.__setattr__(self, "titles", np.full(len(self.item_ids), "", object))
 
     @classmethod
     def build(cls, config: Config, catalog: Catalog, features: Features, events: Events) -> Tables:
@@ -65,7 +70,7 @@ class Tables:
         item_ids = catalog.ids
         user_ids = np.array(sorted({*events.user_ids, *features.user_ids}), dtype=object)
         tables = cls(item_ids, user_ids, *(np.zeros(len(ids) + 1, np.float32) for ids in (item_ids, user_ids)),
-                     {}, {}, {}, {}, catalog.attributes(config.data.attributes))  # fmt: skip
+                     {}, {}, {}, {}, catalog.attributes(config.data.attributes), titles=_titles(config, catalog))  # fmt: skip
         tables.count(events)
         for modality in config.model.modalities or ():
             if modality not in features.items or not features.items[modality].present.any():
@@ -129,8 +134,10 @@ class Tables:
                 )
             media = reduce_media(adapter, rows, np.arange(1, len(rows) + 1), len(catalog))
             items[modality] = smooth(media, modality, config.model.graph) if config.model.graph.neighbours else media
-        attributes = catalog.attributes(config.data.attributes)
-        return dataclasses.replace(self, item_ids=catalog.ids, items=items, attributes=attributes, id_rows=id_rows)
+        attributes, titles = catalog.attributes(config.data.attributes), _titles(config, catalog)
+        return dataclasses.replace(
+            self, item_ids=catalog.ids, items=items, attributes=attributes, id_rows=id_rows, titles=titles
+        )
 
     def count(self, events: Events) -> None:
         """Adds up the events of each item and user. Raises `DataError` where none is on an item of the catalogue."""
@@ -160,13 +167,14 @@ class Tables:
         return np.fromiter((lookup.get(each, 0) for each in ids), np.int32, len(ids))
 
     def save(self, folder: Path) -> None:
-        """Writes one `.npy` per array, so that loading can map them into memory."""
+        """Writes one `.npy` per array, so that loading can map them into memory; titles, which differ in length, as lines."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("item_ids", "user_ids"):
             np.save(folder / f"{name}.npy", getattr(self, name).astype(str))
         np.save(folder / "item_counts.npy", self.item_counts)
         np.save(folder / "id_rows.npy", self.id_rows)
         np.savez(folder / "attributes.npz", **{name: values.astype(str) for name, values in self.attributes.items()})
+        (folder / _TITLES).write_bytes("".join(f"{title}\n" for title in self.titles).encode())
         np.save(folder / "user_counts.npy", self.user_counts)
         for modality, adapter in self.adapters.items():
             np.savez(folder / f"{modality}{_ADAPTER}", mean=adapter.mean, projection=adapter.projection,
@@ -178,13 +186,18 @@ class Tables:
 
     @classmethod
     def load(cls, folder: Path) -> Tables:
-        """What `save` wrote."""
+        """What `save` wrote. Raises `ValueError` for titles of another catalogue."""
 
         def ids(name: str) -> np.ndarray:
             return np.load(folder / f"{name}.npy").astype(object)
 
-        tables = cls(ids("item_ids"), ids("user_ids"), np.load(folder / "item_counts.npy"),
-                     np.load(folder / "user_counts.npy"), {}, {}, {}, {}, {}, np.load(folder / "id_rows.npy"))  # fmt: skip
+        titles = None
+        if (folder / _TITLES).exists():  # runs of earlier releases have none
+            titles = np.array((folder / _TITLES).read_bytes().decode().split("\n")[:-1], object)
+        tables = cls(ids("item_ids"), ids("user_ids"), np.load(folder / "item_counts.npy"), np.load(folder / "user_counts.npy"),
+                     {}, {}, {}, {}, id_rows=np.load(folder / "id_rows.npy"), titles=titles)  # fmt: skip
+        if len(tables.titles) != len(tables.item_ids):
+            raise ValueError(f"{_TITLES} has {len(tables.titles)} lines, for {len(tables.item_ids)} items")
         with np.load(folder / "attributes.npz") as saved:
             tables.attributes.update({name: saved[name].astype(object) for name in saved.files})
         saved_names = {path.name.removesuffix(_ADAPTER) for path in folder.glob(f"*{_ADAPTER}")}
@@ -199,6 +212,10 @@ class Tables:
                         np.load(folder / f"{modality}.{name}.rows.npy"),
                     )
         return tables
+
+
+def _titles(config: Config, catalog: Catalog) -> np.ndarray:
+    return catalog.titles(config.data.title, config.data.columns.items)
 
 
 def _wanted(config: Config, features: Features) -> list[Modality]:

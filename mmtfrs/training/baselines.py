@@ -10,19 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtfrs.config import Config
+from mmtfrs.config import Config, check_baselines
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
-from mmtfrs.errors import ConfigError, nearest
 from mmtfrs.evaluation.ease import MAX_ITEMS, PENALTIES, EaseScorer, gram_matrix
 from mmtfrs.evaluation.evaluate import Questions, content_vectors, evaluate
 from mmtfrs.evaluation.item_knn import ItemKNNScorer
 from mmtfrs.evaluation.scorers import Scorer
 from mmtfrs.features.tables import Tables
 from mmtfrs.models.histories import Histories
-from mmtfrs.models.run import load_part, load_run, load_split, load_weights, save_weights
+from mmtfrs.models.run import load_run, load_weights, save_weights
+from mmtfrs.models.run_folder import load_part, load_split
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.sections import MODALITIES
 from mmtfrs.training.fit import fit_to_best
 
 log = logging.getLogger("mmtfrs")
@@ -67,9 +66,7 @@ def train_baseline(name: str, model: TwoTower, split: Split, cache: Path | None 
     Raises:
         ConfigError: an unknown name.
     """
-    known = (*FIXED, *VARIANTS, *dict.fromkeys((*MODALITIES, *model.data.modalities)))
-    if name not in known:
-        raise ConfigError(f"unknown baseline `{name}`.{nearest(name, known)} Known: popularity, {', '.join(known)}.")
+    check_baselines([name], model.data.modalities)
     if name in FIXED:
         return _fixed(name, model, split)
     settings = _variant(name)

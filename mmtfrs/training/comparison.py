@@ -12,7 +12,8 @@ from mmtfrs.errors import RunError
 from mmtfrs.evaluation.compare import Difference, paired_bootstrap
 from mmtfrs.evaluation.evaluate import Questions
 from mmtfrs.evaluation.scorers import ModelScorer
-from mmtfrs.models.run import load_part, load_run
+from mmtfrs.models.run import load_run
+from mmtfrs.models.run_folder import load_part
 
 
 def compare_runs(first: str | Path, second: str | Path, part: str = "test", metrics: Sequence[str] = ()) -> list[Difference]:

@@ -22,7 +22,7 @@ from mmtfrs.features.extract import extract
 from mmtfrs.features.features import Features
 from mmtfrs.features.tables import Tables, reduce_media
 from mmtfrs.files import replacing
-from mmtfrs.models.run import RUN
+from mmtfrs.models.run_folder import RUN
 from mmtfrs.models.two_tower import TwoTower
 
 

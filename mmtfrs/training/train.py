@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
-
-import numpy as np
 
 from mmtfrs.config import Config
 from mmtfrs.data.catalog import Catalog
@@ -15,7 +12,8 @@ from mmtfrs.data.splits import Split
 from mmtfrs.errors import RunError
 from mmtfrs.features.features import Features
 from mmtfrs.features.tables import Tables
-from mmtfrs.models.run import load_run, read_facts, save_weights, start_run
+from mmtfrs.models.run import load_run, save_weights, start_run
+from mmtfrs.models.run_folder import data_mark, read_facts
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.finetune import finetune
 from mmtfrs.training.fit import fit_to_best
@@ -75,19 +73,6 @@ def train(
     for name in ("training", "refit"):
         shutil.rmtree(out / name, ignore_errors=True)
     return model, history
-
-
-def data_mark(tables: Tables, split: Split) -> str:
-    """Tells data from other data: ids, features and events."""
-    digest = hashlib.sha256()
-    for part in (split.train, split.validation, split.test):
-        digest.update("\n".join(part.user_ids).encode() + "\n".join(part.item_ids).encode())
-        digest.update(part.timestamps.tobytes() + part.weights.tobytes())
-    digest.update("\n".join(tables.item_ids).encode())
-    for modality, media in (*tables.items.items(), *tables.users.items()):
-        digest.update(modality.encode() + tables.encoders[modality][1].encode())
-        digest.update(np.asarray(media.rows).tobytes())
-    return digest.hexdigest()
 
 
 def _check_same(out: Path, config: Config, mark: str) -> None:

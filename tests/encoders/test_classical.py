@@ -50,7 +50,10 @@ def test_lstm_takes_trained_weights(tmp_path):
     trained, fixed = encoders.load("audio", f"lstm:{tmp_path / 'trained.h5'}"), encoders.load("audio", "lstm")
     assert trained.fingerprint != fixed.fingerprint
     assert np.abs(trained.encode_batch([_tone(300)]) - fixed.encode_batch([_tone(300)])).max() > 1e-3
+    (tmp_path / "other.h5").write_bytes(b"no weights")
     with pytest.raises(EncoderError, match="no weights of an LSTM of 128 units over 20 MFCCs"):
+        encoders.load("audio", f"lstm:{tmp_path / 'other.h5'}")
+    with pytest.raises(EncoderError, match="missing.h5: there is no such weights file"):
         encoders.load("audio", f"lstm:{tmp_path / 'missing.h5'}")
 
 

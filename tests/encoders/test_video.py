@@ -10,7 +10,8 @@ import pytest
 import mmtfrs
 from mmtfrs import encoders
 from mmtfrs._keras import tf
-from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder, pool_frames, sample_frames, sound_track
+from mmtfrs.encoders.decode_video import sample_frames, sound_track
+from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder, pool_frames
 from mmtfrs.errors import MediaError
 from mmtfrs.sections import ExtractionConfig
 

@@ -19,8 +19,8 @@ import mmtfrs
 from mmtfrs._keras import tf
 from mmtfrs.encoders.decode import decode_audio
 from mmtfrs.errors import DataError, ExportError
-from mmtfrs.exporting.loaded import LoadedModel, results
-from mmtfrs.exporting.request import Query, image_bytes, wav_bytes
+from mmtfrs.exporting.loaded import LoadedModel
+from mmtfrs.exporting.request import Query, image_bytes, results, wav_bytes
 from mmtfrs.exporting.versions import new_version, newest_version, versions
 from mmtfrs.models.histories import Histories
 
@@ -28,6 +28,7 @@ SIGNATURES = {
     "serving_default": ({"user_id", "history", "text", "image", "audio", "exclude"}, {"item_id", "score"}),
     "recommend_user": ({"user_id", "history", "exclude"}, {"item_id", "score"}),
     "similar_items": ({"item_id", "exclude"}, {"item_id", "score"}),
+    "titles": ({"item_id"}, {"title"}),
     "embed_query": ({"user_id", "history", "text", "image", "audio"}, {"embedding", "weights"}),
     "embed_candidate": ({"text", "image", "audio"}, {"embedding", "weights"}),
     "recommend_from_embedding": ({"embedding", "exclude"}, {"item_id", "score"}),
@@ -152,6 +153,7 @@ def test_the_session_loader_of_tf_serving_gives_the_same(exported, loaded, tmp_p
         "recommend_filtered": who | media | exclude | {"allow": [[""], [""]], "boost_attribute": [[""], [""]],
                                                        "boost": [[0.0], [0.0]], "diversity": [0.0, 0.5]},
         "recommend_user": who | exclude, "similar_items": {"item_id": ["item-0005", "item-0006"]} | exclude,
+        "titles": {"item_id": ["item-0005", "nothing"]},
         "embed_query": who | media, "embed_candidate": media,
         "recommend_from_embedding": {"embedding": rng.normal(size=(2, 16)).tolist()} | exclude,
         "embed_query_dense": dense, "embed_candidate_dense": dense,
@@ -169,7 +171,7 @@ def test_the_session_loader_of_tf_serving_gives_the_same(exported, loaded, tmp_p
         arrays = {key: value.astype(object) if value.dtype.kind == "S" else value for key, value in arrays.items()}
         for key, expected in loaded.ask(name, arrays).items():
             if expected.dtype == object:
-                assert [[item.decode() for item in row] for row in expected] == answers[name][key], name
+                assert np.char.decode(expected.astype(bytes)).tolist() == answers[name][key], name
             else:
                 np.testing.assert_allclose(answers[name][key], expected, atol=1e-5, err_msg=name)
 

@@ -3,54 +3,56 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 
-import numpy as np
 import pytest
-from conftest import ROOT, run_cli
+from conftest import FAST, ROOT, run_cli
+from models.test_two_tower import planted
+from processes import die_at
 
-from mmtfrs.exporting.loaded import LoadedModel
+import mmtfrs
 from mmtfrs.exporting.versions import versions
 from mmtfrs.models.run import save_run
 from serving.versions import ServedModel
 
 
 @pytest.fixture(scope="module")
-def run(small, tmp_path_factory):
+def run(tmp_path_factory):
+    """A run whose export takes a second: 60 items, features of the user's own."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    save_run(small[0], folder)
+    catalog, features, events = planted()
+    save_run(mmtfrs.TwoTower(mmtfrs.Config(**FAST), catalog, features, events), folder)
     return folder
 
 
-def _answers(version):
-    nobody = {"item_id": np.array([b"item-0005"], object), "exclude": np.array([[b""]], object)}
-    return LoadedModel(version).ask("similar_items", nobody)["item_id"].shape == (1, 100)
+def _serves(folder) -> int:
+    """The version that a server takes, after its warm-up; what is half written must be none to it."""
+    model = ServedModel("m", folder)
+    assert model.refresh()
+    assert sorted(model.statuses) == [model.current.version], "a version was tried that cannot be loaded"
+    return model.current.version
+
+
+def _export(jobs, run, folder, log, number):
+    return jobs("mmtfrs.cli", "export", run, folder, before=(die_at, number, str(folder), str(log)))
 
 
 @pytest.mark.slow
-def test_an_export_killed_at_any_moment(run, exported, tmp_path):
-    shutil.copytree(exported, tmp_path / "m")
-    served = ServedModel("m", tmp_path / "m")
-    assert served.refresh()
-    command = [sys.executable, "-m", "mmtfrs.cli", "export", run, tmp_path / "m"]
-    start = time.monotonic()
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    whole = time.monotonic() - start
-    shutil.rmtree(tmp_path / "m" / "2")
-    for share in (0.6, 0.8, 0.95):
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(share * whole)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert all(_answers(tmp_path / "m" / str(version)) for version in versions(tmp_path / "m"))
-        served.refresh()  # what is half written is no version to a server either
-        assert served.current is not None and served.current.version in versions(tmp_path / "m")
-    assert run_cli("export", run, tmp_path / "m").returncode == 0
-    assert _answers(tmp_path / "m" / str(versions(tmp_path / "m")[-1]))
+def test_an_export_killed_between_any_two_of_its_changes(run, tmp_path, jobs):
+    folder = tmp_path / "m"
+    first = _export(jobs, run, folder, tmp_path / "whole", 0)  # never killed: how many changes are there?
+    assert first.wait() == 0, first.stderr
+    changes = (tmp_path / "whole").read_text().splitlines()
+    last = max(place for place, line in enumerate(changes, start=1) if line.startswith("os.rename"))
+    assert ".part-" in changes[last - 1] and last > 10, changes
+    for number in (last // 2, last):  # half written; whole, but not renamed yet
+        killed = _export(jobs, run, folder, tmp_path / f"log-{number}", number)
+        assert killed.wait() == -9, killed.stderr
+        assert len((tmp_path / f"log-{number}").read_text().splitlines()) == number
+        assert versions(folder) == [1] and _serves(folder) == 1
+    after = _export(jobs, run, folder, tmp_path / "after", last + 1)  # right after it, if anything follows
+    assert after.wait() in (0, -9) and versions(folder) == [1, 2] and _serves(folder) == 2
 
 
 _FULL = """
@@ -65,11 +67,13 @@ ls -A {folder}/m
 """
 
 
-def test_a_disk_that_is_full(run, exported, tmp_path):
+def test_a_disk_that_is_full(run, tmp_path):
     """A file system of its own that has room for the version that is there, and for half of another."""
-    version = exported / "1"
+    assert run_cli("export", run, tmp_path / "there").returncode == 0
+    version = tmp_path / "there" / "1"
     size = sum(path.stat().st_size for path in version.rglob("*")) * 3 // 2
-    script = _FULL.format(size=size, folder=tmp_path, version=version, python=sys.executable, run=run)
+    (tmp_path / "disk").mkdir()
+    script = _FULL.format(size=size, folder=tmp_path / "disk", version=version, python=sys.executable, run=run)
     done = subprocess.run(["unshare", "-rm", "bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
     if done.returncode == 77 or "unshare" in done.stderr:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_cli
+from conftest import FAST
+from processes import die_at
 
 import mmtfrs
 from mmtfrs._keras import tf
@@ -23,13 +20,13 @@ from mmtfrs.exporting.versions import new_version, prune, versions
 
 
 @pytest.fixture(scope="module")
-def changed(small, demo_features, demo, tmp_path_factory):
+def changed(small, demo_store, demo, tmp_path_factory):
     """`(folder, refreshed, catalog, store)`: item-0000 and item-0001 gone, item-0002 with another text, two new items."""
     model, _, catalog = small
     folder = tmp_path_factory.mktemp("refresh") / "small"
     export(model, folder)
-    store = tmp_path_factory.mktemp("refresh_store")
-    mmtfrs.extract(catalog, model.config, store=store, progress=False)
+    store = tmp_path_factory.mktemp("refresh_store") / "store"
+    shutil.copytree(demo_store, store)
     rows = catalog.table.to_pylist()[2:]
     rows[0]["text"] = "an entirely different text about a lighthouse"
     twin = {**rows[5], "item_id": "twin"}
@@ -108,8 +105,6 @@ def test_refreshing_a_refreshed_version_keeps_what_ids_learned(changed, small, d
 
 def test_a_version_without_its_model(changed, tmp_path):
     folder, _, fresh, store = changed
-    import shutil
-
     shutil.copytree(folder / "1", tmp_path / "m" / "1")
     shutil.rmtree(tmp_path / "m" / "1" / "assets.extra" / "model")
     with pytest.raises(ExportError, match="does not carry its model. Export it again"):
@@ -136,23 +131,30 @@ def test_a_full_disk_leaves_the_versions_as_they_were(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_no_half_version_is_there(changed, demo, tmp_path):
-    folder, _, fresh, store = changed
-    rows = [json.dumps({**row, "image": "", "audio": ""}) for row in fresh.table.to_pylist()[:50]]
-    (tmp_path / "items.jsonl").write_text("\n".join(rows))
-    before = versions(folder)
-    for seconds in (4.0, 6.0, 7.0, 8.0):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mmtfrs.cli", "refresh", folder, "--items", tmp_path / "items.jsonl", "--store", store],
-            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        for version in versions(folder):
-            assert LoadedModel(folder / str(version)).ask("similar_items", {
-                "item_id": _strings("item-0005"), "exclude": np.array([[b""]], object)})["item_id"].shape == (1, 100 if version in before else 50)  # fmt: skip
-    result = run_cli("refresh", folder, "--items", tmp_path / "items.jsonl", "--store", store, "--keep", "1", "--json")
-    assert result.returncode == 0, result.stderr
-    document = json.loads(result.stdout)
-    assert document["items"] == 50 and versions(folder) == [document["version"]]
+def test_killed_between_any_two_of_its_changes_no_half_version_is_there(tmp_path, jobs):
+    """A small shop with texts alone; what is new has to be encoded, and the store is written too."""
+    texts = {f"i{n}": f"a text about {n % 7} and {n}" for n in range(40)}
+    (tmp_path / "items.jsonl").write_text("\n".join(json.dumps({"item_id": i, "text": t}) for i, t in texts.items()))
+    config = mmtfrs.Config(encoders={"text": "offline"}, **FAST)
+    catalog = mmtfrs.Catalog.read(tmp_path / "items.jsonl")
+    features = mmtfrs.extract(catalog, config, store=tmp_path / "store", progress=False)
+    events = mmtfrs.Events([f"u{n % 8}" for n in range(160)], [f"i{n % 40}" for n in range(160)], range(160))
+    folder = tmp_path / "m"
+    export(mmtfrs.TwoTower(config, catalog, features, events), folder)
+    with (tmp_path / "items.jsonl").open("a") as file:
+        file.write('\n{"item_id": "new", "text": "something else"}\n')
+
+    def start(number, log):
+        command = ["refresh", folder, "--items", tmp_path / "items.jsonl", "--store", tmp_path / "store", "--keep", "1"]
+        return jobs("mmtfrs.cli", *command, "--json", before=(die_at, number, str(tmp_path), str(tmp_path / log)))
+
+    for number in (3, 12):  # while the store is written; while the version is
+        killed = start(number, f"log-{number}")
+        assert killed.wait() == -9, killed.stderr
+        assert versions(folder) == [1] and LoadedModel(folder).ask("titles", {"item_id": _strings("i5")})
+    done = start(0, "log")
+    assert done.wait() == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["items"], document["added"], document["version"]) == (41, 1, 2) and versions(folder) == [2]
+    found = _ask(folder, "similar_items", item_id=_strings("new"), exclude=np.array([[b""]], object))["item_id"]
+    assert found.shape == (1, 41) and (found != b"").sum() == 41

@@ -10,7 +10,7 @@ import pytest
 
 import mmtfrs
 from mmtfrs.errors import RunError
-from mmtfrs.models.run import load_split
+from mmtfrs.models.run_folder import load_split
 
 
 @pytest.fixture(scope="module")

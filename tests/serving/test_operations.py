@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import subprocess
-import sys
 import threading
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,26 +13,26 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT
+from conftest import run_cli, wait_until
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from mmtfrs.errors import ExportError
 from mmtfrs.exporting.request import Query, predict_request
 from serving.client import Client, ServingError
+from serving.grpc_server import Server
 from serving.metrics import JsonLines
 from serving.models import read_models
-from serving.server import Server
 from serving.versions import ServedModel, State
 
 
 @pytest.fixture(scope="module")
-def config(exported, tmp_path_factory):
+def config(tiny, tmp_path_factory):
     """A models.config of two models; the second may serve version 1 alone."""
     folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(exported, folder / "one")
-    shutil.copytree(exported / "1", folder / "two" / "1")
-    shutil.copytree(exported / "1", folder / "two" / "2")
+    shutil.copytree(tiny, folder / "one")
+    shutil.copytree(tiny / "1", folder / "two" / "1")
+    shutil.copytree(tiny / "1", folder / "two" / "2")
     path = folder / "models.config"
     path.write_text(f"""model_config_list {{
       config {{ name: "one" base_path: "{folder / "one"}" model_platform: "tensorflow" }}
@@ -47,14 +44,14 @@ def config(exported, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(config):
-    made = Server(read_models(config), port=0, poll=0.2).start()
+    made = Server(read_models(config), port=0, poll=0.05).start()
     yield made
     made.stop()
 
 
 def test_several_models(server):
     with Client(f"localhost:{server.port}", "one") as one, Client(f"localhost:{server.port}", "two") as two:
-        assert one.recommend(user="user-0003", k=3) == two.recommend(user="user-0003", k=3)
+        assert one.recommend(user="u3", k=3) == two.recommend(user="u3", k=3)
         assert two.status() == {1: "AVAILABLE"}
 
 
@@ -68,11 +65,11 @@ def test_bad_models_config(tmp_path, text):
         read_models(tmp_path / "nothing")
 
 
-def test_metrics_count_by_signature_and_code(config):
-    server = Server(read_models(config), port=0).start()  # its counts are of this test alone
+def test_metrics_count_by_signature_and_code(tiny):
+    server = Server(tiny, "one", port=0).start()  # its counts are of this test alone
     http = server.metrics.serve(0, "127.0.0.1")
     with Client(f"localhost:{server.port}", "one") as client:
-        client.similar_items("item-0005")
+        client.similar_items("i5")
         with pytest.raises(ServingError):
             client.predict("nothing-such", {"item_id": np.array([b"x"], object)})
     text = (
@@ -119,8 +116,8 @@ def test_reflection_describes_the_service(server):
 
 
 def test_a_batch_of_queries_is_answered_as_one_by_one(server):
-    queries = [Query("user-0003"), Query(text="a rocket"), Query("user-0013", ["item-0001", "item-0002"]),
-               Query("user-0023", diversity=0.5), Query(history=["item-0009"], exclude=["item-0001"])]  # fmt: skip
+    queries = [Query("u3"), Query(text="a rocket"), Query("u13", ["i1", "i2"]),
+               Query("u23", diversity=0.5), Query(history=["i9"], exclude=["i1"])]  # fmt: skip
     with Client(f"localhost:{server.port}", "one") as client:
         for batch in (1, 2, 32):
             many = client.recommend_many(queries, 10, batch)
@@ -166,8 +163,8 @@ def test_only_unavailable_is_tried_again(code, times, calls):
     assert flaky.calls == calls
 
 
-def test_the_old_version_is_kept_until_its_last_request_is_answered(exported, tmp_path):
-    shutil.copytree(exported / "1", tmp_path / "m" / "1")
+def test_the_old_version_is_kept_until_its_last_request_is_answered(tiny, tmp_path):
+    shutil.copytree(tiny / "1", tmp_path / "m" / "1")
     model = ServedModel("m", tmp_path / "m")
     assert model.refresh()
     entered, leave = threading.Event(), threading.Event()
@@ -180,8 +177,8 @@ def test_the_old_version_is_kept_until_its_last_request_is_answered(exported, tm
 
     thread = threading.Thread(target=hold)
     thread.start()
-    entered.wait(10)
-    shutil.copytree(exported / "1", tmp_path / "m" / "2")
+    assert entered.wait(60)
+    shutil.copytree(tiny / "1", tmp_path / "m" / "2")
     assert model.refresh() and model.current.version == 2
     assert model.statuses[1].state == State.UNLOADING
     leave.set()
@@ -189,8 +186,8 @@ def test_the_old_version_is_kept_until_its_last_request_is_answered(exported, tm
     assert model.statuses[1].state == State.END
 
 
-def test_a_version_whose_warm_up_fails_does_not_serve(exported, tmp_path):
-    shutil.copytree(exported / "1", tmp_path / "m" / "1")
+def test_a_version_whose_warm_up_fails_does_not_serve(tiny, tmp_path):
+    shutil.copytree(tiny / "1", tmp_path / "m" / "1")
     with tf.io.TFRecordWriter(str(tmp_path / "m" / "1" / "assets.extra" / "tf_serving_warmup_requests")) as writer:
         writer.write(b"\xff\xff no prediction log")
     model = ServedModel("m", tmp_path / "m")
@@ -198,15 +195,18 @@ def test_a_version_whose_warm_up_fails_does_not_serve(exported, tmp_path):
 
 
 def test_load_is_open_loop_and_counts_what_was_answered(server, tmp_path):
-    command = [sys.executable, "-m", "serving.loadtest", "--target", f"localhost:{server.port}", "--model"]
-    options = ["--rate", "40", "--seconds", "2", "--warmup", "0.5", "--user", "user-0003", "--picture", tmp_path / "l.png"]
-    done = subprocess.run([*command, "one", *options, "--json"], capture_output=True, text=True, cwd=ROOT, check=False)
+    options = ["--rate", "40", "--seconds", "2", "--warmup", "0.1", "--user", "u3", "--picture", tmp_path / "l.png"]
+
+    def load(model, *more):
+        return run_cli("--target", f"localhost:{server.port}", "--model", model, *more, module="serving.loadtest")
+
+    done = load("one", *options, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["requests"] == 80 and found["errors"] == {} and found["signature"] == "recommend_user"
     assert 0 < found["p50_ms"] <= found["p95_ms"] <= found["p99_ms"] <= found["max_ms"]
     assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
-    done = subprocess.run([*command, "none"], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = load("none")
     assert done.returncode == 1 and done.stderr.startswith("error: NOT_FOUND")
 
 
@@ -222,7 +222,7 @@ def test_requests_that_are_too_large_are_refused_and_the_server_lives(server):
             stub.Predict(request, timeout=60)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     with Client(f"localhost:{server.port}", "one") as client:
-        assert client.recommend(user="user-0003", k=1)
+        assert client.recommend(user="u3", k=1)
 
 
 def test_clients_that_hang_up_leave_no_trace(server):
@@ -231,14 +231,11 @@ def test_clients_that_hang_up_leave_no_trace(server):
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         for _ in range(50):
             stub.Predict.future(request).cancel()
-    end = time.monotonic() + 20
-    while any(server.models["one"]._in_flight.values()):
-        assert time.monotonic() < end, "requests are still held"
-        time.sleep(0.05)
+    wait_until(lambda: not any(server.models["one"]._in_flight.values()))
 
 
 def test_a_thousand_clients_at_once(server):
-    request = predict_request("one", *Query("user-0003").request())
+    request = predict_request("one", *Query("u3").request())
     channels = [grpc.insecure_channel(f"localhost:{server.port}", options=[("grpc.use_local_subchannel_pool", 1)])
                 for _ in range(1000)]  # fmt: skip
     try:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
-from conftest import ROOT, wait_until
+from conftest import run_cli, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -22,10 +22,10 @@ from tensorflow_serving.apis import (
 )
 
 from mmtfrs.errors import ExportError
-from mmtfrs.exporting.loaded import LoadedModel, results
-from mmtfrs.exporting.request import Query, predict_request
+from mmtfrs.exporting.loaded import LoadedModel
+from mmtfrs.exporting.request import Query, predict_request, results
 from serving.client import Client, ServingError
-from serving.server import Server
+from serving.grpc_server import Server
 
 
 @pytest.fixture(scope="module", params=["local", "tensorflow_model_server"])
@@ -34,14 +34,6 @@ def kind(request):
     if request.param != "local" and shutil.which(request.param) is None:
         pytest.skip("tensorflow_model_server is not on PATH: this ran against the local server alone")
     return request.param
-
-
-@pytest.fixture(scope="module")
-def folder(kind, exported, tmp_path_factory):
-    """A copy that tests may add versions to."""
-    copy = tmp_path_factory.mktemp("serve") / "small"
-    shutil.copytree(exported, copy)
-    return copy
 
 
 class _TFServing:
@@ -64,8 +56,8 @@ class _TFServing:
 
 
 @pytest.fixture(scope="module")
-def server(kind, folder):
-    made = Server(folder, port=0, poll=0.2).start() if kind == "local" else _TFServing(folder)
+def server(kind, exported):
+    made = Server(exported, port=0).start() if kind == "local" else _TFServing(exported)
     yield made
     made.stop()
 
@@ -211,35 +203,49 @@ def test_status_of_unknown_models(server):
         assert found == ("NOT_FOUND", "Could not find any versions of model other")
 
 
-def test_new_versions_are_picked_up_and_corrupt_ones_are_not(folder, client):
+@pytest.fixture
+def growing(kind, tiny, tmp_path):
+    """`(folder, client)` of a server whose model may get versions."""
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny, folder)
+    server = Server(folder, port=0, poll=0.05).start() if kind == "local" else _TFServing(folder)
+    with Client(f"localhost:{server.port}", "tiny") as client:
+        yield folder, client
+    server.stop()
+
+
+def test_new_versions_are_picked_up_and_corrupt_ones_are_not(growing):
+    folder, client = growing
     shutil.copytree(folder / "1", folder / ".part-x")
     (folder / ".part-x" / "saved_model.pb").write_bytes(b"corrupt")
     (folder / ".part-x").rename(folder / "2")
-    wait_until(lambda: client.status().get(2) == "END", 30)
-    assert client.status()[1] == "AVAILABLE" and client.recommend(user="user-0003", k=1)
+    wait_until(lambda: client.status().get(2) == "END")
+    assert client.status()[1] == "AVAILABLE" and client.recommend(user="u3", k=1)
     shutil.copytree(folder / "1", folder / ".part-y")
     (folder / ".part-y").rename(folder / "3")
     failures = []
 
     def ask(_):
         try:
-            client.recommend(user="user-0003", k=1)
+            client.recommend(user="u3", k=1)
         except ServingError as error:
             failures.append(error)
 
     with ThreadPoolExecutor(4) as pool:
         while client.status().get(3) != "AVAILABLE":
             list(pool.map(ask, range(8)))
-    assert not failures and client.status()[1] == "END"
+    assert not failures
+    wait_until(lambda: client.status()[1] == "END")  # it is let go when the last request on it has been answered
     assert client.predict("recommend_user", {}, ["score"])
 
 
-def test_server_errors(folder, tmp_path, server):
+def test_server_errors(tiny, tmp_path, server):
     with pytest.raises(ExportError, match="holds no version of a model"):
         Server(tmp_path, port=0)
     with pytest.raises(ExportError, match="the port is taken or not allowed"):
-        Server(folder, port=server.port)
-    shutil.copytree(folder / "2", tmp_path / "m" / "1")
+        Server(tiny, port=server.port)
+    shutil.copytree(tiny / "1", tmp_path / "m" / "1")
+    (tmp_path / "m" / "1" / "saved_model.pb").write_bytes(b"corrupt")
     with pytest.raises(ExportError, match="no version can be loaded"):
         Server(tmp_path / "m", port=0)
 
@@ -252,27 +258,13 @@ def test_client_errors():
         client.recommend(user="u")
 
 
-def test_commands_and_graceful_stop(exported):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "serving.server", str(exported), "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    line = process.stdout.readline()
-    assert line.startswith("serving small version 1 on 127.0.0.1:")
-    target = line.strip().rpartition(" ")[2]
-
-    def ask(*arguments):
-        return subprocess.run([sys.executable, "-m", "serving.client", "--target", target, *arguments], capture_output=True,
-                              text=True, cwd=ROOT, check=False)  # fmt: skip
-
-    with ThreadPoolExecutor(2) as pool:
-        good, bad = pool.map(
-            lambda model: ask("--model", model, "recommend", "--user", "user-0003", "-k", "3"), ("small", "other")
-        )
-    assert good.returncode == 0 and len(good.stdout.strip().splitlines()) == 3, good.stderr
+def test_commands_and_graceful_stop(tiny, jobs):
+    server = jobs("serving.server", tiny, "--port", 0)
+    line = server.line("serving tiny version 1 on 127.0.0.1:")
+    ask = ("--target", line.rpartition(" ")[2], "--model")
+    good = run_cli(*ask, "tiny", "recommend", "--user", "u3", "-k", 3, module="serving.client")
+    assert good.returncode == 0 and len(re.findall(r"^ *[123]  .* i\d+", good.stdout, re.M)) == 3, good
+    bad = run_cli(*ask, "other", "recommend", "--user", "u3", module="serving.client")
     assert bad.returncode == 1 and bad.stderr.strip() == "error: NOT_FOUND: Servable not found for request: Latest(other)"
-    process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=20)
-    assert process.returncode == 0 and rest.strip() == "stopped"
+    server.send(signal.SIGTERM)
+    assert server.wait() == 0 and server.stdout.splitlines() == [line, "stopped"]

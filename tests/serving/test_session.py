@@ -13,7 +13,7 @@ from conftest import wait_until
 
 from mmtfrs._keras import tf
 from serving.client import Client, ServingError
-from serving.server import Server
+from serving.grpc_server import Server
 from serving.session import Session
 
 TEXTS = [b"", b"a", b"exactly twenty-two byt", b"and this one has more than twenty-two", b"\0nul\0", "übergröße".encode()]

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import shutil
 
 import numpy as np
 import pytest
-from conftest import FAST, ROOT
+from conftest import FAST
 
 import mmtfrs
 from mmtfrs.errors import ConfigError, RunError
@@ -82,46 +79,26 @@ def test_baselines(inputs, tmp_path):
         train_baseline("idonly", model, split)
 
 
-_JOB = """
-import sys
-from mmtfrs.cli import main
-sys.argv[0] = "mmtfrs"
-main()
-"""
-
-
 @pytest.mark.slow
-def test_kill_9_then_the_same_command_goes_on(demo, tmp_path):
+def test_kill_9_then_the_same_command_goes_on(demo, demo_store, tmp_path, jobs):
+    lines = (demo / "events.csv").read_text().splitlines()
+    (tmp_path / "events.csv").write_text("\n".join([lines[0], *(line for line in lines if line.split(",")[0].endswith("7"))]))
+    shutil.copytree(demo_store, tmp_path / "store")
     config = tmp_path / "c.yaml"
-    config.write_text("training: {epochs: 12, patience: 12, batch_size: 512}\nmodel: {embedding_dim: 16, hidden: [16]}\n")
+    config.write_text("training: {epochs: 8, patience: 8, batch_size: 512}\nmodel: {embedding_dim: 16, hidden: [16]}\n")
     offline = [part for name in ("image", "text", "audio") for part in (f"--{name}-encoder", "offline")]
-    command = [sys.executable, "-c", _JOB, "train", "--items", demo / "items.csv", "--events", demo / "events.csv",
-               "--out", tmp_path / "r", "--config", config, *offline]  # fmt: skip
-
-    def start():
-        return subprocess.Popen(
-            list(map(str, command)),
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=dict(os.environ),
-        )
-
-    process = start()
-    for line in process.stderr:
-        if line.startswith("epoch 4/"):
-            process.send_signal(signal.SIGKILL)
-            break
-    process.communicate()
+    command = ["mmtfrs.cli", "train", "--items", demo / "items.csv", "--events", tmp_path / "events.csv", "--out",
+               tmp_path / "r", "--config", config, "--store", tmp_path / "store", *offline]  # fmt: skip
+    job = jobs(*command)
+    job.line("epoch 3/")
+    job.kill()
     assert not (tmp_path / "r" / "weights.npz").exists()
-    process = start()
-    _, log = process.communicate(timeout=300)
-    assert process.returncode == 0, log
-    assert "going on after epoch" in log and "epoch 3/" not in log
+    job = jobs(*command)
+    assert job.wait() == 0, job.stderr
+    assert "going on after epoch" in job.stderr and "epoch 2/" not in job.stderr
     history = json.loads((tmp_path / "r" / "history.json").read_text())
-    assert len(history) == 12
-    assert history[11]["loss"] < history[3]["loss"] < history[0]["loss"]
+    assert len(history) == 8
+    assert history[7]["loss"] < history[3]["loss"] < history[0]["loss"]
     assert mmtfrs.load_run(tmp_path / "r").data.modalities == ("image", "text", "audio")
 
 

@@ -6,8 +6,9 @@ import keras_tuner
 import pytest
 
 from mmtfrs import Config
+from tuning.job import METHODS
 from tuning.objective import Objective
-from tuning.oracles import COMPLETED, FAILED, METHODS, RUNNING, make_oracle
+from tuning.oracles import COMPLETED, FAILED, RUNNING, make_oracle
 from tuning.space import Space
 
 GOAL = Objective("recall@20", "max")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, run_cli, wait_until
 
 from mmtfrs.errors import TuningError
 from tuning.distributed import LocalWorkers
@@ -26,18 +25,15 @@ time.sleep(60)
 
 
 def test_a_trial_ends_with_the_search_that_was_killed(tmp_path):
-    parent = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", _PARENT, str(tmp_path / "log")], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    child = int(parent.stdout.readline())
-    while not (tmp_path / "log").read_text():
-        time.sleep(0.05)
-    parent.kill()
-    parent.wait()
-    end = time.monotonic() + 10
-    while _alive(child):
-        assert time.monotonic() < end, "the trial goes on without its search"
-        time.sleep(0.05)
+    ) as parent:
+        try:
+            child = int(parent.stdout.readline())
+            wait_until((tmp_path / "log").read_text)
+        finally:
+            parent.kill()
+    wait_until(lambda: not _alive(child))
 
 
 def _alive(pid):
@@ -70,9 +66,7 @@ def test_workers_that_die_again_and_again_end_the_search(tmp_path):
         LocalWorkers(tmp_path, 1) as local,
     ):
         local._left = 0
-        for _ in range(600):
-            local.check()
-            time.sleep(0.1)
+        wait_until(local.check)
     assert "this is no search folder" in (tmp_path / "worker-0.txt").read_text()
 
 
@@ -87,9 +81,7 @@ def test_the_kubernetes_file_starts_a_chief_and_workers_that_find_each_other():
     assert ports == {str(service["spec"]["ports"][0]["port"])}
     assert service["spec"]["selector"].items() <= pods[0]["metadata"]["labels"].items()
     arguments = chief["spec"]["template"]["spec"]["containers"][0]["args"]
-    helped = subprocess.run(
-        [sys.executable, "-m", "tuning.search", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    helped = run_cli("--help", module="tuning.search")
     assert all(word in helped.stdout for word in arguments if word.startswith("--"))
     folder = arguments[arguments.index("--out") + 1]
     assert f"python -m tuning.distributed {folder}" in pods[1]["spec"]["containers"][0]["command"][-1]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from conftest import FAST, OFFLINE, ROOT, run_cli, wait_until
+from conftest import FAST, OFFLINE, run_cli, wait_until
 from models.test_two_tower import planted
 
 from mmtfrs import Config
@@ -42,47 +43,41 @@ def small_config(space=None, **sections) -> Config:
     return config.replace(**sections)
 
 
-_RUN = """
-import sys
-sys.path.insert(0, "tests")
-from tuning.search import search
-sys.path.insert(0, "tests/tuning")
-from test_search_jobs import small_config, small_data
-search(small_config(), small_data(), sys.argv[1], trials=int(sys.argv[2]), method="random", workers=int(sys.argv[3]))
-"""
-
-
-def _start(folder, trials, workers=0):
-    command = [sys.executable, "-c", _RUN, str(folder), str(trials), str(workers)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def _search(folder, trials, workers=0):
+    search(small_config(), small_data(), folder, trials=trials, method="random", workers=workers)
 
 
 def _rows(folder):
     return Trials(folder, Objective("recall@20", "max")).rows()
 
 
-def _pids(text):
-    found = subprocess.run(["pgrep", "-f", text], capture_output=True, text=True, check=False).stdout.split()
-    return [int(pid) for pid in found]
+def _working(folder) -> list[int]:
+    """Processes that have a file below a folder open."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link).startswith(f"{folder}/"):
+                found.add(int(link.parts[2]))
+    return sorted(found)
 
 
 @pytest.mark.slow
-def test_a_search_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
-    whole = _start(tmp_path / "whole", 3)
-    assert whole.wait(200) == 0, whole.stderr.read()
-    killed = _start(tmp_path / "killed", 3)
+def test_a_search_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path, jobs):
+    whole = jobs(_search, tmp_path / "whole", 3)
+    killed = jobs(_search, tmp_path / "killed", 3)  # beside it: nothing here depends on how long things take
     wait_until(lambda: (tmp_path / "killed" / "trials" / "trial_1" / "history.jsonl").exists())
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    wait_until(lambda: not _pids(f"tuning.trial {tmp_path / 'killed'}"), 10)  # its trial has ended with it
+    killed.kill()
+    wait_until(lambda: not _working(tmp_path / "killed"))  # its trial has ended with it
+    assert whole.wait() == 0, whole.stderr
     first = (tmp_path / "killed" / "trials" / "trial_0" / "result.json").stat().st_mtime
-    assert _start(tmp_path / "killed", 3).wait(200) == 0
+    again = jobs(_search, tmp_path / "killed", 3)
+    assert again.wait() == 0, again.stderr
     assert (tmp_path / "killed" / "trials" / "trial_0" / "result.json").stat().st_mtime == first
     ours, theirs = _rows(tmp_path / "killed"), _rows(tmp_path / "whole")
     assert [row.values for row in ours] == [row.values for row in theirs] and len(ours) == 3
     for one, other in zip(ours, theirs, strict=True):
         assert {**one.metrics, "seconds": 0} == {**other.metrics, "seconds": 0}
-    assert max(json.loads(path.read_text())["first_step"] for path in tmp_path.glob("*/trials/*/result.json")) < 60
+    assert min(json.loads(path.read_text())["first_step"] for path in tmp_path.glob("*/trials/*/result.json")) > 0
 
 
 @pytest.mark.slow
@@ -100,23 +95,28 @@ def test_a_trial_over_its_time_is_ended(tmp_path):
     found = search(small_config(), small_data(), tmp_path / "s", trials=1, method="random", minutes=0.01)
     (row,) = found.rows()
     assert row.status == "failed" and row.note == "over its time of 0.01 minutes"
-    assert not _pids(f"tuning.trial {tmp_path / 's'}")
+    assert not _working(tmp_path / "s")
     with pytest.raises(TuningError, match=r"no trial was completed. The last failed: over its time"):
         write_best(tmp_path / "s", found)
 
 
 @pytest.mark.slow
-def test_two_workers_share_a_search_and_one_that_dies_is_survived(tmp_path):
-    process = _start(tmp_path / "s", 4, workers=2)
+def test_two_workers_share_a_search_and_one_that_dies_is_survived(tmp_path, jobs):
+    job = jobs(_search, tmp_path / "s", 3, 2)
     wait_until(lambda: len(list((tmp_path / "s" / "trials").glob("trial_*/history.jsonl"))) >= 2)
     workers = _pids(f"tuning.distributed {tmp_path / 's'}")
     (victim,) = [pid for pid in workers if b"TUNER_ID=worker-0" in Path(f"/proc/{pid}/environ").read_bytes()]
     os.kill(victim, signal.SIGKILL)
-    assert process.wait(300) == 0, process.stderr.read()
+    assert job.wait() == 0, job.stderr
     rows = _rows(tmp_path / "s")
-    assert len(rows) == 4 and all(row.status == "completed" for row in rows)
-    assert re.search(r"worker-0 is gone; trial \d is given to another", process.stderr.read())
-    wait_until(lambda: not _pids(f"tuning.distributed {tmp_path / 's'}"), 15)
+    assert len(rows) == 3 and all(row.status == "completed" for row in rows)
+    assert re.search(r"worker-0 is gone; trial \d is given to another", job.stderr)
+    wait_until(lambda: not _pids(f"tuning.distributed {tmp_path / 's'}"))
+
+
+def _pids(text):
+    found = subprocess.run(["pgrep", "-f", text], capture_output=True, text=True, check=False).stdout.split()
+    return [int(pid) for pid in found]
 
 
 def _job(config=None, data=None, **changes):
@@ -172,6 +172,8 @@ def test_the_data_of_a_search_is_what_was_given(tmp_path, demo_features):
     data = small_data()
     data.save(tmp_path / "d")
     again = SearchData.load(tmp_path / "d")
+    columns = small_config(data={"attributes": ("category",), "title": "name"})  # a trial has no use for these
+    assert again.mark(again.tables(columns)) == data.mark(data.tables(small_config()))
     assert again.mark(again.tables(small_config())) == data.mark(data.tables(small_config()))
     assert (again.catalog.ids == data.catalog.ids).all() and len(again.split.test) == len(data.split.test)
     stored = SearchData(data.catalog, features, data.split)
@@ -183,25 +185,18 @@ def test_the_data_of_a_search_is_what_was_given(tmp_path, demo_features):
 
 
 @pytest.mark.slow
-def test_from_the_command_line_to_a_trained_winner(demo, tmp_path):
+def test_from_the_command_line_to_a_trained_winner(demo, demo_store, tmp_path):
     (tmp_path / "c.yaml").write_text(json.dumps({
         "encoders": OFFLINE, **FAST, "tuning": {"defaults": False, "space": SPACE},
         "training": {"epochs": 2, "batch_size": 2048}}))  # fmt: skip
-    data = ["--items", demo / "items.csv", "--events", demo / "events.csv"]
-    command = [
-        sys.executable,
-        "-m",
-        "tuning.search",
-        *data,
-        "--config",
-        tmp_path / "c.yaml",
-        "--out",
-        tmp_path / "s",
-        "--trials",
-    ]
+    shutil.copytree(demo_store, tmp_path / "features")
+    lines = (demo / "events.csv").read_text().splitlines()
+    (tmp_path / "events.csv").write_text("\n".join([lines[0], *(line for line in lines if line.split(",")[0].endswith("7"))]))
+    data = ["--items", demo / "items.csv", "--events", tmp_path / "events.csv"]
+    command = [*data, "--config", tmp_path / "c.yaml", "--out", tmp_path / "s", "--store", tmp_path / "features", "--trials"]
 
     def run(*options):
-        return subprocess.run([*map(str, (*command, *options))], cwd=ROOT, capture_output=True, text=True, check=False)
+        return run_cli(*command, *options, module="tuning.search")
 
     done = run(3, "--method", "hyperband", "--confirm-seeds", "1", "--json")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,47 @@
+"""What encoders are called, known without TensorFlow, so that a wrong name is refused at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmtfrs.errors import EncoderError, nearest
+from mmtfrs.sections import MODALITIES
+
+OFFLINE = "offline"
+USE = "https://tfhub.dev/google/universal-sentence-encoder/4"
+# The networks of keras.applications, in its own spelling without capitals; a test holds them to what it has.
+NETWORK_NAMES = (
+    *(f"convnext{size}" for size in ("tiny", "small", "base", "large", "xlarge")),
+    *(f"densenet{depth}" for depth in (121, 169, 201)),
+    *(f"efficientnetb{number}" for number in range(8)),
+    *(f"efficientnetv2{kind}" for kind in ("b0", "b1", "b2", "b3", "s", "m", "l")),
+    *("inceptionresnetv2", "inceptionv3", "mobilenet", "mobilenetv2", "mobilenetv3large", "mobilenetv3small"),
+    *("nasnetlarge", "nasnetmobile"),
+    *(f"regnet{kind}{flops:03d}" for kind in "xy" for flops in (2, 4, 6, 8, 16, 32, 40, 64, 80, 120, 160, 320)),
+    *(f"resnet{depth}{version}" for depth in (50, 101, 152) for version in ("", "v2")),
+    *(f"resnetrs{depth}" for depth in (50, 101, 152, 200, 270, 350, 420)),
+    *("vgg16", "vgg19", "xception"),
+)  # fmt: skip
+# Names that need no file beside them.
+NAMES = {"image": NETWORK_NAMES, "text": ("use", "tfidf"), "audio": ("yamnet", "mfcc", "lstm")}
+
+
+def check_name(modality: str, name: str) -> None:
+    """Raises `EncoderError` for a modality without encoders, and for what is neither a known name nor a path or an address.
+
+    What is in the file, or behind the address, is for `load` to find out.
+    """
+    if modality not in MODALITIES:
+        raise EncoderError(f"`modality` must be one of {', '.join(MODALITIES)}. Received: {modality!r}.")
+    known = (*NAMES[modality], OFFLINE)
+    kind, _, path = name.partition(":")
+    if name.lower() in known or Path(name).exists() or ("://" in name and modality != "image"):
+        return
+    if kind.lower() in NAMES[modality] and path:  # NAME:FILE, and random weights for tests of what does not depend on them
+        if path == "random" or Path(path).is_file():
+            return
+        raise EncoderError(f"{path}: there is no such weights file.")
+    raise EncoderError(
+        f"there is no {modality} encoder `{name}`: not a known name, nor an existing path.{nearest(name, known)} "
+        f"Known names: {', '.join(known)}."
+    )

@@ -1,0 +1,143 @@
+"""Run folders as files: what is in one, before a model is built from it. Nothing here needs TensorFlow.
+
+Layout: `run.json` (versions, what was trained on), `config.yaml`, `tables/` (ids and reduced features), `events.parquet` with
+the part of the split each event fell into, `weights.npz`. While training goes on there is a `training/` folder with the
+last complete epoch instead of `weights.npz`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from mmtfrs.config import Config
+from mmtfrs.data.events import Events
+from mmtfrs.data.splits import Split
+from mmtfrs.errors import RunError
+from mmtfrs.features.tables import Tables
+
+FORMAT = 4
+RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
+WEIGHTS = "weights.npz"
+_PARTS = ("train", "validation", "test")
+
+
+def check_run(folder: str | Path, part: str | None = None) -> dict:
+    """`run.json` of a finished run, which has events in `part` if one is named.
+
+    Raises:
+        RunError: this is no run folder, it is unfinished or of another version, or it has no such events.
+    """
+    facts = read_facts(folder)
+    if not (Path(folder) / WEIGHTS).exists():
+        raise RunError(f"{folder}: the training has not ended. Run the same `mmtfrs train` command again to go on.")
+    if part is not None:
+        load_part(folder, part)
+    return facts
+
+
+def read_run(folder: Path) -> tuple[Config, Tables]:
+    """What a trained model was built from: all of a run but its weights. Raises `RunError` as `load_run`."""
+    check_run(folder)
+    try:
+        tables = Tables.load(folder / "tables")
+        for modality, (name, mark) in tables.encoders.items():
+            tables.encoders[modality] = (name.replace(RUN, str(folder.resolve())), mark)
+        return Config.read(folder / "config.yaml"), tables
+    except (OSError, ValueError, KeyError) as error:
+        raise damaged(folder, error) from error
+
+
+def read_facts(folder: str | Path) -> dict:
+    """`run.json`. Raises `RunError` where there is none or it is of another version."""
+    path = Path(folder) / "run.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        version = facts["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(
+            f"{folder}: this is no run folder (it has no readable run.json). Give the --out of a `mmtfrs train`."
+        ) from None
+    if version != FORMAT:
+        raise RunError(
+            f"{folder}: the run is of format {version} (mmtfrs {facts.get('mmtfrs')}); this release reads {FORMAT}. "
+            "Train it again, or use that release."
+        )
+    return facts
+
+
+def load_split(folder: str | Path) -> Split:
+    """The events of a run, in their parts. Raises `RunError` if the run was saved without."""
+    path = Path(folder) / "events.parquet"
+    if not path.exists():
+        raise RunError(f"{folder}: the run was saved without its events.")
+    return read_split(path, read_facts(folder)["split"])
+
+
+def read_split(path: Path, kind: str) -> Split:
+    """What `write_split` wrote, of a split of this kind."""
+    table = pyarrow.parquet.read_table(path)
+    part = table.column("part").to_numpy()
+    events = Events(
+        *(table.column(name).to_numpy() for name in ("user_id", "item_id", "timestamp", "weight")),
+        table.column("rating").to_numpy() if "rating" in table.column_names else None,
+    )
+    train = events.take(np.flatnonzero(part == 0))
+    return Split(
+        kind,
+        train,
+        events.take(np.flatnonzero(part == 1), known=train),
+        events.take(np.flatnonzero(part == 2), known=events.take(np.flatnonzero(part <= 1))),
+    )
+
+
+def load_part(folder: str | Path, part: str) -> Events:
+    """The `validation` or `test` events of a run. Raises `RunError` if it has none."""
+    split = load_split(folder)
+    events = getattr(split, part)
+    if part == "validation" and Config.read(Path(folder) / "config.yaml").training.refit:
+        raise RunError(
+            f"{folder}: the run was trained on its validation events too. Evaluate the test part, "
+            "or train with `training.refit: false`."
+        )
+    if not len(events):
+        raise RunError(f"{folder}: the run's split (`{split.kind}`) has no {part} events, so there is nothing to evaluate.")
+    return events
+
+
+def write_split(path: Path, split: Split) -> None:
+    """The events of all parts, as `read_split` reads them."""
+    parts = [getattr(split, name) for name in _PARTS]
+    columns = {
+        "user_id": pa.array(np.concatenate([part.user_ids for part in parts]), pa.string()),
+        "item_id": pa.array(np.concatenate([part.item_ids for part in parts]), pa.string()),
+        "timestamp": np.concatenate([part.timestamps for part in parts]),
+        "weight": np.concatenate([part.weights for part in parts]),
+        "part": np.repeat(np.arange(3, dtype=np.int8), [len(part) for part in parts]),
+    }
+    if all(part.ratings is not None for part in parts):
+        columns["rating"] = np.concatenate([part.ratings for part in parts])
+    pyarrow.parquet.write_table(pa.table(columns), path)
+
+
+def data_mark(tables: Tables, split: Split) -> str:
+    """Tells data from other data: ids, features and events."""
+    digest = hashlib.sha256()
+    for part in (split.train, split.validation, split.test):
+        digest.update("\n".join(part.user_ids).encode() + "\n".join(part.item_ids).encode())
+        digest.update(part.timestamps.tobytes() + part.weights.tobytes())
+    digest.update("\n".join(tables.item_ids).encode())
+    for modality, media in (*tables.items.items(), *tables.users.items()):
+        digest.update(modality.encode() + tables.encoders[modality][1].encode())
+        digest.update(np.asarray(media.rows).tobytes())
+    return digest.hexdigest()
+
+
+def damaged(folder: Path, error: Exception) -> RunError:
+    """What is raised for a file of a run that cannot be read."""
+    return RunError(f"{folder}: the run is damaged ({error}). Train it again.")
