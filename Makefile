@@ -3,8 +3,8 @@
 PYTHON ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Two workers take the files in turn, in the order that tests/conftest.py gives them: longest first.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two workers, each with one half of the tests; the one that is done first takes from the other.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: demo test test-fast test-all lint lock bench clean setup
 

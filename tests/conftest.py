@@ -24,13 +24,6 @@ FAST = {
     "training": {"epochs": 3, "batch_size": 256, "refit": False},
     "model": {"embedding_dim": 16, "hidden": (16,), "feature_dim": 32, "history_length": 50},
 }
-# The files that take longest, longest first: a worker that began one of them late would end alone.
-LONGEST = ("test_methods", "test_real", "test_search_jobs", "test_cli", "test_export", "test_fuzz", "test_operations")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture
@@ -99,6 +92,18 @@ def demo_features(demo, demo_store, once):
     with locked(demo_store):  # a store has one user at a time
         features = mmtfrs.extract(catalog, config, store=demo_store, users=users, progress=False)
     return catalog, users, features, config
+
+
+@pytest.fixture(scope="session")
+def demo_events(demo, once) -> Path:
+    """An events file with a tenth of the demo's users."""
+
+    def make(folder: Path) -> None:
+        header, *lines = (demo / "events.csv").read_text().splitlines()
+        folder.mkdir()
+        (folder / "events.csv").write_text("\n".join([header, *(line for line in lines if line.split(",")[0].endswith("7"))]))
+
+    return once("events", make) / "events.csv"
 
 
 @pytest.fixture(scope="session")

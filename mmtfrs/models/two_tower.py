@@ -137,6 +137,10 @@ class TwoTower(tfrs.Model):
             every = self.config.loss.mine_every
             start = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: self.mine() if epoch % every == 0 else None)
             callbacks = [start, *(callbacks or [])]
+        if isinstance(getattr(self, "optimizer", None), keras.optimizers.Optimizer):
+            # Variables that are made in the first step make TensorFlow trace the step twice.
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
         return super().fit(*args, callbacks=callbacks, **kwargs)
 
     # AutoGraph does not know tf_keras as a library and would translate all of it: 14 s before the first step, for nothing.

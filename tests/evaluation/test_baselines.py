@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -118,10 +119,13 @@ def test_media_are_removed_and_come_back(small):
 
 
 @pytest.mark.slow
-def test_by_the_command_line(demo, tmp_path):
-    (tmp_path / "c.yaml").write_text(json.dumps({"encoders": OFFLINE, **FAST}))
-    command = ["train", "--items", demo / "items.csv", "--events", demo / "events.csv", "--config", tmp_path / "c.yaml",
+def test_by_the_command_line(demo, demo_events, demo_store, tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        json.dumps({"encoders": OFFLINE, **FAST, "model": {**FAST["model"], "modalities": ["image", "text"]}})
+    )
+    command = ["train", "--items", demo / "items.csv", "--events", demo_events, "--config", tmp_path / "c.yaml",
                "--store", tmp_path / "store"]  # fmt: skip
+    shutil.copytree(demo_store, tmp_path / "store")
     for seed in (1, 2):
         assert run_cli(*command, "--out", tmp_path / f"r{seed}", "--seed", seed).returncode == 0
     compared = run_cli("compare", tmp_path / "r1", tmp_path / "r2", "--json")

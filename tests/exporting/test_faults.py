@@ -49,7 +49,6 @@ def test_an_export_killed_between_any_two_of_its_changes(run, tmp_path, jobs):
     for number in (last // 2, last):  # half written; whole, but not renamed yet
         killed = _export(jobs, run, folder, tmp_path / f"log-{number}", number)
         assert killed.wait() == -9, killed.stderr
-        assert len((tmp_path / f"log-{number}").read_text().splitlines()) == number
         assert versions(folder) == [1] and _serves(folder) == 1
     after = _export(jobs, run, folder, tmp_path / "after", last + 1)  # right after it, if anything follows
     assert after.wait() in (0, -9) and versions(folder) == [1, 2] and _serves(folder) == 2

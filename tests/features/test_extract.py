@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import resource
 import shutil
 import signal
 import sqlite3
 
 import numpy as np
 import pytest
-from conftest import OFFLINE, run_python
+from conftest import OFFLINE
 
 from mmtfrs import Catalog, Config, Users, encoders, extract
 from mmtfrs.encoders.base import Encoder
@@ -224,19 +225,15 @@ def test_kill_9_at_any_batch_loses_at_most_that_batch(tmp_path, jobs):
     np.testing.assert_allclose(features.items["text"][:], expected, atol=1e-6)
 
 
-_MEMORY = """
-import resource, sys
-import mmtfrs
-catalog = mmtfrs.Catalog.read(sys.argv[1])
-config = mmtfrs.Config(encoders={"image": "offline"})
-features = mmtfrs.extract(catalog, config, sys.argv[2], progress=False)
-assert features.items["image"].present.all()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
+def _peak(items, store):
+    """Prints the most memory that an extraction had, KiB."""
+    features = extract(Catalog.read(items), Config(encoders={"image": "offline"}), store, progress=False)
+    assert features.items["image"].present.all()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.slow
-def test_memory_stays_flat(tmp_path):
+def test_memory_stays_flat(tmp_path, jobs):
     """20 000 pictures of 1 280 features are 98 MiB: held in memory they would show."""
     from PIL import Image
 
@@ -250,9 +247,9 @@ def test_memory_stays_flat(tmp_path):
     for count in (1_000, 20_000):
         items = tmp_path / f"{count}.csv"
         items.write_text("item_id,image\n" + "".join(f"i{n},p/{n}.bmp\n" for n in range(count)))
-        result = run_python(_MEMORY, items, tmp_path / f"s{count}")
-        assert result.returncode == 0, result.stderr
-        peaks.append(int(result.stdout))
+        job = jobs(_peak, str(items), str(tmp_path / f"s{count}"))
+        assert job.wait() == 0, job.stderr
+        peaks.append(int(job.stdout))
     # The matrix is mapped, and mapped pages that were read count as resident: present.all() reads none of them.
     assert peaks[1] < 1.15 * peaks[0], peaks
     shutil.rmtree(tmp_path / "p")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,15 @@ def index(request):
     return Index(IDS, SEARCHES[request.param](), K, {"colour": COLOURS, "size": SIZES})
 
 
+@functools.cache
+def _traced(index, width):
+    """Traced once, for lists of any length, as an export is."""
+    lists = tf.TensorSpec([None, None], tf.string)
+    specs = [tf.TensorSpec([None, width], tf.float32), lists, lists, lists, tf.TensorSpec([None, None], tf.float32),
+             tf.TensorSpec([None], tf.float32)]  # fmt: skip
+    return tf.function(index.filtered, input_signature=specs, autograph=False)
+
+
 def ask(index, queries, exclude=(), allow=(), boosts=(), diversity=0.0):
     """One query or several, the same request for all."""
     rows = len(queries)
@@ -36,8 +47,7 @@ def ask(index, queries, exclude=(), allow=(), boosts=(), diversity=0.0):
     def table(values, dtype):
         return tf.constant([list(values)] * rows, dtype, shape=[rows, len(values)])
 
-    call = tf.function(index.filtered, autograph=False)
-    return call(
+    return _traced(index, len(queries[0]))(
         tf.constant(queries), table(exclude, tf.string), table(allow, tf.string),
         table([name for name, _ in boosts], tf.string), table([value for _, value in boosts], tf.float32),
         tf.fill([rows], diversity),

@@ -18,9 +18,9 @@ def test_the_average_follows_every_step_and_soon_forgets_where_it_began():
     model = _model(AveragedAdam(0.1, 0.9))
     x, y = np.random.default_rng(0).normal(size=(8, 3)), np.ones((8, 2))
     expected = [value.copy() for value in model.get_weights()]
-    for step in range(200):
+    for step in range(20):
         model.train_on_batch(x, y)
-        momentum = min(0.9, (2 + step) / (11 + step))  # Adam has counted the step when the average follows
+        momentum = min(0.9, (1 + step) / (10 + step))  # Adam counts the step after the average has followed
         expected = [momentum * a + (1 - momentum) * w for a, w in zip(expected, model.get_weights(), strict=True)]
     raw = model.get_weights()
     with averaged(model):

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pyarrow.parquet
@@ -102,21 +101,38 @@ def test_a_trial_over_its_time_is_ended(tmp_path):
 
 @pytest.mark.slow
 def test_two_workers_share_a_search_and_one_that_dies_is_survived(tmp_path, jobs):
-    job = jobs(_search, tmp_path / "s", 3, 2)
-    wait_until(lambda: len(list((tmp_path / "s" / "trials").glob("trial_*/history.jsonl"))) >= 2)
-    workers = _pids(f"tuning.distributed {tmp_path / 's'}")
-    (victim,) = [pid for pid in workers if b"TUNER_ID=worker-0" in Path(f"/proc/{pid}/environ").read_bytes()]
-    os.kill(victim, signal.SIGKILL)
+    folder = tmp_path / "s"
+    job = jobs(_search, folder, 3, 2)
+    # The trial of worker-0 is stopped as soon as it runs, so that it cannot end before its worker does.
+    wait_until(lambda: _trials_of(_worker(folder, "worker-0"), folder))
+    os.kill(_trials_of(_worker(folder, "worker-0"), folder)[0], signal.SIGSTOP)
+    os.kill(_worker(folder, "worker-0"), signal.SIGKILL)
     assert job.wait() == 0, job.stderr
-    rows = _rows(tmp_path / "s")
+    rows = _rows(folder)
     assert len(rows) == 3 and all(row.status == "completed" for row in rows)
     assert re.search(r"worker-0 is gone; trial \d is given to another", job.stderr)
-    wait_until(lambda: not _pids(f"tuning.distributed {tmp_path / 's'}"))
+    wait_until(lambda: not _worker(folder, "worker-0") and not _worker(folder, "worker-1") and not _working(folder))
 
 
-def _pids(text):
-    found = subprocess.run(["pgrep", "-f", text], capture_output=True, text=True, check=False).stdout.split()
-    return [int(pid) for pid in found]
+def _worker(folder, name) -> int:
+    """The process of a worker, 0 if there is none."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            if str(folder).encode() in words and f"KERASTUNER_TUNER_ID={name}".encode() in (path / "environ").read_bytes():
+                return int(path.name)
+    return 0
+
+
+def _trials_of(worker: int, folder) -> list[int]:
+    """Processes with a trial's log open that a worker's fork server has started."""
+
+    def parent(pid: int) -> int:
+        with contextlib.suppress(OSError):
+            return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return 0
+
+    return [pid for pid in _working(folder / "trials") if worker and parent(parent(pid)) == worker]
 
 
 def _job(config=None, data=None, **changes):
@@ -185,14 +201,12 @@ def test_the_data_of_a_search_is_what_was_given(tmp_path, demo_features):
 
 
 @pytest.mark.slow
-def test_from_the_command_line_to_a_trained_winner(demo, demo_store, tmp_path):
+def test_from_the_command_line_to_a_trained_winner(demo, demo_events, demo_store, tmp_path):
     (tmp_path / "c.yaml").write_text(json.dumps({
         "encoders": OFFLINE, **FAST, "tuning": {"defaults": False, "space": SPACE},
         "training": {"epochs": 2, "batch_size": 2048}}))  # fmt: skip
     shutil.copytree(demo_store, tmp_path / "features")
-    lines = (demo / "events.csv").read_text().splitlines()
-    (tmp_path / "events.csv").write_text("\n".join([lines[0], *(line for line in lines if line.split(",")[0].endswith("7"))]))
-    data = ["--items", demo / "items.csv", "--events", tmp_path / "events.csv"]
+    data = ["--items", demo / "items.csv", "--events", demo_events]
     command = [*data, "--config", tmp_path / "c.yaml", "--out", tmp_path / "s", "--store", tmp_path / "features", "--trials"]
 
     def run(*options):
