@@ -83,6 +83,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.slow
 def test_help_checks_and_refusals_come_before_tensorflow(tmp_path):
     (tmp_path / "items.csv").write_text("item_id,text\na,one\nb,two\n")
     (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\nu,a,1760000000\nu,b,1760000001\n")
@@ -114,6 +115,7 @@ runpy.run_module(sys.argv[0], run_name="__main__")
     assert result.stderr.splitlines() == [f"reading {tmp_path / 'items.csv'} ...", "TensorFlow"]
 
 
+@pytest.mark.slow
 def test_importing_changes_one_variable_and_no_logger():
     code = """
 import logging, os
@@ -150,6 +152,7 @@ def test_wheels_have_no_pins_no_test_tools_and_what_the_commands_read(tmp_path):
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
 
 
+@pytest.mark.slow
 def test_keras_3_is_refused_with_the_fix():
     result = run_python("import tensorflow as tf; tf.keras.Model; import mmtfrs")
     assert "TensorFlow is already loaded with Keras 3" in result.stderr
@@ -158,6 +161,7 @@ def test_keras_3_is_refused_with_the_fix():
     assert "Received: TF_USE_LEGACY_KERAS='0'" in result.stderr
 
 
+@pytest.mark.slow
 def test_tensorflow_first_is_fine_with_the_switch():
     code = "import tensorflow as tf; tf.keras.Model; import mmtfrs; print('ok')"
     assert run_python(code, TF_USE_LEGACY_KERAS="1").stdout.strip() == "ok"

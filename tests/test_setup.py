@@ -10,7 +10,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-# Stands for python3.11: checks run on the real one; environments and installs are written down.
+PYTHON = "python{}.{}".format(*sys.version_info)
+# Stands for the Python that this is: checks run on the real one; environments and installs are written down.
 _FAKE = """#!/usr/bin/env bash
 case "$*" in
   *"-m venv"*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo venv >> "{log}" ;;
@@ -34,7 +35,7 @@ def checkout(tmp_path):
     tools.mkdir()
     for name in ("bash", "env", "cat", "cksum", "dirname", "flock", "grep", "mkdir", "rm", "tail", "cp", "make", "sleep"):
         os.symlink(shutil.which(name), tools / name)
-    fake = tools / "python3.11"
+    fake = tools / PYTHON
     fake.write_text(_FAKE.format(log=tmp_path / "log", python=sys.executable))
     fake.chmod(0o755)
     return folder
@@ -55,7 +56,7 @@ ALL = ["venv", "pip requirements.txt", "pip ."]
 
 def test_made_once_and_anew_where_it_is_another(checkout):
     code, lines, asked = _make(checkout)
-    assert code == 0 and asked == ALL and lines == [f"mmtfrs: making .venv with Python {sys.version.split()[0]} (python3.11)"]
+    assert code == 0 and asked == ALL and lines == [f"mmtfrs: making .venv with Python {sys.version.split()[0]} ({PYTHON})"]
     assert _make(checkout) == (0, [], [])
     (checkout / "pyproject.toml").open("a").write("\n# changed\n")
     assert _make(checkout)[2] == ALL[1:]  # the same lock: the environment stays
@@ -79,7 +80,7 @@ def test_no_network_is_one_line_and_the_next_run_goes_on(checkout):
 
 
 def test_no_python_says_what_was_looked_for(checkout):
-    (checkout.parent / "bin" / "python3.11").unlink()
+    (checkout.parent / "bin" / PYTHON).unlink()
     (checkout.parent / "bin" / "python3").symlink_to("/bin/false")  # a name that does not run
     code, (line,), asked = _make(checkout)
     assert code != 0 and not asked and not (checkout / ".venv").exists()

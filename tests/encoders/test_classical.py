@@ -71,6 +71,7 @@ def test_tfidf_cosines_are_those_of_the_formula(tmp_path):
     assert idf.shape == (BUCKETS,) and np.isclose(idf.min(), np.log(5 / 5) + 1)  # `the` is in all four
 
 
+@pytest.mark.slow
 def test_tfidf_is_fitted_by_the_extraction_and_travels(tmp_path):
     catalog = mmtfrs.Catalog.from_dict({"item_id": list("abcde"), "text": TEXTS})
     config = mmtfrs.Config(encoders={"text": "tfidf"})

@@ -96,6 +96,7 @@ def without_tfio(monkeypatch):
     decode_host._tfio.cache_clear()
 
 
+@pytest.mark.slow
 @needs_tfio
 def test_every_layout_has_soundfiles_samples(monkeypatch):
     sounds = [_sound(rate, channels, name, subtype) for name, subtype, rate, channels in LAYOUTS]

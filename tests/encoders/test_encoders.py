@@ -33,6 +33,7 @@ def test_names_and_sizes():
         assert hasattr(keras.applications, name) and hasattr(getattr(keras.applications, module), "preprocess_input")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dim"), [("vgg16", 512), ("efficientnetb0", 1280), ("efficientnetv2b0", 1280)])
 def test_each_network_preprocesses_as_its_own(name, dim):
     encoder = encoders.load("image", f"{name}:random")
@@ -52,6 +53,7 @@ def test_each_network_preprocesses_as_its_own(name, dim):
     np.testing.assert_allclose(graph, features[:3], atol=0.02 * np.abs(features).max())
 
 
+@pytest.mark.slow
 def test_local_weights_file_by_its_name(tmp_path):
     model = keras.applications.EfficientNetB0(include_top=False, weights=None, pooling="avg", input_shape=(224, 224, 3))
     path = tmp_path / "efficientnetb0_notop.h5"
@@ -94,6 +96,7 @@ def test_whole_keras_model(tmp_path):
         encoders.load("image", tmp_path / "flat.keras")
 
 
+@pytest.mark.slow
 def test_fingerprint_changes_with_the_weights():
     first, again, other = (load_application("efficientnetb0", "random", seed).fingerprint for seed in (0, 0, 1))
     assert first == again != other

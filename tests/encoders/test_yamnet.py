@@ -66,6 +66,7 @@ def test_mean_scores_name_the_sounds(golden, network, real):
     assert (best["speech"], best["dance"], best["silence"]) == ("Speech", "Music", "Silence")
 
 
+@pytest.mark.slow
 def test_encoder_gives_the_mean_over_patches(golden, real, tmp_path):
     import soundfile
 

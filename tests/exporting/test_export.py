@@ -69,6 +69,7 @@ def test_signatures(exported):
             assert info.tensor_shape.dim[0].size == -1, f"{name}: the first dimension must be the batch"
 
 
+@pytest.mark.slow
 def test_stock_ops_only(exported):
     meta = _graph(exported)
     nodes = [
@@ -99,6 +100,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("mmtfrs", "te
 """
 
 
+@pytest.mark.slow
 def test_export_equals_training_in_a_fresh_process(small, exported, tmp_path):
     model, split, _ = small
     users = [*dict.fromkeys(split.train.user_ids)][:40]
@@ -139,6 +141,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.slow
 def test_the_session_loader_of_tf_serving_gives_the_same(exported, loaded, tmp_path):
     """Every signature, as TF Serving runs it: tag `serve`, tensor names of the signature, Session.run."""
     lists, words = [["item-0001", ""], ["", ""]], ["a rocket", ""]
@@ -176,6 +179,7 @@ def test_the_session_loader_of_tf_serving_gives_the_same(exported, loaded, tmp_p
                 np.testing.assert_allclose(answers[name][key], expected, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_saved_model_cli_runs_it(exported):
     command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "run", "--dir", str(newest_version(exported)),
                "--tag_set", "serve", "--signature_def", "recommend_user", "--input_exprs",
@@ -185,6 +189,7 @@ def test_saved_model_cli_runs_it(exported):
     assert re.search(r"b'item-\d{4}'", result.stdout)
 
 
+@pytest.mark.slow
 def test_a_model_in_mixed_precision_exports_what_bfloat16_allows(small, tmp_path):
     """The same weights: towers in bfloat16 agree with float32 to the 8 bits that bfloat16 has."""
     model = small[0]
@@ -307,6 +312,7 @@ def test_bytes_that_are_no_medium(loaded, name, value, message):
         loaded.ask("serving_default", inputs | _absent(1) | {name: _column([value])})
 
 
+@pytest.mark.slow
 def test_text_assets_travel_with_the_export(demo, tmp_path):
     from encoders.test_encoders import vocabulary_model
 

@@ -66,6 +66,7 @@ ls -A {folder}/m
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(run, tmp_path):
     """A file system of its own that has room for the version that is there, and for half of another."""
     assert run_cli("export", run, tmp_path / "there").returncode == 0

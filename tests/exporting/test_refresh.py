@@ -68,6 +68,7 @@ def test_embeddings_stay_what_they_were_and_follow_what_changed(changed, small):
     np.testing.assert_allclose(now[-2], model._candidate(media, presence)[0][0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_new_items_are_answered_and_removed_ones_are_not(changed):
     folder = changed[0]
     answer = _ask(folder, "similar_items", item_id=_strings("twin", "item-0000"), exclude=np.array([[b""], [b""]], object))
@@ -84,6 +85,7 @@ def test_new_items_are_answered_and_removed_ones_are_not(changed):
     assert (set(filtered.ravel()) - {b""}) == {b"twin", b"bare"} and (filtered[:, :2] != b"").all()
 
 
+@pytest.mark.slow
 def test_histories_with_removed_items_are_histories_without_them(changed):
     folder, _, _, _ = changed
     with_gone = _ask(folder, user_id=_strings("x"), history=np.array([[b"item-0000", b"item-0009"]], object),
@@ -93,6 +95,7 @@ def test_histories_with_removed_items_are_histories_without_them(changed):
     np.testing.assert_array_equal(with_gone["item_id"], without["item_id"])
 
 
+@pytest.mark.slow
 def test_refreshing_a_refreshed_version_keeps_what_ids_learned(changed, small, demo):
     folder, _, _, store = changed
     model, _, catalog = small

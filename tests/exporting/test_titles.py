@@ -141,6 +141,7 @@ def test_titles_do_not_reach_the_training(model):
     assert all(dtype.is_floating or dtype.is_integer for dtype in map(mmtfrs._keras.tf.as_dtype, held))
 
 
+@pytest.mark.slow
 def test_a_refresh_renews_them(folder, model, tmp_path):
     shutil.copytree(folder, tmp_path / "shop")
     rows = _catalog().table.to_pylist()[3:]
@@ -157,6 +158,7 @@ def test_a_refresh_renews_them(folder, model, tmp_path):
     assert LoadedModel(tmp_path / "shop" / "1").titles(asked) == [EXPECTED[0], EXPECTED[3], EXPECTED[4], "text 59", ""]
 
 
+@pytest.mark.slow
 def test_run_folders_with_and_without_titles(model, tmp_path):
     save_run(model[0], tmp_path / "r")
     assert load_run(tmp_path / "r").data.titles.tolist() == EXPECTED
@@ -210,6 +212,7 @@ def _lines(result):
     return result.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_recommend_prints_titles(folder, old):
     titles = dict(zip((f"i{number}" for number in range(ITEMS)), EXPECTED, strict=True))
     first, *lines = _lines(run_cli("recommend", folder, "--user", "u1", "-k", ITEMS))
@@ -224,6 +227,7 @@ def test_recommend_prints_titles(folder, old):
     assert _lines(run_cli("recommend", old, "--user", "u1", "-k", ITEMS)) == [first, *(line[:18].rstrip() for line in lines)]
 
 
+@pytest.mark.slow
 def test_the_client_asks_for_titles(folder, old):
     server = Server(folder, port=0).start()
     earlier = Server(old, port=0).start()
@@ -251,6 +255,7 @@ def test_the_client_asks_for_titles(folder, old):
         earlier.stop()
 
 
+@pytest.mark.slow
 def test_a_terminal_that_cannot_show_a_title(folder):
     code = "import sys; sys.argv[0] = 'mmtfrs'; from mmtfrs.cli import main; main()"
     result = run_python(code, "recommend", folder, "--text", "\u00fc", "-k", str(ITEMS), PYTHONIOENCODING="ascii")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.servable import Servable
 
 
+@pytest.mark.slow
 def test_every_signature_is_warmed_up(exported):
     path = exported / "1" / "assets.extra" / "tf_serving_warmup_requests"
     records = [prediction_log_pb2.PredictionLog.FromString(raw.numpy()) for raw in tf.data.TFRecordDataset(str(path))]

@@ -72,6 +72,7 @@ def test_configuration_survives_json(layer):
     assert again.get_config() == layer.get_config()
 
 
+@pytest.mark.slow
 def test_graph_is_eager(layer):
     eager = layer(_vectors(), PRESENCE)
     for jit in (False, True):

@@ -14,6 +14,7 @@ def _model(optimizer) -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 def test_the_average_follows_every_step_and_soon_forgets_where_it_began():
     model = _model(AveragedAdam(0.1, 0.9))
     x, y = np.random.default_rng(0).normal(size=(8, 3)), np.ones((8, 2))

@@ -70,6 +70,7 @@ class _Case:
         return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["softmax", "bpr", "hinge"])
 @pytest.mark.parametrize(
     ("negatives", "more"),

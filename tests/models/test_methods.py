@@ -129,6 +129,7 @@ def test_votes_by_hand():
     np.testing.assert_allclose(ahead, [1 + 2 / 3, 2 / 3 + 1, 2 / 3], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_generator_learns_what_another_modality_tells():
     """Image features are a linear map of the text's: guesses must come close where both are known, ridge exactly."""
     rng = np.random.default_rng(0)
@@ -164,6 +165,7 @@ def test_alignment_by_hand():
     assert float(contrast(tf.constant(first), tf.constant(second), tf.zeros(3))) == 0.0
 
 
+@pytest.mark.slow
 def test_rating_is_learned():
     catalog, features, events = planted()
     events = _log(events)

@@ -154,6 +154,7 @@ def test_tables_are_not_weights():
     assert not [weight.name for weight in model.weights if "features" in weight.name or "rows" in weight.name]
 
 
+@pytest.mark.slow
 def test_same_seed_same_model():
     first, events = _model()
     second, _ = _model()

@@ -65,6 +65,7 @@ def test_bad_models_config(tmp_path, text):
         read_models(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_metrics_count_by_signature_and_code(tiny):
     server = Server(tiny, "one", port=0).start()  # its counts are of this test alone
     http = server.metrics.serve(0, "127.0.0.1")
@@ -163,6 +164,7 @@ def test_only_unavailable_is_tried_again(code, times, calls):
     assert flaky.calls == calls
 
 
+@pytest.mark.slow
 def test_the_old_version_is_kept_until_its_last_request_is_answered(tiny, tmp_path):
     shutil.copytree(tiny / "1", tmp_path / "m" / "1")
     model = ServedModel("m", tmp_path / "m")
@@ -194,6 +196,7 @@ def test_a_version_whose_warm_up_fails_does_not_serve(tiny, tmp_path):
     assert not model.refresh() and model.current is None and model.statuses[1].error_message
 
 
+@pytest.mark.slow
 def test_load_is_open_loop_and_counts_what_was_answered(server, tmp_path):
     options = ["--rate", "40", "--seconds", "2", "--warmup", "0.1", "--user", "u3", "--picture", tmp_path / "l.png"]
 
@@ -234,6 +237,7 @@ def test_clients_that_hang_up_leave_no_trace(server):
     wait_until(lambda: not any(server.models["one"]._in_flight.values()))
 
 
+@pytest.mark.slow
 def test_a_thousand_clients_at_once(server):
     request = predict_request("one", *Query("u3").request())
     channels = [grpc.insecure_channel(f"localhost:{server.port}", options=[("grpc.use_local_subchannel_pool", 1)])

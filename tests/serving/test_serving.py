@@ -214,6 +214,7 @@ def growing(kind, tiny, tmp_path):
     server.stop()
 
 
+@pytest.mark.slow
 def test_new_versions_are_picked_up_and_corrupt_ones_are_not(growing):
     folder, client = growing
     shutil.copytree(folder / "1", folder / ".part-x")
@@ -239,6 +240,7 @@ def test_new_versions_are_picked_up_and_corrupt_ones_are_not(growing):
     assert client.predict("recommend_user", {}, ["score"])
 
 
+@pytest.mark.slow
 def test_server_errors(tiny, tmp_path, server):
     with pytest.raises(ExportError, match="holds no version of a model"):
         Server(tmp_path, port=0)
@@ -258,6 +260,7 @@ def test_client_errors():
         client.recommend(user="u")
 
 
+@pytest.mark.slow
 def test_commands_and_graceful_stop(tiny, jobs):
     server = jobs("serving.server", tiny, "--port", 0)
     line = server.line("serving tiny version 1 on 127.0.0.1:")

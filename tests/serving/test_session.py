@@ -101,6 +101,7 @@ def test_a_cancelled_run_leaves_others_alone(session):
     assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_the_server_gives_up_a_request_whose_client_no_longer_waits(path):
     server = Server(path.parent, "echo", port=0, seconds=2.0).start()
     try:

@@ -87,6 +87,7 @@ def test_ridge_is_ridge_and_guesses_what_is_linear():
     assert error < 0.1
 
 
+@pytest.mark.slow
 def test_the_generator_learns_and_its_judge_pulls_the_other_way():
     keras.utils.set_random_seed(0)
     media = {name: tf.constant(value) for name, value in _planted().items()}

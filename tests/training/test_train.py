@@ -23,6 +23,7 @@ def inputs(demo_events, demo_features):
     return config.replace(**FAST).replace(model={"modalities": ("text",)}), catalog, features, events
 
 
+@pytest.mark.slow
 def test_best_epoch_is_kept_and_a_finished_run_is_not_trained_again(inputs, tmp_path):
     config, catalog, features, events = inputs
     config = config.replace(training={"epochs": 30, "patience": 2, "learning_rate": 0.05})
@@ -48,6 +49,7 @@ def test_without_validation_every_epoch_counts(inputs, tmp_path):
         evaluate_run(tmp_path / "r")
 
 
+@pytest.mark.slow
 def test_refusals(inputs, tmp_path):
     config, catalog, features, events = inputs
     split = events.split("random")
@@ -65,6 +67,7 @@ def test_refusals(inputs, tmp_path):
     assert model.config.seed == 1
 
 
+@pytest.mark.slow
 def test_baselines(inputs, tmp_path):
     config, catalog, features, events = inputs
     split = events.split("time")
@@ -100,6 +103,7 @@ def test_kill_9_then_the_same_command_goes_on(demo, demo_events, demo_store, tmp
     assert mmtfrs.load_run(tmp_path / "r").data.modalities == ("image", "text", "audio")
 
 
+@pytest.mark.slow
 def test_refit_uses_all_events_for_as_many_epochs_as_were_best(inputs, tmp_path):
     config, catalog, features, events = inputs
     config = config.replace(training={"epochs": 12, "patience": 4, "refit": True, "learning_rate": 0.02})
@@ -118,6 +122,7 @@ def test_refit_uses_all_events_for_as_many_epochs_as_were_best(inputs, tmp_path)
         evaluate_run(tmp_path / "r", "validation")
 
 
+@pytest.mark.slow
 def test_a_log_without_validation_part_finds_its_epochs_too(inputs, tmp_path, capsys):
     config, catalog, features, events = inputs
     config = config.replace(training={"epochs": 12, "patience": 3, "refit": True, "learning_rate": 0.05})

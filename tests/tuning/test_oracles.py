@@ -64,6 +64,7 @@ def _run(method, folder, reload_after=(), trials=14, failing=()):
         oracle = perhaps(oracle, step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_search_that_is_killed_at_every_step_is_the_search_that_was_not(method, tmp_path):
     trials = 8 if method == "bayesian" else 14
@@ -87,6 +88,7 @@ def test_hyperband_lets_the_best_third_go_on(tmp_path):
         assert set(went_on) == set(best[: len(went_on)])
 
 
+@pytest.mark.slow
 def test_bayesian_search_finds_more_than_random(tmp_path):
     best = {method: max(map(_score, _run(method, tmp_path / method, trials=12).values())) for method in ("random", "bayesian")}
     assert best["bayesian"] >= best["random"] and best["bayesian"] > 1.095  # the top is 1.1

@@ -59,6 +59,7 @@ def test_what_a_process_prints_is_kept(tmp_path):
     assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
 
 
+@pytest.mark.slow
 def test_workers_that_die_again_and_again_end_the_search(tmp_path):
     """There is no search in the folder, so no worker can live."""
     with (
