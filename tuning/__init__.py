@@ -1,7 +1,11 @@
 """Search jobs for good settings: KerasTuner chooses, every trial trains in a process of its own."""
 
+import sys
 from importlib.util import find_spec
 
 _MISSING = [name for name in ("keras_tuner", "sklearn", "scipy") if find_spec(name) is None]
 if _MISSING:
-    raise ImportError(f"tuning needs {', '.join(_MISSING)}: pip install 'mmtfrs[tuning]'")
+    _NEEDS = f"tuning needs {', '.join(_MISSING)}: pip install 'mmtfrs[tuning]'"
+    if sys.argv[0] == "-m":  # `python -m tuning.search`: a user's mistake is one line
+        sys.exit(f"error: {_NEEDS}")
+    raise ImportError(_NEEDS)
