@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,11 +32,7 @@ _forks.set_forkserver_preload(
 )  # fmt: skip
 
 
-class Finished(subprocess.CompletedProcess):
-    """Exit code and texts of a command."""
-
-
-def run_cli(*arguments, module: str = "mmtfrs.cli") -> Finished:
+def run_cli(*arguments, module: str = "mmtfrs.cli") -> subprocess.CompletedProcess:
     """`mmtfrs ...`, or `python -m MODULE ...`, in this process, by the same entry point."""
     out, err, before = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = [module, *map(str, arguments)]
@@ -46,13 +43,11 @@ def run_cli(*arguments, module: str = "mmtfrs.cli") -> Finished:
     except SystemExit as end:
         code = end.code
     except Exception:  # what --debug lets through is printed by the interpreter
-        import traceback
-
         err.write(traceback.format_exc())
         code = 1
     finally:
         sys.argv = before
-    return Finished(sys.argv, code or 0, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess([module, *arguments], code or 0, out.getvalue(), err.getvalue())
 
 
 def run_python(code: str, *arguments, timeout: float = _HANG, **environment) -> subprocess.CompletedProcess:
@@ -83,10 +78,10 @@ class Job:
         target: a module with an `app`, run as its command line; or a function of a test module, called with the arguments.
         arguments: of the command or the function.
         folder: receives the files of what it prints.
-        before: a function of a test module that is called first in the process, as `die_at`.
+        before: a function of a test module and its arguments, called first in the process, as `die_at`.
     """
 
-    def __init__(self, target: str | Callable, *arguments, folder: Path, before: tuple[Callable, ...] = ()) -> None:
+    def __init__(self, target: str | Callable, *arguments, folder: Path, before: tuple = ()) -> None:
         number = len(list(folder.glob("job-*.out")))
         self._out, self._err = folder / f"job-{number}.out", folder / f"job-{number}.err"
         self._process = _forks.Process(
@@ -148,7 +143,7 @@ class Jobs:
         self._folder = folder
         self._jobs: list[Job] = []
 
-    def __call__(self, target: str | Callable, *arguments, before: tuple[Callable, ...] = ()) -> Job:
+    def __call__(self, target: str | Callable, *arguments, before: tuple = ()) -> Job:
         self._jobs.append(Job(target, *arguments, folder=self._folder, before=before))
         return self._jobs[-1]
 
@@ -167,7 +162,7 @@ def started(folder: Path) -> Iterator[Jobs]:
         jobs.end()
 
 
-def _child(target, arguments, out: str, err: str, before: tuple[Callable, ...]) -> None:
+def _child(target, arguments, out: str, err: str, before: tuple) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive the fork server, which ends with pytest
     for path, number in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_APPEND)
@@ -176,8 +171,8 @@ def _child(target, arguments, out: str, err: str, before: tuple[Callable, ...]) 
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.chdir(ROOT)
     os.environ.update(_QUIET, PYTHONPATH=str(ROOT))
-    for function, *rest in (before,) if before else ():
-        function(*rest)
+    if before:
+        before[0](*before[1:])
     try:
         if callable(target):
             target(*arguments)
