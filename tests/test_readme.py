@@ -23,6 +23,7 @@ def _run(code, folder):
 
 @pytest.mark.slow
 def test_ten_lines_print_what_the_readme_says(demo, tmp_path, jobs):
+    """Takes fifteen seconds: ten epochs on the whole demo catalog, as the README has them."""
     (tmp_path / "demo").symlink_to(demo)
     (code,) = (block for block in _blocks("python") if "TwoTower" in block)
     job = jobs(_run, code, tmp_path)

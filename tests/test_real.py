@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(real, tmp_path_factory):
+    """Takes forty seconds: real YAMNet over 360 sounds, and two trainings at their full size."""
     digits, folder = real / "digits", tmp_path_factory.mktemp("digits")
     encoders = [
         "--image-encoder",

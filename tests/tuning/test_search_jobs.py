@@ -101,6 +101,7 @@ def test_a_trial_over_its_time_is_ended(tmp_path):
 
 @pytest.mark.slow
 def test_two_workers_share_a_search_and_one_that_dies_is_survived(tmp_path, jobs):
+    """Takes fifteen seconds: three workers load TensorFlow, and what forks their trials does too."""
     folder = tmp_path / "s"
     job = jobs(_search, folder, 3, 2)
     # The trial of worker-0 is stopped as soon as it runs, so that it cannot end before its worker does.
@@ -202,8 +203,9 @@ def test_the_data_of_a_search_is_what_was_given(tmp_path, demo_features):
 
 @pytest.mark.slow
 def test_from_the_command_line_to_a_trained_winner(demo, demo_events, demo_store, tmp_path):
+    """Takes twenty seconds: six trainings, three of them the search's."""
     (tmp_path / "c.yaml").write_text(json.dumps({
-        "encoders": OFFLINE, **FAST, "tuning": {"defaults": False, "space": SPACE},
+        "encoders": OFFLINE, **FAST, "model": {**FAST["model"], "modalities": ["text"]}, "tuning": {"defaults": False, "space": SPACE},
         "training": {"epochs": 2, "batch_size": 2048}}))  # fmt: skip
     shutil.copytree(demo_store, tmp_path / "features")
     data = ["--items", demo / "items.csv", "--events", demo_events]
