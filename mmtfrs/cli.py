@@ -231,7 +231,8 @@ def _check_part(split: str, *runs: Path) -> dict:
     """What the first run's `run.json` says; all of them are finished and have events in the part."""
     if split not in ("test", "validation"):
         raise typer.BadParameter(f"must be test or validation. Received: {split}", param_hint="--split")
-    return next(iter([check_run(run, split) for run in runs]))
+    first, *_ = [check_run(run, split) for run in runs]
+    return first
 
 
 app.registered_commands += export_app.registered_commands

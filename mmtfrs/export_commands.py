@@ -11,7 +11,7 @@ import typer
 from mmtfrs import encoders
 from mmtfrs.config import Config
 from mmtfrs.console import note, print_recommendations, show, split_ids
-from mmtfrs.exporting.request import Query, results
+from mmtfrs.exporting.request import Query, note_unknown, results
 from mmtfrs.exporting.versions import carried_model, newest_version
 from mmtfrs.inputs import check_encoders, read_items
 from mmtfrs.models.run_folder import check_run
@@ -29,10 +29,12 @@ from mmtfrs.options import (  # fmt: skip
     Items,
     Json,
     Keep,
+    MinScore,
     QueryAudio,
     QueryImage,
     QueryText,
     Recall,
+    Repeats,
     RunFolder,
     Strict,
     TextEncoder,
@@ -141,17 +143,22 @@ def recommend(
     allow: Allow = "",
     boost: Boost = "",
     diversity: Diversity = 0.0,
+    min_score: MinScore = None,
+    repeats: Repeats = False,
     as_json: Json = False,
 ) -> None:
     """Ask an exported model in this process."""
     path = newest_version(folder)
-    query = Query.parse(user, history, text, image, audio, exclude, allow, boost, diversity)
+    query = Query.parse(user=user, history=history, text=text, image=image, audio=audio, exclude=exclude, allow=allow,
+                        boost=boost, diversity=diversity, min_score=min_score, repeats=repeats)  # fmt: skip
     signature, inputs = query.request()
     note(f"loading {path} ...")
     from mmtfrs.exporting.loaded import LoadedModel
 
     model = LoadedModel(path)
-    found = results(model.ask(signature, inputs), 0, k)
+    answer = model.ask(signature, inputs)
+    note_unknown(user, answer)
+    found = results(answer, 0, k)
     print_recommendations(found, model.titles([item for item, _ in found]), as_json, query.described())
 
 

@@ -27,6 +27,8 @@ Exclude = Annotated[str, typer.Option(help="Item ids to leave out, comma-separat
 Allow = Annotated[str, typer.Option(help="attribute=value that answers must have, comma-separated.")]
 Boost = Annotated[str, typer.Option(help="attribute=value:NUMBER that is added to the scores of such items, comma-separated.")]
 Diversity = Annotated[float, typer.Option(min=0.0, max=1.0, help="From 0, as the scores are, to 1, as unlike as can be.")]
+MinScore = Annotated[float | None, typer.Option("--min-score", help="The score below which the list ends.")]
+Repeats = Annotated[bool, typer.Option("--repeats", help="Answer what the user took as well.")]
 Recall = Annotated[float | None, typer.Option(min=0.01, max=1.0, help="Of an approximate index; overrides the config.")]
 IndexKind = Annotated[str | None, typer.Option("--index", help="auto, exact, partitions, scan or scann; overrides the config.")]
 Keep = Annotated[int | None, typer.Option(min=0, help="Newest versions to keep, 0 for all; overrides the config.")]

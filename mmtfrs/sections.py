@@ -15,10 +15,10 @@ FUSIONS = ("concat", "weighted", "gated", "hierarchical", "attention", "coattent
            "late_sum", "late_stacking", "late_voting")  # fmt: skip
 SCORES = ("cosine", "dot", "euclidean", "pearson")
 LOSSES = ("softmax", "bpr", "hinge")
-MISSING = ("id", "null", "ridge", "generator")
+MISSING = ("null", "generator")
 INDEXES = ("auto", "exact", "partitions", "scan", "scann")
 BASELINES = ("item_knn", "ease", "bpr", "id_only", "no_media")  # and every modality alone
-NEGATIVES = ("auto", "full", "in_batch", "mixed", "hard", "memory")
+NEGATIVES = ("auto", "full", "in_batch", "mixed")
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -62,6 +62,7 @@ class DataConfig(Section):
     split: Literal["time", "user", "random", "none"] = "time"
     validation_share: Share = Field(0.1, description="share of all events; always cut from the training side")
     test_share: Share = Field(0.1, description="share of all events (time and random splits)")
+    repeats: one_of("leave_out", "allow") = Field("leave_out", description="whether what a user took may be recommended again")
 
 
 class EncodersConfig(Section):
@@ -108,7 +109,7 @@ class ModelConfig(Section):
     dropout: Share = 0.2
     use_item_id: bool = True
     use_user_id: bool = True
-    id_dropout: Share = Field(0.5, description="share of ids hidden in a training step, so that new ones work")
+    id_dropout: Share = Field(0.5, description="share of user ids hidden in a training step, so that new users work")
     history_id_dropout: Share = Field(0.6, description="share of a history's ids hidden in training")
     history_dropout: Share = Field(0.1, description="share of histories hidden in training, for users without one")
     history_length: Count = Field(1000, description="newest items of the history that are used")
@@ -120,9 +121,7 @@ class ModelConfig(Section):
         description="share of items and queries in training of which half the media are hidden, so that absent ones are borne",
     )
     missing: one_of(*MISSING) = Field(
-        "id",
-        description="what stands for an absent medium: what the item's id has learned, one learned vector, "
-        "or a guess from the others",
+        "null", description="what stands for an absent medium: one learned vector, or a guess from the others"
     )
     graph: GraphConfig = GraphConfig()
     score: one_of(*SCORES) = "cosine"
@@ -138,21 +137,11 @@ class LossConfig(Section):
     negatives: one_of(*NEGATIVES) = Field("auto", description="auto: full up to `full_up_to` items, above it in_batch")
     full_up_to: Count = Field(4096, description="items up to which every item is a negative of every event")
     uniform: Positive = Field(1024, description="items drawn uniformly beside the batch (negatives: mixed)")
-    hard: Positive = Field(100, description="highest scored negatives that are kept per event (negatives: hard)")
-    memory: Positive = Field(8192, description="candidates of earlier batches that are kept (negatives: memory)")
-    mined: Count = Field(0, description="negatives per user that are mined from the whole catalogue")
-    mine_every: Positive = Field(2, description="epochs between two minings")
-    similar: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.95, description="hard and mined candidates this close (cosine) to the positive are no negatives"
-    )
     mask_known: bool = Field(True, description="what else the user took is no negative")
     user_balance: Annotated[float, Field(ge=0, le=1)] = Field(
         0.3, description="an event of a user who took n items weighs n to the minus this; 1: every user weighs the same"
     )
     logq_correction: bool = True
-    frequencies: one_of("count", "streaming") = Field(
-        "count", description="item frequencies for the correction: counted in the log, or estimated while training"
-    )
     alignment: Weight = Field(0.0, description="weight of the contrast between an item's modalities")
     rating: Weight = Field(0.0, description="weight of the rating task; needs events with ratings")
 
@@ -213,6 +202,10 @@ class ExportConfig(Section):
     k: Positive = Field(100, description="results per query; never more than the catalogue")
     index: one_of(*INDEXES) = Field("auto", description="auto: exact below 100 000 items, above it what reads least")
     recall: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="of an approximate index, against the exact one")
+    histories: Count = Field(
+        1000,
+        description="newest items per user that are a request's history where it has none; 0: an export knows of none",
+    )
     int8: bool = Field(False, description="partitions in 16 instead of 32 bits a number: 0.6 of the memory")
     tpu: bool = Field(False, description="an approximate index as a TPU does it fastest")
     keep: Count = Field(0, description="newest versions that are kept when another one is written; 0: all")

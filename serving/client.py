@@ -17,7 +17,16 @@ import typer
 
 from mmtfrs.console import print_recommendations, run_app
 from mmtfrs.errors import Error
-from mmtfrs.exporting.request import Query, predict_request, results, stack, title_request, title_results
+from mmtfrs.exporting.request import (  # fmt: skip
+    NO_SCORE,
+    Query,
+    note_unknown,
+    predict_request,
+    results,
+    stack,
+    title_request,
+    title_results,
+)
 from mmtfrs.options import (  # fmt: skip
     Allow,
     Boost,
@@ -26,9 +35,11 @@ from mmtfrs.options import (  # fmt: skip
     Exclude,
     History,
     Json,
+    MinScore,
     QueryAudio,
     QueryImage,
     QueryText,
+    Repeats,
     User,
 )
 from serving.limits import sizes
@@ -192,7 +203,7 @@ class Client:
             if name not in inputs:
                 rest = [1 if dimension.size < 0 else dimension.size for dimension in info.tensor_shape.dim][1:]
                 dtype = tf.dtypes.as_dtype(info.dtype)
-                empty = b"" if dtype == tf.string else 0
+                empty = b"" if dtype == tf.string else NO_SCORE if name == "min_score" else 0
                 made[name] = np.full([rows, *rest], empty, object if dtype == tf.string else dtype.as_numpy_dtype)
         return made
 
@@ -241,13 +252,18 @@ def recommend(
     allow: Allow = "",
     boost: Boost = "",
     diversity: Diversity = 0.0,
+    min_score: MinScore = None,
+    repeats: Repeats = False,
     as_json: Json = False,
 ) -> None:
     """Recommend items."""
-    query = Query.parse(user, history, text, image, audio, exclude, allow, boost, diversity)
+    query = Query.parse(user=user, history=history, text=text, image=image, audio=audio, exclude=exclude, allow=allow,
+                        boost=boost, diversity=diversity, min_score=min_score, repeats=repeats)  # fmt: skip
     signature, inputs = query.request()
     with context.obj() as client:
-        found = results(client.predict(signature, inputs), 0, k)
+        answer = client.predict(signature, inputs)
+        note_unknown(user, answer)
+        found = results(answer, 0, k)
         titles = client.titles([item for item, _ in found])
     print_recommendations(found, titles, as_json, query.described())
 

@@ -12,8 +12,10 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
+from mmtfrs.errors import DataError
 from mmtfrs.exporting.loaded import short_message
-from mmtfrs.exporting.versions import check_saved_model
+from mmtfrs.exporting.request import check_media
+from mmtfrs.exporting.versions import check_saved_model, facts
 from serving.limits import MAX_MESSAGE, MAX_ROWS
 from serving.session import Session
 
@@ -53,6 +55,7 @@ class Servable:
             name: signature for name, signature in meta_graph.signature_def.items() if name != "__saved_model_init_op"
         }
         self._path = path
+        self._learned = facts(path).get("learned")
         self._session = Session(path)
 
     def warm_up(self) -> int:
@@ -89,6 +92,11 @@ class Servable:
         _check_names(inputs, signature)
         feeds = [(info.name, _array(name, inputs[name], info)) for name, info in signature.inputs.items()]
         wanted = _wanted(output_filter, signature)
+        values = {name: value for name, (_, value) in zip(signature.inputs, feeds, strict=True) if value.dtype == object}
+        try:
+            check_media(values, self._learned)
+        except DataError as error:
+            raise invalid(str(error)) from None
         try:
             values = self._session.run(feeds, [signature.outputs[name].name for name in wanted], seconds)
         except tf.errors.OpError as error:

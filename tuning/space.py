@@ -91,7 +91,7 @@ DEFAULT: dict[str, Choice | Range] = {
     "model.history_id_dropout": Range(0.0, 0.8),
     "model.history_length": Choice((50, 200, 1000)),
     "loss.name": Choice(("softmax", "bpr", "hinge")),
-    "loss.negatives": Choice(("auto", "in_batch", "mixed", "hard")),
+    "loss.negatives": Choice(("auto", "in_batch", "mixed")),
     "loss.temperature": Range(0.05, 0.5, "log"),
     "loss.user_balance": Range(0.0, 0.6),
     "training.learning_rate": Range(0.0005, 0.01, "log"),

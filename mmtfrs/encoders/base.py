@@ -149,10 +149,9 @@ def load_hub_module(handle: str, what: str) -> Any:
     remote = "://" in handle
     if not remote and not (Path(handle) / "saved_model.pb").is_file():
         raise EncoderError(f"{handle}: this folder is no SavedModel (it has no saved_model.pb), so no {what} encoder.")
+    load = _hub().load if remote else tf.saved_model.load
     try:
-        return _hub().load(handle) if remote else tf.saved_model.load(handle)
-    except EncoderError:
-        raise
+        return load(handle)
     except Exception as error:
         cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise EncoderError(

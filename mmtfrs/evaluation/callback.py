@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmtfrs._keras import keras
 from mmtfrs.data.events import Events
+from mmtfrs.evaluation.blend import fit_blend
 from mmtfrs.evaluation.evaluate import Questions
 from mmtfrs.evaluation.scorers import ModelScorer
 from mmtfrs.models.averaging import averaged
@@ -29,6 +30,7 @@ class ValidationMetrics(keras.callbacks.Callback):
         if self._questions is None:
             self._questions = Questions(self.model.data, self.events, self.model.config.model.history_length)
         with averaged(self.model):
+            fit_blend(self.model, self._questions)
             metrics = self._questions.ask(ModelScorer(self.model), self.ks)
         if logs is not None:
             names = ("recall", "ndcg", "hit_rate", "precision", "f1", "mrr", "map")

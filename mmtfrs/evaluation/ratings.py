@@ -19,10 +19,8 @@ def rating_errors(model: TwoTower, events: Events) -> dict[str, float]:
     items = model.data.item_rows(events.item_ids)
     kept = np.flatnonzero(items > 0)
     known = events.known if events.known is not None else events.take(np.array([], np.int64))
-    users, inverse = np.unique(events.user_ids[kept].astype(str), return_inverse=True)
     histories = Histories(model.data, known, model.config.model.history_length)
-    queries = model.query_embeddings(users.astype(object), histories)
-    predicted = model.predict_ratings(queries[inverse], model.candidate_embeddings()[items[kept] - 1])
+    predicted = model.predict_ratings(events.user_ids[kept], histories, items[kept])
     errors = predicted - events.ratings[kept]
     flat = float(model.rating.mean.numpy()) - events.ratings[kept]
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator
@@ -16,10 +17,12 @@ from mmtfrs._keras import tf
 from mmtfrs._version import __version__
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.errors import ExportError
+from mmtfrs.exporting import versions
 from mmtfrs.exporting.loaded import short_message
 from mmtfrs.exporting.signatures import ServingModule
-from mmtfrs.exporting.versions import MODEL, new_version, prune, versions
 from mmtfrs.exporting.warmup import write_warmup
+from mmtfrs.features.tables import Tables
+from mmtfrs.features.taken import TakenItems
 from mmtfrs.index.build import Found, make_search
 from mmtfrs.index.index import Index
 from mmtfrs.models.run import save_run
@@ -27,7 +30,6 @@ from mmtfrs.models.two_tower import TwoTower
 
 log = logging.getLogger("mmtfrs")
 
-_FACTS = "mmtfrs.json"
 _QUERIES = 512
 _HISTORY = 20
 
@@ -67,30 +69,41 @@ def export(
     facts = {
         "mmtfrs": __version__,
         "modalities": list(model.data.modalities),
+        "learned": [name for name in model.data.modalities if name in encoders],
+        "histories": model.config.export.histories,
         "items": len(model.data.item_ids),
         "encoders": {name: encoder.name for name, encoder in encoders.items()},
         "index": {"name": index.search.name, "effort": index.search.effort, "size": index.search.size},
         "attributes": list(model.data.attributes),
     }
-    with new_version(folder) as part, _disk_errors(), ThreadPoolExecutor(1) as beside:
+    with versions.new_version(folder) as part, _disk_errors(), ThreadPoolExecutor(1) as beside:
         extra = part / "assets.extra"
         extra.mkdir()
-        carried = beside.submit(save_run, model, extra / MODEL)  # its files are written while signatures are traced
-        (extra / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        # The model's own files are written while signatures are traced.
+        carried = beside.submit(save_run, model, extra / versions.MODEL, tables=_carried_tables(model))
+        (extra / versions.FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         model.config.write(extra / "config.yaml")
         signatures = module.signatures()
         tf.saved_model.save(module, str(part), signatures=signatures, options=_options(index, signatures))
         write_warmup(signatures, part, encoders, folder.name)
         carried.result()
-    prune(folder, model.config.export.keep)
-    return folder / str(versions(folder)[-1])
+    versions.prune(folder, model.config.export.keep)
+    return folder / str(versions.versions(folder)[-1])
+
+
+def _carried_tables(model: TwoTower) -> Tables:
+    """What the export keeps of the model's tables for a refresh: without `export.histories` nothing of what anybody took."""
+    tables = model.data
+    return (
+        tables if model.config.export.histories else dataclasses.replace(tables, taken=TakenItems.nothing(len(tables.user_ids)))
+    )
 
 
 def found_index(version: Path) -> Found | None:
     """The index of an exported version; None if it does not say."""
     try:
-        return Found(**json.loads((version / "assets.extra" / _FACTS).read_text(encoding="utf-8"))["index"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Found(**versions.facts(version)["index"])
+    except (KeyError, TypeError):
         return None
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.errors import DataError, ExportError
-from mmtfrs.exporting.request import title_request, title_results
-from mmtfrs.exporting.versions import newest_version
+from mmtfrs.exporting.request import check_media, title_request, title_results
+from mmtfrs.exporting.versions import facts, newest_version
 
 
 class LoadedModel:
@@ -25,6 +25,7 @@ class LoadedModel:
 
     def __init__(self, folder: str | Path) -> None:
         self.path = newest_version(folder)
+        self.facts = facts(self.path)
         try:
             self._module = tf.saved_model.load(str(self.path))
         except Exception as error:
@@ -32,6 +33,7 @@ class LoadedModel:
 
     def ask(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs one signature on arrays. Raises `DataError` with the graph's own message for bad inputs."""
+        check_media(inputs, self.facts.get("learned"))
         try:
             tensors = {name: tf.constant(value) for name, value in inputs.items()}
             outputs = self._module.signatures[signature](**tensors)

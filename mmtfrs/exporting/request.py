@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from PIL import Image
 
-from mmtfrs.console import split_ids
+from mmtfrs.console import note, split_ids
 from mmtfrs.encoders.decode import ORIENTATION, SAMPLE_RATE, decode_audio, open_image, read_file
 from mmtfrs.errors import DataError, MediaError
-from mmtfrs.sections import ExtractionConfig
+from mmtfrs.sections import MODALITIES, ExtractionConfig
 
+NO_SCORE = float(np.finfo(np.float32).min)  # a `min_score` that ends no list
 _SHOWN, _LETTERS = 5, 80  # values of a list, characters of a text, that are told in words
 
 
@@ -31,6 +32,8 @@ class Query:
         allow: `attribute=value` entries: values of one attribute are alternatives, different attributes must all fit.
         boosts: `{attribute=value: what is added to the scores of such items}`.
         diversity: from 0, as the scores are, to 1, as unlike each other as can be.
+        min_score: the score below which the list ends; None: nowhere.
+        repeats: whether what the user took may be answered.
     """
 
     user: str = ""
@@ -42,11 +45,11 @@ class Query:
     allow: Sequence[str] = ()
     boosts: Mapping[str, float] = dataclasses.field(default_factory=dict)
     diversity: float = 0.0
+    min_score: float | None = None
+    repeats: bool = False
 
     @classmethod
-    def parse(
-        cls, user: str, history: str, text: str, image: str, audio: str, exclude: str, allow: str, boost: str, diversity: float
-    ) -> Query:
+    def parse(cls, *, history: str, exclude: str, allow: str, boost: str, **rest) -> Query:
         """A query of a command line, its lists comma-separated. Raises `DataError` for a boost that is none."""
         boosts = {}
         for entry in split_ids(boost):
@@ -55,7 +58,8 @@ class Query:
                 boosts[name] = float(value)
             except ValueError:
                 raise DataError(f"--boost must be attribute=value:NUMBER. Received: {entry}.") from None
-        return cls(user, split_ids(history), text, image, audio, split_ids(exclude), split_ids(allow), boosts, diversity)
+        lists = {"history": history, "exclude": exclude, "allow": allow}
+        return cls(**rest, **{name: split_ids(text) for name, text in lists.items()}, boosts=boosts)
 
     def request(self) -> tuple[str, dict[str, np.ndarray]]:
         """`(signature, {input: array of one row})`: the one that runs least.
@@ -64,7 +68,7 @@ class Query:
             DataError: a file cannot be read or decoded.
         """
         inputs = {"user_id": _row(self.user), "history": _list(self.history), "exclude": _list(self.exclude)}
-        filtered = bool(self.allow or self.boosts or self.diversity)
+        filtered = bool(self.allow or self.boosts or self.diversity or self.repeats) or self.min_score is not None
         if not (self.text or self.image or self.audio or filtered):
             return "recommend_user", inputs
         inputs |= {"text": _row(self.text), "image": _row(image_bytes(self.image)), "audio": _row(wav_bytes(self.audio))}
@@ -76,7 +80,14 @@ class Query:
             "boost_attribute": _list(list(boosts)),
             "boost": np.array([list(boosts.values())], np.float32),
             "diversity": np.array([self.diversity], np.float32),
+            "min_score": np.array([NO_SCORE if self.min_score is None else self.min_score], np.float32),
+            "repeats": np.array([self.repeats]),
         }
+
+    @property
+    def media(self) -> list[str]:
+        """The modalities that it shows."""
+        return [name for name in MODALITIES if str(getattr(self, name)).strip()]
 
     def described(self) -> str:
         """What is asked, in words, as `for user u1 with history a, b`."""
@@ -93,9 +104,26 @@ class Query:
             f"only {_listed(self.allow)}" if self.allow else "",
             "more of " + _listed([f"{name} ({boost:+g})" for name, boost in self.boosts.items()]) if self.boosts else "",
             f"diversity {self.diversity:g}" if self.diversity else "",
+            f"scores of at least {self.min_score:g}" if self.min_score is not None else "",
+            "repeats too" if self.repeats else "",
         ]
         asked = f"for {first}" + (f" with {' and '.join(more)}" if more else "")
         return "; ".join([asked, *filter(None, limits)])
+
+
+def check_media(inputs: Mapping[str, np.ndarray], learned: Collection[str] | None) -> None:
+    """Raises `DataError` for a medium of which the model has learned nothing; `learned` is None where an export does not say.
+
+    The graph passes such a medium over, as it cannot warn; a request would be answered as if it showed nothing.
+    """
+    for name in MODALITIES if learned is not None else ():
+        values = inputs.get(name)
+        if name in learned or values is None or values.dtype != object:  # dense signatures have features of that name
+            continue
+        if any(value.strip() for value in values.ravel()):
+            raise DataError(
+                f"{name}: this model cannot be asked by {name}. It has learned from: {', '.join(learned) or 'ids'}."
+            )
 
 
 def stack(requests: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -127,6 +155,12 @@ def results(answer: dict[str, np.ndarray], row: int = 0, k: int | None = None) -
     """One row of `item_id` and `score` as `(id, score)`, best first, without the empty rest, cut to k."""
     pairs = zip(answer["item_id"][row], answer["score"][row], strict=True)
     return [(item.decode(), float(score)) for item, score in pairs if item][:k]
+
+
+def note_unknown(user: str, answer: Mapping[str, np.ndarray]) -> None:
+    """Says so where an answer is for a user whom the model does not know: a typo would get a list like anybody's."""
+    if user and "known" in answer and not answer["known"][0]:
+        note(f"user {user} is not known to this model: the list is that of a new user")
 
 
 def title_request(items: Sequence[str]) -> tuple[str, dict[str, np.ndarray]]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from mmtfrs._keras import tf
 from mmtfrs.encoders.base import Encoder
+from mmtfrs.exporting.past import PastItems
 from mmtfrs.index.index import Index
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.sections import MODALITIES
 
 _TEXTS = tf.TensorSpec([None], tf.string)
 _LISTS = tf.TensorSpec([None, None], tf.string)
+_NUMBERS = tf.TensorSpec([None], tf.float32)
+_ROWS = tf.TensorSpec([None, None], tf.int32)
 
 
 class ServingModule(tf.Module):
@@ -33,37 +33,37 @@ class ServingModule(tf.Module):
         self._model = _Hidden(model)
         self._encoders = _Hidden(encoders)
         self.index = index
-        users = model.data.user_ids if len(model.data.user_ids) else np.array([""], object)
-        self.user_rows = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(tf.constant(users, tf.string), tf.range(1, len(users) + 1, dtype=tf.int32)),
-            default_value=0,
-        )
+        settings = model.config
+        self.past = PastItems(model.data, settings.export.histories, settings.model.history_length)
+        self._leave_out = settings.data.repeats == "leave_out"
+        self._worth = tf.constant(model.data.faded[model.data.id_rows][1:], tf.float32)
         self._titles = tf.constant(model.data.titles, tf.string)
         # Layers themselves are not attached: their variables are all that the functions need.
         self.model_variables = [*model.weights, *model.device.variables]
         # What several signatures do is one function of theirs: traced, saved and loaded once.
         self._encoded = _shared(self._encode, _TEXTS, _TEXTS, _TEXTS)
-        self._query = _shared(self._embed, _TEXTS, _LISTS, _TEXTS, _TEXTS, _TEXTS)
-        self._answer = _shared(self._recommend, tf.TensorSpec([None, model.width], tf.float32), _LISTS)
+        self._query = _shared(self._embed, tf.TensorSpec([None], tf.int32), _ROWS, _TEXTS, _TEXTS, _TEXTS)
+        self._answer = _shared(self._recommend, tf.TensorSpec([None, model.width], tf.float32), _ROWS)
         self.encoder_parts = [part for encoder in encoders.values() for part in encoder.trackables]
 
     def signatures(self) -> dict[str, Callable]:
         """`{name: tf.function with its input signature}`."""
-        query = {"user_id": _TEXTS, "history": _LISTS, "text": _TEXTS, "image": _TEXTS, "audio": _TEXTS}
-        media = {name: query[name] for name in ("text", "image", "audio")}
-        exclude = {"exclude": _LISTS}
+        who = {"user_id": _TEXTS, "history": _LISTS}
+        media = dict.fromkeys(("text", "image", "audio"), _TEXTS)
+        exclude, limits = {"exclude": _LISTS}, {"allow": _LISTS, "min_score": _NUMBERS}
         model = self._model.value
         dense = {name: tf.TensorSpec([None, adapter.dim], tf.float32) for name, adapter in model.data.adapters.items()}
         dense["presence"] = tf.TensorSpec([None, len(dense)], tf.float32)
         specs = {
-            "serving_default": (self.recommend, query | exclude),
-            "recommend_filtered": (self.recommend_filtered, query | exclude | {
-                "allow": _LISTS, "boost_attribute": _LISTS, "boost": tf.TensorSpec([None, None], tf.float32),
-                "diversity": tf.TensorSpec([None], tf.float32),
+            "serving_default": (self.recommend, who | media | exclude),
+            "recommend_filtered": (self.recommend_filtered, who | media | exclude | limits | {
+                "boost_attribute": _LISTS, "boost": tf.TensorSpec([None, None], tf.float32),
+                "diversity": _NUMBERS, "repeats": tf.TensorSpec([None], tf.bool),
             }),
-            "recommend_user": (self.recommend_user, {"user_id": _TEXTS, "history": _LISTS} | exclude),
-            "similar_items": (self.similar_items, {"item_id": _TEXTS} | exclude),
-            "embed_query": (self.embed_query, query),
+            "recommend_user": (self.recommend_user, who | exclude),
+            "similar_items": (self.similar_items, {"item_id": _TEXTS} | who | exclude | limits),
+            "popular": (self.popular, who | exclude | limits),
+            "embed_query": (self.embed_query, who | media),
             "embed_candidate": (self.embed_candidate, media),
             "recommend_from_embedding": (
                 self.recommend_from_embedding, {"embedding": tf.TensorSpec([None, model.width], tf.float32)} | exclude
@@ -75,32 +75,46 @@ class ServingModule(tf.Module):
         return {name: _function(method, inputs) for name, (method, inputs) in specs.items()}
 
     def recommend(self, user_id, history, text, image, audio, exclude):
-        return self._answer(self._query(user_id, history, text, image, audio)[0], exclude)
-
-    def recommend_filtered(self, user_id, history, text, image, audio, exclude, allow, boost_attribute, boost, diversity):
-        query = self._query(user_id, history, text, image, audio)[0]
-        ids, scores = self.index.filtered(query, exclude, allow, boost_attribute, boost, diversity)
-        return {"item_id": ids, "score": scores}
+        users, sent = self._asked(user_id, history)
+        query = self._query(users, self.past.history(users, sent), text, image, audio)[0]
+        return self._answer(query, self._left_out(users, sent, exclude)) | {"known": users > 0}
 
     def recommend_user(self, user_id, history, exclude):
-        rows, items = self._rows(user_id, history)
-        return self._answer(self._model.value.query_from_rows(rows, items)[0], exclude)
+        users, sent = self._asked(user_id, history)
+        query = self._model.value.query_from_rows(users, self.past.history(users, sent))[0]
+        return self._answer(query, self._left_out(users, sent, exclude)) | {"known": users > 0}
 
-    def similar_items(self, item_id, exclude):
-        embeddings, known = self.index.embeddings_of(item_id)
-        answer = self._answer(embeddings, exclude)
+    def recommend_filtered(
+        self, user_id, history, text, image, audio, exclude, allow, min_score, boost_attribute, boost, diversity, repeats
+    ):
+        users, sent = self._asked(user_id, history)
+        query = self._query(users, self.past.history(users, sent), text, image, audio)[0]
+        excluded = self._left_out(users, sent, exclude, repeats)
+        found = self.index.filtered(query, excluded, allow, boost_attribute, boost, diversity, min_score)
+        return _listed(*found) | {"known": users > 0}
+
+    def similar_items(self, item_id, user_id, history, exclude, allow, min_score):
+        vectors, known = self.index.embeddings_of(item_id)
+        nothing = tf.zeros([tf.shape(item_id)[0], 1])
+        excluded = self._left_out(*self._asked(user_id, history), exclude)
+        ids, scores = self.index.filtered(
+            self._model.value.query_like(vectors), excluded, allow, tf.fill(tf.shape(nothing), ""), nothing, nothing[:, 0],
+            min_score,
+        )  # fmt: skip
         # An item that nobody knows is similar to nothing: an empty list, so that the rest of the batch is answered.
-        return {
-            "item_id": tf.where(known[:, None], answer["item_id"], ""),
-            "score": tf.where(known[:, None], answer["score"], tf.float32.min),
-        }
+        return _listed(tf.where(known[:, None], ids, ""), tf.where(known[:, None], scores, tf.float32.min))
+
+    def popular(self, user_id, history, exclude, allow, min_score):
+        excluded = self._left_out(*self._asked(user_id, history), exclude)
+        return _listed(*self.index.ranked(self._worth, excluded, allow, min_score))
 
     def recommend_from_embedding(self, embedding, exclude):
-        return self._answer(embedding, exclude)
+        return self._answer(embedding, self.index.rows_of(exclude))
 
     def embed_query(self, user_id, history, text, image, audio):
-        embedding, weights = self._query(user_id, history, text, image, audio)
-        return {"embedding": embedding, "weights": weights}
+        users, sent = self._asked(user_id, history)
+        embedding, weights = self._query(users, self.past.history(users, sent), text, image, audio)
+        return {"embedding": embedding, "weights": weights, "known": users > 0}
 
     def embed_candidate(self, text, image, audio):
         embedding, weights = self._model.value.candidate_from_media(*self._encoded(text, image, audio))
@@ -116,44 +130,33 @@ class ServingModule(tf.Module):
     def embed_candidate_dense(self, presence, **features):
         return {"embedding": self._model.value.candidate_from_media(features, presence)[0]}
 
-    def _recommend(self, embedding, exclude):
-        ids, scores = self.index(embedding, exclude)
-        return {"item_id": ids, "score": scores}
+    def _recommend(self, embedding, excluded):
+        return _listed(*self.index(embedding, excluded))
 
-    def _rows(self, user_id, history):
-        items = self.index.rows.lookup(history) + 1  # unknown ids and padding become row 0
-        return self.user_rows.lookup(user_id), self._newest(items)
+    def _asked(self, user_id, history):
+        """User rows, and the item rows of the request; unknown ids and padding become row 0."""
+        return self.past.rows(user_id), self.index.rows_of(history) + 1
 
-    def _newest(self, items):
-        """The newest items of each history, as many as the model was trained with; padding may stand anywhere."""
-        length = self._model.value.config.model.history_length
-        if not length:
-            return items[:, :0]
-        position = tf.range(tf.shape(items)[1])
-        # Known items sort by position, padding before all of them; then the last ones are the newest known.
-        order = tf.argsort(tf.where(items > 0, position[None, :], -1), axis=1, stable=True)
-        return tf.gather(items, order, batch_dims=1)[:, -length:]
+    def _left_out(self, users, sent, exclude, repeats=None):
+        """`[B, E]` rows of the index that must not be answered: `exclude` and, unless repeats are wanted, what was taken."""
+        excluded = self.index.rows_of(exclude)
+        if not self._leave_out:
+            return excluded
+        taken = self.past.taken(users, sent) - 1
+        if repeats is not None:
+            taken = tf.where(repeats[:, None], -1, taken)
+        return tf.concat([excluded, taken], axis=1)
 
-    def _embed(self, user_id, history, text, image, audio):
-        rows, items = self._rows(user_id, history)
-        features, presence = self._encoded(text, image, audio)
-        return self._model.value.query_from_rows(rows, items, features, presence)
+    def _embed(self, users, history, text, image, audio):
+        return self._model.value.query_from_rows(users, history, *self._encoded(text, image, audio))
 
     def _encode(self, text, image, audio):
-        """Raw media of a batch -> `{modality: [B, dim]}` and presence `[B, M]`."""
+        """Raw media of a batch -> `{modality: [B, dim]}` and presence `[B, M]`. A medium that the model has not learned from is
+        passed over: what refuses it stands before the graph."""
         given = {"text": tf.strings.strip(text), "image": image, "audio": audio}
         modalities = self._model.value.data.modalities
-        checks = [
-            tf.Assert(
-                tf.reduce_all(tf.strings.length(given[name]) == 0),
-                [f"{name}: this model has no {name} encoder; the input must be empty"],
-            )
-            for name in MODALITIES
-            if name not in self._encoders.value
-        ]
         features, presence = {}, []
-        with tf.control_dependencies(checks):
-            batch = tf.identity(tf.shape(text)[0])
+        batch = tf.shape(text)[0]
         for name in modalities:
             dim = self._model.value.data.adapters[name].dim
             if name in self._encoders.value:
@@ -175,6 +178,10 @@ class ServingModule(tf.Module):
 
         features = tf.cond(tf.reduce_any(present), run, lambda: tf.zeros([batch, encoder.dim]))
         return features, tf.cast(present, tf.float32)
+
+
+def _listed(ids: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {"item_id": ids, "score": scores}
 
 
 def _function(method: Callable, inputs: dict[str, tf.TensorSpec]) -> Callable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from mmtfrs.errors import ExportError
 
+FACTS = "mmtfrs.json"  # in assets.extra
 MODEL = "model"  # the folder in assets.extra that carries the trained model, for a refresh
 
 
@@ -52,6 +54,15 @@ def new_version(folder: str | Path) -> Iterator[Path]:
         raise ExportError(f"{folder}: the export cannot be written ({error}).") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def facts(version: Path) -> dict:
+    """What an exported version says of itself; empty where it says nothing."""
+    try:
+        found = json.loads((version / "assets.extra" / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def prune(folder: str | Path, keep: int) -> list[int]:

@@ -21,12 +21,15 @@ from mmtfrs.features.adapter import Adapter
 from mmtfrs.features.features import FeatureRows, Features
 from mmtfrs.features.graph import smooth
 from mmtfrs.features.media import MediaRows
+from mmtfrs.features.popularity import best_fade, faded_counts, log_popularity
+from mmtfrs.features.taken import TakenItems
 from mmtfrs.sections import MODALITIES, Modality
 
 _CHUNK = 1024  # small enough for the cache
 _COUNTS = ("item_counts", "user_counts")
 _ADAPTER = ".adapter.npz"
 _TITLES = "titles.txt"
+_FADED, _TAKEN = "faded.npz", "taken.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,9 @@ class Tables:
     id_rows: `[N + 1] int32`, where the ids of the items stand in `item_counts` and in the model's tables of ids, 0 for items
         that came to the catalogue after the training.
     titles: `[N] object`, what a list of recommendations shows of each item; "" where there is nothing.
+    faded: `[N + 1] float32`, training events per item row, of which old ones count less.
+    fade: after what share of the log's time an event counts half.
+    taken: what each user took, as an export knows it.
     """
 
     item_ids: np.ndarray
@@ -57,20 +63,39 @@ class Tables:
     attributes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     id_rows: np.ndarray | None = None
     titles: np.ndarray | None = None
+    faded: np.ndarray | None = None
+    fade: float = np.inf
+    taken: TakenItems | None = None
 
     def __post_init__(self) -> None:
         if self.id_rows is None:
             object.__setattr__(self, "id_rows", np.arange(len(self.item_ids) + 1, dtype=np.int32))
         if self.titles is None:
             object.__setattr__(self, "titles", np.full(len(self.item_ids), "", object))
+        if self.faded is None:
+            object.__setattr__(self, "faded", self.item_counts.copy())
+        if self.taken is None:
+            object.__setattr__(self, "taken", TakenItems.nothing(len(self.user_ids)))
 
     @classmethod
-    def build(cls, config: Config, catalog: Catalog, features: Features, events: Events) -> Tables:
-        """Raises `DataError` when features and catalogue differ in length, or no event is on an item."""
+    def build(cls, config: Config, catalog: Catalog, features: Features, events: Events, known: Events | None = None) -> Tables:
+        """Args:
+
+        config, catalog, features: what the model is of.
+        events: the training log.
+        known: what users took, as an export will know it; the training log if None.
+
+        Raises:
+            DataError: features and catalogue differ in length, or no event is on an item.
+        """
         item_ids = catalog.ids
-        user_ids = np.array(sorted({*events.user_ids, *features.user_ids}), dtype=object)
+        known = events if known is None else known
+        user_ids = np.array(sorted({*events.user_ids, *known.user_ids, *features.user_ids}), dtype=object)
         tables = cls(item_ids, user_ids, *(np.zeros(len(ids) + 1, np.float32) for ids in (item_ids, user_ids)),
                      {}, {}, {}, {}, catalog.attributes(config.data.attributes), titles=_titles(config, catalog))  # fmt: skip
+        fade = best_fade(*tables._known(events), len(item_ids) + 1) if config.data.split != "random" else np.inf
+        rows = tables.user_rows(known.user_ids), tables.item_rows(known.item_ids), known.timestamps
+        tables = dataclasses.replace(tables, fade=fade, taken=TakenItems.of(*rows, len(user_ids)))
         tables.count(events)
         for modality in config.model.modalities or ():
             if modality not in features.items or not features.items[modality].present.any():
@@ -104,9 +129,10 @@ class Tables:
         """The same catalogue, media and users with the counts, and new users, of another log."""
         user_ids = np.array(sorted({*events.user_ids, *self.user_ids}), dtype=object)
         counts = (np.zeros(len(ids) + 1, np.float32) for ids in (self.item_ids, user_ids))
-        tables = dataclasses.replace(self, user_ids=user_ids, users={}, **dict(zip(_COUNTS, counts, strict=True)))
+        tables = dataclasses.replace(self, user_ids=user_ids, users={}, faded=None, **dict(zip(_COUNTS, counts, strict=True)))
         tables.count(events)
         old = self.user_rows(user_ids)
+        tables = dataclasses.replace(tables, taken=self.taken.of_users(old))
         for modality, media in self.users.items():
             rows = np.append(0, media.rows[old]).astype(np.int32)
             tables.users[modality] = MediaRows(media.matrix, rows)
@@ -135,17 +161,32 @@ class Tables:
             media = reduce_media(adapter, rows, np.arange(1, len(rows) + 1), len(catalog))
             items[modality] = smooth(media, modality, config.model.graph) if config.model.graph.neighbours else media
         attributes, titles = catalog.attributes(config.data.attributes), _titles(config, catalog)
+        places = np.zeros(len(self.item_ids) + 1, np.int32)
+        places[old] = np.arange(1, len(old) + 1)
+        places[0] = 0
         return dataclasses.replace(
-            self, item_ids=catalog.ids, items=items, attributes=attributes, id_rows=id_rows, titles=titles
-        )
+            self, item_ids=catalog.ids, items=items, attributes=attributes, id_rows=id_rows, titles=titles,
+            taken=self.taken.of_items(places),
+        )  # fmt: skip
 
     def count(self, events: Events) -> None:
         """Adds up the events of each item and user. Raises `DataError` where none is on an item of the catalogue."""
+        items, timestamps = self._known(events)
+        np.add.at(self.item_counts, items, 1.0)
+        self.faded[:] = faded_counts(items, timestamps, len(self.item_counts), self.fade)
+        np.add.at(self.user_counts, self.user_rows(events.user_ids), 1.0)
+
+    def _known(self, events: Events) -> tuple[np.ndarray, np.ndarray]:
+        """Item rows and seconds of the events on items of the catalogue. Raises `DataError` where there are none."""
         items = self.item_rows(events.item_ids)
         if not (items > 0).any():
             raise DataError("no training event is on an item of the catalogue. Check the item ids of both files.")
-        np.add.at(self.item_counts, items[items > 0], 1.0)
-        np.add.at(self.user_counts, self.user_rows(events.user_ids), 1.0)
+        return items[items > 0], events.timestamps[items > 0]
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """`[N + 1] float32`, the popularity of each catalogue row, as part of a score."""
+        return log_popularity(np.where(self.item_counts > 0, self.faded, 0.0))[self.id_rows]
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -172,6 +213,8 @@ class Tables:
         for name in ("item_ids", "user_ids"):
             np.save(folder / f"{name}.npy", getattr(self, name).astype(str))
         np.save(folder / "item_counts.npy", self.item_counts)
+        np.savez(folder / _FADED, counts=self.faded, fade=self.fade)
+        np.savez(folder / _TAKEN, items=self.taken.items, starts=self.taken.starts)
         np.save(folder / "id_rows.npy", self.id_rows)
         np.savez(folder / "attributes.npz", **{name: values.astype(str) for name, values in self.attributes.items()})
         (folder / _TITLES).write_bytes("".join(f"{title}\n" for title in self.titles).encode())
@@ -191,11 +234,12 @@ class Tables:
         def ids(name: str) -> np.ndarray:
             return np.load(folder / f"{name}.npy").astype(object)
 
-        titles = None
-        if (folder / _TITLES).exists():  # runs of earlier releases have none
-            titles = np.array((folder / _TITLES).read_bytes().decode().split("\n")[:-1], object)
+        titles = np.array((folder / _TITLES).read_bytes().decode().split("\n")[:-1], object)
+        with np.load(folder / _FADED) as faded, np.load(folder / _TAKEN) as taken:
+            more = {"faded": faded["counts"], "fade": float(faded["fade"]),
+                    "taken": TakenItems(taken["items"], taken["starts"])}  # fmt: skip
         tables = cls(ids("item_ids"), ids("user_ids"), np.load(folder / "item_counts.npy"), np.load(folder / "user_counts.npy"),
-                     {}, {}, {}, {}, id_rows=np.load(folder / "id_rows.npy"), titles=titles)  # fmt: skip
+                     {}, {}, {}, {}, id_rows=np.load(folder / "id_rows.npy"), titles=titles, **more)  # fmt: skip
         if len(tables.titles) != len(tables.item_ids):
             raise ValueError(f"{_TITLES} has {len(tables.titles)} lines, for {len(tables.item_ids)} items")
         with np.load(folder / "attributes.npz") as saved:

@@ -11,8 +11,8 @@ from mmtfrs._keras import keras, tf
 class Fusion(keras.layers.Layer, abc.ABC):
     """Modality vectors -> one vector.
 
-    Absent modalities are replaced by a learned null vector, to which may be added what is known of them otherwise, and get
-    weight 0; the weights of the present ones sum to 1 (all are 0 where nothing is present).
+    Absent modalities are replaced by a learned null vector and get weight 0; the weights of the present ones sum to 1 (all are
+    0 where nothing is present).
 
     Args:
         modalities: names, in the order of the presence mask.
@@ -21,7 +21,6 @@ class Fusion(keras.layers.Layer, abc.ABC):
     Call arguments:
         vectors: `{modality: [B, D]}` floating.
         presence: `[B, M]` floating, 1 where the modality is there, else 0.
-        instead: `{modality: [B, D]}`, added to the null vector of absent ones; may lack any.
 
     Returns:
         `(fused [B, D], weights [B, M] float32)`; of a fusion at the decision level, which has `blocks` > 1, `[B, blocks, D]`.
@@ -47,14 +46,11 @@ class Fusion(keras.layers.Layer, abc.ABC):
         self,
         vectors: dict[str, tf.Tensor],
         presence: tf.Tensor,
-        instead: dict[str, tf.Tensor] | None = None,
         training: bool | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         stacked = tf.stack([vectors[name] for name in self.modalities], axis=1)
         mask = tf.cast(presence, stacked.dtype)[..., None]
         absent = tf.cast(self.null, stacked.dtype)
-        if instead:
-            absent = absent + tf.stack([instead.get(name, tf.zeros_like(vectors[name])) for name in self.modalities], axis=1)
         return self.fuse(stacked * mask + absent * (1 - mask), presence)
 
     @abc.abstractmethod

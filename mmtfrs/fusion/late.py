@@ -12,11 +12,10 @@ class LateFusion(Fusion):
     """`f_m = MLP_m(x_m)`, one block per modality, each scored against the same block of the other tower; see `Fusion` for the
     contract.
 
-    How the scores become one:
-        sum: `s = sum_m w_m s_m`, learned weights that are positive and sum to the number of blocks.
-        stacking: the same with free positive weights that a logistic regression learns (Wolpert, Stacked Generalization,
-            1992). A logistic function is monotone, so the ranking is that of the sum inside it.
-        voting: each modality votes for the items of its own top list.
+    How the scores become one, beside that of the ids:
+        sum: every modality counts the same.
+        stacking: every modality has a weight of its own, learned on held-out events (Wolpert, Stacked Generalization, 1992).
+        voting: each modality, and the ids, vote for the items of their own top lists.
     The first two are one inner product of the concatenated blocks, with the weights on the query's side, and so served by any
     index. Voting is not: a vote depends on the rank among all items, which no fixed pair of vectors gives; it is served by
     scoring the blocks apart, exactly.

@@ -59,14 +59,15 @@ class Index(tf.Module):
 
         Args:
             queries: `[B, D] float32`.
-            exclude: `[B, E]` string ids that must not be answered; "" and unknown ids exclude nothing.
+            exclude: `[B, E]` string ids that must not be answered; "" and unknown ids exclude nothing. Or their int32 rows, as
+                `rows_of` gives them, -1 for nothing.
 
         Returns:
             `(ids [B, k] string, scores [B, k] float32)`, best first. Where fewer than k candidates are left, the rest is
             "" with the lowest float32.
         """
-        excluded = self.rows.lookup(exclude)
-        count = tf.minimum(self.k + tf.shape(exclude)[1], self.search.size)
+        excluded = self.rows_of(exclude)
+        count = tf.minimum(self.k + tf.shape(excluded)[1], self.search.size)
         rows, scores = self.search.best(queries, count)
         rows, scores = _best(*_without(rows, scores, excluded), self.k)
         if not isinstance(self.search, ExactSearch):  # an approximate one may have looked at too few that are not excluded
@@ -85,6 +86,7 @@ class Index(tf.Module):
         boost_attribute: tf.Tensor,
         boost: tf.Tensor,
         diversity: tf.Tensor,
+        min_score: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """As a call, of the candidates that fit a filter: exactly the best k wherever k fit.
 
@@ -95,6 +97,7 @@ class Index(tf.Module):
             boost_attribute, boost: `[B, J]` strings `attribute=value` and what each adds to the scores of such items.
             diversity: `[B]` in [0, 1]: how much a place in the list depends on being unlike the ones above; the scores that
                 are answered stay what they are.
+            min_score: `[B] float32`, the score below which a list ends; None: nowhere.
 
         Raises:
             InvalidArgumentError: an unknown attribute, a boost or a diversity out of range, or lists that do not match.
@@ -105,13 +108,15 @@ class Index(tf.Module):
             ),
             tf.Assert(tf.reduce_all((diversity >= 0) & (diversity <= 1)), ["diversity: must lie in [0, 1]"]),
         ]
+        if min_score is not None:
+            checks.append(_number(min_score))
         with tf.control_dependencies(checks):
-            excluded = self.rows.lookup(exclude)
+            excluded = self.rows_of(exclude)
         permitted = self.attributes.permitted(allow)
         boosts = self.attributes.boosts(boost_attribute, boost)
         diverse = tf.reduce_any(diversity > 0)
         wanted = tf.where(diverse, _POOL * self.k, self.k)
-        count = tf.minimum(wanted + tf.shape(exclude)[1], self.search.size)
+        count = tf.minimum(wanted + tf.shape(excluded)[1], self.search.size)
         total, chosen = self._lists(permitted)
         listed = tf.reduce_all(total <= max(self.search.size // _LISTED, 4096)) & self._inner
         plain = tf.reduce_all(permitted) & tf.reduce_all(tf.equal(boosts, 0.0))
@@ -130,12 +135,35 @@ class Index(tf.Module):
             lambda: tf.cond(listed, lambda: self._from_lists(queries, permitted, boosts, chosen, count), exhaustive),
         )
         rows, scores = _best(*_without(rows, scores, excluded), tf.minimum(wanted, self.search.size))
+        if min_score is not None:
+            rows, scores = _from(rows, scores, min_score)
         order = tf.cond(
             diverse,
             lambda: mmr_order(scores, self.search.vectors(tf.maximum(rows, 0)), diversity, self.k),
             lambda: tf.tile(tf.range(self.k)[None], [tf.shape(rows)[0], 1]),
         )
         return self._named(tf.gather(rows, order, batch_dims=1), tf.gather(scores, order, batch_dims=1))
+
+    def ranked(
+        self, worth: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, min_score: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The same order for everybody, of what is worth more than 0: `worth [N] float32`; the rest as in `filtered`."""
+        with tf.control_dependencies([_number(min_score)]):
+            excluded = self.rows_of(exclude)
+        permitted = self.attributes.permitted(allow)
+        scores = tf.where(worth > 0, worth, LOWEST)[None]
+        for place in range(len(self.attributes.names)):
+            scores = tf.where(tf.gather(permitted, self.attributes.values[:, place], axis=1), scores, LOWEST)
+        batch = tf.shape(excluded)[0]
+        scores = tf.broadcast_to(scores, [batch, self.search.size])
+        count = tf.minimum(self.k + tf.shape(excluded)[1], self.search.size)
+        values, rows = top_k(scores, count)
+        rows, values = _best(*_without(rows, values, excluded), self.k)
+        return self._named(*_from(rows, values, min_score))
+
+    def rows_of(self, ids: tf.Tensor) -> tf.Tensor:
+        """`[...]` string ids -> int32 rows, -1 for "" and unknown ones; rows stay what they are."""
+        return ids if ids.dtype == tf.int32 else self.rows.lookup(ids)
 
     def embeddings_of(self, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B]` string -> `(embeddings [B, D], known [B] bool)`; zeros for an unknown id."""
@@ -198,5 +226,17 @@ def _best(rows: tf.Tensor, scores: tf.Tensor, count: tf.Tensor | int) -> tuple[t
 
 def _without(rows: tf.Tensor, scores: tf.Tensor, excluded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """`[B, S]` rows and scores, `[B, E]` excluded rows -> the same with the excluded ones at row -1 and the lowest score."""
-    out = tf.reduce_any(rows[:, :, None] == excluded[:, None, :], axis=2)
+    excluded = tf.sort(tf.pad(excluded, [[0, 0], [0, 1]], constant_values=-1), axis=1)  # a user may have taken thousands
+    places = tf.searchsorted(excluded, rows)
+    out = tf.gather(excluded, tf.minimum(places, tf.shape(excluded)[1] - 1), batch_dims=1) == rows
     return tf.where(out, -1, rows), tf.where(out, LOWEST, scores)
+
+
+def _number(min_score: tf.Tensor) -> tf.Operation:
+    return tf.Assert(tf.reduce_all(tf.equal(min_score, min_score)), ["min_score: must be a number"])
+
+
+def _from(rows: tf.Tensor, scores: tf.Tensor, min_score: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`[B, S]` rows and scores -> the same without what scores below `min_score [B]`."""
+    enough = scores >= min_score[:, None]
+    return tf.where(enough, rows, -1), tf.where(enough, scores, LOWEST)

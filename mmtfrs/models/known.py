@@ -44,12 +44,11 @@ class KnownItems:
             self._table = tf.constant(table)
 
     def __call__(self, users: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        """`[B]` user rows, `[C]` (or `[B, C]`) item rows -> `[B, C] bool`, whether each user took each item."""
+        """`[B]` user rows, `[C]` item rows -> `[B, C] bool`, whether each user took each item."""
         if self.exact:
-            known = tf.gather(self._table, users)
-            return tf.gather(known, items, axis=1, batch_dims=items.shape.rank - 1)
+            return tf.gather(tf.gather(self._table, users), items, axis=1)
         pairs = tf.cast(users, tf.uint64)[:, None] * tf.constant(self.item_rows, tf.uint64)
-        pairs += tf.cast(items if items.shape.rank == 2 else items[None], tf.uint64)
+        pairs += tf.cast(items, tf.uint64)[None]
         found = tf.broadcast_to(tf.cast(users, tf.int32)[:, None] > 0, tf.shape(pairs))
         for mix in _MIX:
             place = tf.bitwise.right_shift(pairs * tf.constant(mix, tf.uint64), tf.constant(64 - self.bits, tf.uint64))
@@ -57,9 +56,3 @@ class KnownItems:
             bit = tf.cast(tf.bitwise.bitwise_and(place, tf.constant(7, tf.uint64)), tf.uint8)
             found &= tf.bitwise.bitwise_and(tf.bitwise.right_shift(byte, bit), tf.constant(1, tf.uint8)) > 0
         return found
-
-    def all_items(self, users: tf.Tensor) -> tf.Tensor:
-        """`[B]` user rows -> `[B, N] bool` over the whole catalogue (item rows 1 to N)."""
-        if self.exact:
-            return tf.gather(self._table, users)[:, 1:]
-        return self(users, tf.range(1, self.item_rows, dtype=tf.int32))

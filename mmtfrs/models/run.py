@@ -9,18 +9,20 @@ import numpy as np
 from mmtfrs._version import __version__
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import RunError
+from mmtfrs.features.tables import Tables
 from mmtfrs.files import replacing, write_json
 from mmtfrs.models.run_folder import FORMAT, WEIGHTS, damaged, read_run, write_split
 from mmtfrs.models.two_tower import TwoTower
 
 
-def save_run(model: TwoTower, folder: str | Path, split: Split | None = None, **facts) -> None:
+def save_run(model: TwoTower, folder: str | Path, split: Split | None = None, tables: Tables | None = None, **facts) -> None:
     """Writes a trained model so that `load_run` gives it back.
 
     Args:
         model: a trained model.
         folder: made if missing.
         split: the events it was trained and will be evaluated on, kept with it.
+        tables: what is written of ids, counts and features; the model's own if None.
         facts: anything more for `run.json`.
 
     Raises:
@@ -29,16 +31,16 @@ def save_run(model: TwoTower, folder: str | Path, split: Split | None = None, **
     folder = Path(folder)
     try:
         if not (folder / "run.json").exists():
-            start_run(model, folder, split, **facts)
+            start_run(model, folder, split, tables, **facts)
         save_weights(model, folder / WEIGHTS)
     except OSError as error:
         raise RunError(f"{folder}: the run cannot be written ({error}).") from None
 
 
-def start_run(model: TwoTower, folder: Path, split: Split | None = None, **facts) -> None:
+def start_run(model: TwoTower, folder: Path, split: Split | None = None, tables: Tables | None = None, **facts) -> None:
     """Writes all of a run but its weights; `run.json` comes last and makes the folder a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.data.save(folder / "tables")  # first: what a killed start leaves is known by this folder
+    (tables or model.data).save(folder / "tables")  # first: what a killed start leaves is known by this folder
     model.config.write(folder / "config.yaml")
     if split is not None:
         write_split(folder / "events.parquet", split)

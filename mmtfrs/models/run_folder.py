@@ -21,7 +21,7 @@ from mmtfrs.data.splits import Split
 from mmtfrs.errors import RunError
 from mmtfrs.features.tables import Tables
 
-FORMAT = 4
+FORMAT = 5
 RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
 WEIGHTS = "weights.npz"
 _PARTS = ("train", "validation", "test")
@@ -37,7 +37,7 @@ def check_run(folder: str | Path, part: str | None = None) -> dict:
     if not (Path(folder) / WEIGHTS).exists():
         raise RunError(f"{folder}: the training has not ended. Run the same `mmtfrs train` command again to go on.")
     if part is not None:
-        load_part(folder, part)
+        _check_part(folder, part, facts["split"])
     return facts
 
 
@@ -73,10 +73,7 @@ def read_facts(folder: str | Path) -> dict:
 
 def load_split(folder: str | Path) -> Split:
     """The events of a run, in their parts. Raises `RunError` if the run was saved without."""
-    path = Path(folder) / "events.parquet"
-    if not path.exists():
-        raise RunError(f"{folder}: the run was saved without its events.")
-    return read_split(path, read_facts(folder)["split"])
+    return read_split(_events_file(folder), read_facts(folder)["split"])
 
 
 def read_split(path: Path, kind: str) -> Split:
@@ -99,15 +96,27 @@ def read_split(path: Path, kind: str) -> Split:
 def load_part(folder: str | Path, part: str) -> Events:
     """The `validation` or `test` events of a run. Raises `RunError` if it has none."""
     split = load_split(folder)
-    events = getattr(split, part)
+    _check_part(folder, part, split.kind)
+    return getattr(split, part)
+
+
+def _check_part(folder: str | Path, part: str, kind: str) -> None:
+    """Raises `RunError` if the run has no such events; reads one column of a long log."""
     if part == "validation" and Config.read(Path(folder) / "config.yaml").training.refit:
         raise RunError(
             f"{folder}: the run was trained on its validation events too. Evaluate the test part, "
             "or train with `training.refit: false`."
         )
-    if not len(events):
-        raise RunError(f"{folder}: the run's split (`{split.kind}`) has no {part} events, so there is nothing to evaluate.")
-    return events
+    parts = pyarrow.parquet.read_table(_events_file(folder), columns=["part"]).column("part").to_numpy()
+    if not (parts == _PARTS.index(part)).any():
+        raise RunError(f"{folder}: the run's split (`{kind}`) has no {part} events, so there is nothing to evaluate.")
+
+
+def _events_file(folder: str | Path) -> Path:
+    path = Path(folder) / "events.parquet"
+    if not path.exists():
+        raise RunError(f"{folder}: the run was saved without its events.")
+    return path
 
 
 def write_split(path: Path, split: Split) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -30,8 +30,10 @@ _BATCH = 4096
 class TwoTower(tfrs.Model):
     """A query tower and a candidate tower whose inner product is the score.
 
-    Embeddings are `[W]`: `model.embedding_dim` numbers, a few more where the score needs them, once per block of a late fusion.
-    What is minimised, and against which negatives, is the `loss` section of the config; see `mmtfrs.models.objective`.
+    Embeddings are `[W]`: blocks of `model.embedding_dim` numbers (a few more where the score needs them), one of the media, or
+    one per modality of a late fusion, and one of the ids; last, the item's popularity. Each block is trained on its own (see
+    `mmtfrs.models.objective`); how much each counts is learned on held-out events (see `mmtfrs.evaluation.blend`) and stands
+    on the query's side.
 
     Args:
         config: every setting; frozen with the model.
@@ -68,21 +70,27 @@ class TwoTower(tfrs.Model):
         keras.utils.set_random_seed(config.seed)
         items, users = len(tables.item_counts), len(tables.user_ids) + 1
         self.candidate_tower = CandidateTower(config, tables.modalities, items, name="candidate", dtype=policy)
-        self.query_tower = QueryTower(config, tables.modalities, users, items, name="query", dtype=policy)
+        self.query_tower = QueryTower(config, tables.modalities, users, items, tables.users, name="query", dtype=policy)
         self.imputer = make_imputer(config.model.missing, tables)
         self.score = scores.get(config.model.score)
+        ids = config.model.use_item_id or not tables.modalities
         late = self.candidate_tower.fusion if tables.modalities else None
-        self.blocks = 1 if late is None or late.blocks == 1 else late.blocks + config.model.use_item_id
-        self.width = self.blocks * (config.model.embedding_dim + self.score.extra)
-        self.voting = getattr(late, "combine", "") == "voting"
-        self.objective = Objective(config.loss, tables.item_counts, users, self.width, self.blocks,
-                                   getattr(late, "combine", "sum"), name="objective")  # fmt: skip
+        self.media_blocks = late.blocks if late is not None else 0
+        self.blocks = self.media_blocks + ids
+        self.block = config.model.embedding_dim + self.score.extra
+        self.width = self.blocks * self.block + 1
+        self.combine = getattr(late, "combine", "")
+        # What the id of an item that nobody took yet would say: the mean over items of such media, short where these differ.
+        self.id_guess = keras.layers.Dense(self.block, name="id_guess") if ids and self.media_blocks else None
+        start = [1.0 / self.blocks] * self.blocks + [0.0]
+        self.blend = tf.Variable(start, trainable=False, name="blend")  # of each block's score, and of popularity
+        self.objective = Objective(config.loss, tables.item_counts, name="objective")
         self.objective.build(None)
         self.rating = RatingHead(name="rating") if config.loss.rating else None
-        built = self({name: tf.zeros(shape, tf.int32) for name, shape in
-                      (("user", [2]), ("item", [2]), ("history", [2, max(config.model.history_length, 1)]))})  # fmt: skip
+        rows, history = tf.zeros([2], tf.int32), tf.zeros([2, max(config.model.history_length, 1)], tf.int32)
+        self({"user": rows, "item": rows, "history": history})  # builds it
         if self.rating is not None:
-            self.rating(built["query"], built["candidate"])
+            self.rating(_flat(self.query_blocks(rows, history)[0]), _flat(self.candidate_blocks(rows)[0]))
 
     @property
     def device(self) -> DeviceTables:
@@ -111,37 +119,25 @@ class TwoTower(tfrs.Model):
         }
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        query, _ = self.query_from_rows(inputs["user"], inputs["history"], training=training, weighted=False)
+        query, _ = self.query_blocks(inputs["user"], inputs["history"], training=training)
 
         extra: list[tf.Tensor] = []  # the alignment's and the imputer's terms
 
         def embed(rows: tf.Tensor) -> tf.Tensor:
-            return self.candidate_from_rows(rows, training=training, extra=extra)[0]
+            return self.candidate_blocks(rows, training=training, extra=extra)[0]
 
         losses, candidate = self.objective(query, inputs["user"], inputs["item"], embed)
         if self.rating is not None:
-            losses += self.config.loss.rating * self.rating.loss(query, candidate, inputs["rating"])
+            losses += self.config.loss.rating * self.rating.loss(_flat(query), _flat(candidate), inputs["rating"])
         return tf.add_n([tf.reduce_mean(losses * inputs["weight"] if "weight" in inputs else losses), *extra])
 
-    def mine(self) -> None:
-        """Ranks the catalogue for every user of the training log, and takes the best that they do not know as negatives."""
-        events, histories = self._log.value
-        users = np.array(sorted(set(events.user_ids)), object)
-        queries = self.query_embeddings(users, histories)
-        known = self.objective.known.all_items
-        self.objective.mined.refresh(self.data.user_rows(users), queries, self.candidate_embeddings(), known)
-
-    def fit(self, *args, callbacks=None, **kwargs):
-        """Keras `fit`; with `loss.mined`, negatives are mined anew every few epochs."""
-        if self.objective.mined is not None:
-            every = self.config.loss.mine_every
-            start = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: self.mine() if epoch % every == 0 else None)
-            callbacks = [start, *(callbacks or [])]
+    def fit(self, *args, **kwargs):
+        """Keras `fit`."""
         if isinstance(getattr(self, "optimizer", None), keras.optimizers.Optimizer):
             # Variables that are made in the first step make TensorFlow trace the step twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        return super().fit(*args, callbacks=callbacks, **kwargs)
+        return super().fit(*args, **kwargs)
 
     # AutoGraph does not know tf_keras as a library and would translate all of it: 14 s before the first step, for nothing.
     @tf.autograph.experimental.do_not_convert
@@ -152,23 +148,51 @@ class TwoTower(tfrs.Model):
     def test_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return super().test_step(inputs)
 
-    def candidate_from_rows(
+    def candidate_blocks(
         self, items: tf.Tensor, training: bool | None = None, extra: list | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """`[B] int32` item rows -> `(embedding [B, W], weights [B, M])`."""
+        """`[B] int32` item rows -> `(blocks [B, K, D] float32, weights [B, M] float32)`: what is scored block by block."""
         media, presence = self.device.item_media(items)
         return self._candidate(media, presence, tf.gather(self.device.item_id_rows, items), training, extra)
 
+    def candidate_from_rows(self, items: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """`[B] int32` item rows -> `(embedding [B, W], weights [B, M])`."""
+        blocks, weights = self.candidate_blocks(items, training)
+        return tf.concat([_flat(blocks), tf.gather(self.device.popularity, items)[:, None]], axis=1), weights
+
     def candidate_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`{modality: [B, dim]}` raw features and `[B, M]` presence -> as `candidate_from_rows`, for a new item."""
-        return self._candidate(self.device.reduced(media, presence), presence)
+        blocks, weights = self._candidate(self.device.reduced(media, presence), presence)
+        return tf.pad(_flat(blocks), [[0, 0], [0, 1]]), weights
 
     def _candidate(self, media, presence, ids=None, training: bool | None = None, extra: list | None = None):
         standing = presence
         if self.imputer is not None:
             media, standing = self.imputer(media, presence, extra)
         blocks, weights = self.candidate_tower(media, presence, ids, standing, training=training, extra=extra)
-        return self._finish(self.score.candidate, blocks, weights)
+        blocks = self.score.candidate(blocks)
+        if self.id_guess is not None:
+            said, own = blocks[:, : self.media_blocks], blocks[:, -1]
+            guess = self.id_guess(tf.stop_gradient(_flat(said)))
+            known = tf.zeros(tf.shape(own)[:1], tf.bool) if ids is None else ids > 0
+            if extra is not None:
+                away = tf.reduce_sum(tf.square(guess - tf.stop_gradient(own)), axis=1)
+                extra.append(tf.math.divide_no_nan(tf.reduce_sum(tf.where(known, away, 0.0)),
+                                                   tf.reduce_sum(tf.cast(known, tf.float32))))  # fmt: skip
+            blocks = tf.concat([said, tf.where(known[:, None], own, guess)[:, None]], axis=1)
+        return blocks, weights
+
+    def query_blocks(self, users: tf.Tensor, history: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """`[B]` user rows and `[B, H]` item rows, int32, 0 for unknown and padding -> as `candidate_blocks`."""
+        own, own_presence = self.device.user_media(users)
+        if training and self.config.model.history_dropout:
+            hidden = tf.random.uniform([tf.shape(history)[0], 1]) < self.config.model.history_dropout
+            history = tf.where(hidden, 0, history)
+        past, past_presence = self.device.pooled(history)
+        ids = tf.gather(self.device.user_id_rows, users)
+        history_ids = tf.gather(self.device.item_id_rows, history)
+        blocks, weights = self.query_tower(own, own_presence, past, past_presence, ids, history_ids, training=training)
+        return self.score.query(blocks), weights
 
     def query_from_rows(
         self,
@@ -177,41 +201,53 @@ class TwoTower(tfrs.Model):
         media: dict[str, tf.Tensor] | None = None,
         presence: tf.Tensor | None = None,
         training: bool | None = None,
-        weighted: bool = True,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Queries of known or unknown users.
+
+        What a request shows is embedded as an item would be, and looked for beside what the user likes; where nobody is known
+        to ask, alone.
 
         Args:
             users: `[B] int32` user rows, 0 for unknown.
             history: `[B, H] int32` item rows, 0 for padding, anywhere.
-            media: `{modality: [B, dim]}` raw features of the request's own media, or None.
-            presence: `[B, M]`, which of them are there; the others fall back on the user's own media.
+            media: `{modality: [B, dim]}` raw features of what the request shows, or None.
+            presence: `[B, M]`, which of them are there.
             training: whether to drop out.
-            weighted: apply the weights of a late fusion's blocks, which make the inner product the score.
 
         Returns:
-            `(embedding [B, W] float32, weights [B, M] float32)`.
+            `(embedding [B, W] float32, weights [B, M] float32)`, whose inner product with candidates' is the score.
         """
-        own, own_presence = self.device.user_media(users)
-        if media is not None:
-            shown = self.device.reduced(media, presence)
-            for index, name in enumerate(self.data.modalities):
-                own[name] = tf.where(tf.expand_dims(presence[:, index], 1) > 0, shown[name], own[name])
-            own_presence = tf.maximum(own_presence, presence)
-        if training and self.config.model.history_dropout:
-            hidden = tf.random.uniform([tf.shape(history)[0], 1]) < self.config.model.history_dropout
-            history = tf.where(hidden, 0, history)
-        past, past_presence = self.device.pooled(history)
-        ids = tf.gather(self.device.user_id_rows, users)
-        history_ids = tf.gather(self.device.item_id_rows, history)
-        blocks, weights = self.query_tower(own, own_presence, past, past_presence, ids, history_ids, training=training)
-        return self._finish(self.score.query, blocks, weights, weighted)
+        blocks, weights = self.query_blocks(users, history, training)
+        blocks, popularity = blocks * self.blend[:-1, None], tf.fill([tf.shape(users)[0]], self.blend[-1])
+        if media is not None and self.media_blocks:
+            shown, shown_weights = self._shown(media, presence)
+            there = tf.reduce_max(presence, axis=1)
+            alone = there * tf.cast((users == 0) & ~tf.reduce_any(history > 0, axis=1), tf.float32)
+            blocks = blocks * (1.0 - alone)[:, None, None] + shown * there[:, None, None]
+            popularity *= 1.0 - alone
+            weights = tf.where(there[:, None] > 0, shown_weights, weights)
+        return tf.concat([_flat(blocks), popularity[:, None]], axis=1), weights
 
     def query_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`{modality: [B, dim]}` raw features and `[B, M]` presence -> a query of an unknown user without history."""
-        own = self.device.reduced(media, presence)
-        nothing = {name: tf.zeros_like(value) for name, value in own.items()}
-        return self._finish(self.score.query, *self.query_tower(own, presence, nothing, tf.zeros_like(presence)), weighted=True)
+        shown, weights = self._shown(media, presence)
+        return tf.pad(_flat(shown), [[0, 0], [0, 1]]), weights
+
+    def query_like(self, candidates: tf.Tensor) -> tf.Tensor:
+        """`[B, W]` embeddings of candidates -> queries for what is like them, however popular."""
+        shares = tf.repeat(self.blend[:-1], self.block)
+        return candidates * tf.concat([shares, tf.zeros([1])], axis=0)
+
+    def _shown(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Media as a query for what is like them: `(blocks [B, K, D], weights [B, M])`, nothing in the block of the ids."""
+        reduced = self.device.reduced(media, presence)
+        standing = presence
+        if self.imputer is not None:
+            reduced, standing = self.imputer(reduced, presence)
+        blocks, weights = self.candidate_tower(reduced, presence, None, standing)
+        shares = tf.reshape(self.blend[: self.media_blocks] + 1e-6, [-1, 1])
+        shares = tf.pad(shares / tf.reduce_sum(shares), [[0, self.blocks - self.media_blocks], [0, 0]])
+        return self.score.query(blocks) * shares, weights
 
     def dataset(self, events: Events, shuffle: bool = True, batch_size: int | None = None) -> tf.data.Dataset:
         """Training batches of integer rows: `{user [B], item [B], history [B, H], weight [B]}`.
@@ -223,23 +259,41 @@ class TwoTower(tfrs.Model):
         rows = TrainingRows(self.config, self.data, events)
         if self.rating is not None:
             self.rating.set_scale(float(rows.columns["rating"].mean()), float(rows.columns["rating"].std()))
-        if (shuffle and self.config.loss.mask_known) or self.objective.mined is not None:
+        if shuffle and self.config.loss.mask_known:
             self.objective.remember(rows.known())
             self.train_function = None  # Keras must trace the step anew, around these pairs
-            self._log = _Untracked((events, rows.histories))
         return rows.dataset(shuffle, batch_size)
+
+    @property
+    def voting(self) -> bool:
+        """Whether scores are votes, and so no inner products."""
+        return self.combine == "voting"
 
     def score_matrix(self, queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
         """`[B, W]` queries, `[N, W]` candidates -> `[B, N] float32` scores: inner products, or votes."""
         if self.voting:
-            return votes(queries, candidates, self.blocks)
+            return votes(queries[:, :-1], candidates[:, :-1], self.blocks)
         return tf.matmul(queries, candidates, transpose_b=True)
 
-    def predict_ratings(self, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """`[n, W]`, `[n, W]` -> `[n] float32` ratings. Raises `DataError` if the model was trained without ratings."""
+    def block_scores(self, user_ids, histories: Histories, columns: np.ndarray) -> np.ndarray:
+        """`[n]` users with these histories, `[C]` item indices -> `[n, C, K + 1] float32`: the score of each block, and the
+        popularity of each item."""
+        rows, past = self.data.user_rows(user_ids), histories.of_users(user_ids)
+        queries = np.concatenate(list(self._batches(lambda *inputs: self.query_blocks(*inputs)[0], rows, past)))
+        candidates = np.concatenate(list(self._batches(lambda items: self.candidate_blocks(items)[0], columns + 1)))
+        scores = np.einsum("nkd,ckd->nck", queries, candidates, optimize=True)
+        popular = np.broadcast_to(self.data.popularity[1:][columns][None, :, None], (*scores.shape[:2], 1))
+        return np.concatenate([scores, popular], axis=2)
+
+    def predict_ratings(self, user_ids, histories: Histories, items: np.ndarray) -> np.ndarray:
+        """`[n]` users with these histories, `[n]` item rows -> `[n] float32` ratings. Raises `DataError` if the model was
+        trained without ratings."""
         if self.rating is None:
             raise DataError("this model predicts no ratings. Train it with `loss.rating` above 0 on events with ratings.")
-        return self.rating(tf.constant(queries), tf.constant(candidates)).numpy()
+        rows = self.data.user_rows(user_ids)
+        return np.concatenate(
+            [np.zeros(0, np.float32), *self._batches(self._ratings, rows, histories.of_users(user_ids), items)]
+        )
 
     def candidate_embeddings(self) -> np.ndarray:
         """`[N, W] float32`: the whole catalogue, in its order."""
@@ -265,12 +319,14 @@ class TwoTower(tfrs.Model):
     def _queries(self, users: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
         return self.query_from_rows(users, history)[0]
 
-    def _finish(self, side: Callable, blocks: tf.Tensor, weights: tf.Tensor, weighted: bool = False):
-        """`[B, K, D]` blocks -> `[B, W]`, so that the inner product of a query's and a candidate's is the score."""
-        blocks = side(blocks)
-        if weighted and self.blocks > 1:
-            blocks *= self.objective.block_weights[:, None]
-        return tf.reshape(blocks, [-1, self.width]), weights
+    @tf.function(reduce_retracing=True, autograph=False)
+    def _ratings(self, users: tf.Tensor, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        return self.rating(_flat(self.query_blocks(users, history)[0]), _flat(self.candidate_blocks(items)[0]))
+
+
+def _flat(blocks: tf.Tensor) -> tf.Tensor:
+    """`[B, K, D]` -> `[B, K D]`."""
+    return tf.reshape(blocks, [tf.shape(blocks)[0], blocks.shape[1] * blocks.shape[2]])
 
 
 class _Untracked:

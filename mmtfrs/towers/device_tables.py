@@ -70,6 +70,7 @@ class DeviceTables:
         self.users = {name: DeviceTable(table, f"user_{name}") for name, table in tables.users.items()}
         # An id that no training event has seen has learned nothing: it shares the row of the unknown.
         self.item_id_rows = tf.Variable(_trained_rows(tables.item_counts)[tables.id_rows], trainable=False, name="item_id_rows")
+        self.popularity = tf.Variable(tables.popularity, trainable=False, name="popularity")
         self.user_id_rows = tf.Variable(_trained_rows(tables.user_counts), trainable=False, name="user_id_rows")
 
     def item_media(self, rows: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -111,7 +112,9 @@ class DeviceTables:
     @property
     def variables(self) -> list[tf.Variable]:
         media = [*self.items.values(), *self.users.values()]
-        return [self.item_id_rows, self.user_id_rows] + [variable for table in media for variable in table.variables]
+        return [self.item_id_rows, self.user_id_rows, self.popularity] + [
+            variable for table in media for variable in table.variables
+        ]
 
 
 def _stacked(presence: list[tf.Tensor], batch: tf.Tensor) -> tf.Tensor:

@@ -64,20 +64,9 @@ def hide_modalities(presence: tf.Tensor, share: float) -> tf.Tensor:
     return tf.where(hidden, 0.0, presence)
 
 
-def join_blocks(media: tf.Tensor | None, ids: tf.Tensor | None) -> tf.Tensor:
-    """What media and ids say, as the blocks of an embedding that are scored on their own.
-
-    Args:
-        media: `[B, D]`, `[B, M, D]` of a late fusion, or None.
-        ids: `[B, D]`, or None; not both None.
-
-    Returns:
-        `[B, K, D] float32`: their sum as one block, or for a late fusion the modalities' blocks and one of the ids.
-    """
-    if media is None or ids is None or media.shape.rank == 2:
-        total = tf.cast(tf.add_n([part for part in (media, ids) if part is not None]), tf.float32)
-        return total if total.shape.rank == 3 else total[:, None]
-    return tf.cast(tf.concat([media, ids[:, None]], axis=1), tf.float32)
+def as_blocks(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+    """`[B, D]` and `[B, K, D]` -> `[B, all of them, D] float32`: the parts of an embedding that are scored on their own."""
+    return tf.cast(tf.concat([part if part.shape.rank == 3 else part[:, None] for part in parts], axis=1), tf.float32)
 
 
 class IdEmbedding(keras.layers.Layer):

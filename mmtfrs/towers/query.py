@@ -2,83 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mmtfrs import fusion
 from mmtfrs._keras import keras, tf
 from mmtfrs.config import Config
-from mmtfrs.towers.parts import IdEmbedding, hide_modalities, join_blocks, last_mlp
+from mmtfrs.towers.parts import IdEmbedding, as_blocks, hide_modalities, last_mlp
 
 
 class QueryTower(keras.layers.Layer):
-    """Per modality, the history's mean and the query's own medium become one vector; these are fused as an item's are;
-    what the user's id and the ids of the history know is added before the last MLP.
+    """Per modality, the history's mean and the user's own medium become one vector; these are fused as an item's are, and what
+    the user's id and the ids of the history know is added before the last MLP: what media say depends on who asks. Apart from
+    that, the ids are asked what ids know of items.
 
     Args:
         config: sizes, fusion and dropout.
         modalities: those of the catalogue; may be none, then ids and history alone are left.
         user_rows: rows of the user embedding, 1 + the number of users.
         item_rows: rows of the history's id embedding, 1 + the number of items.
+        owned: modalities that users have media of.
 
     Call arguments:
-        own: `{modality: [B, r]}` reduced features of the user's or the request's media, zeros where absent.
+        own: `{modality: [B, r]}` reduced features of the users' media, zeros where absent.
         own_presence: `[B, M]` float32 in the order of `modalities`.
         past: `{modality: [B, r]}` mean of the reduced features of the history's items, zeros where there are none.
         past_presence: `[B, M]` float32.
-        users: `[B]` int32 user id rows, 0 for unknown, or None.
-        history: `[B, H]` int32 item id rows, 0 for padding, or None.
+        users: `[B]` int32 user id rows, 0 for unknown.
+        history: `[B, H]` int32 item id rows, 0 for padding.
 
     Returns:
-        `(blocks [B, K, D] float32, weights [B, M] float32)`; K is 1 but for late fusion.
+        `(blocks [B, K, D] float32, weights [B, M] float32)`, as those of the candidate tower.
     """
 
-    def __init__(self, config: Config, modalities: Sequence[str], user_rows: int, item_rows: int, **kwargs) -> None:
+    def __init__(self, config: Config, modalities: Sequence[str], user_rows: int, item_rows: int,
+                 owned: Collection[str] = (), **kwargs) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.config = config.model
         self.modalities = tuple(modalities)
         dim, policy = self.config.embedding_dim, self.dtype_policy
 
-        def dense(kind: str) -> dict[str, keras.layers.Dense]:
-            return {name: keras.layers.Dense(dim, name=f"{kind}_{name}", use_bias=False, dtype=policy) for name in modalities}
+        def dense(kind: str, names: Sequence[str]) -> dict[str, keras.layers.Dense]:
+            return {name: keras.layers.Dense(dim, name=f"{kind}_{name}", use_bias=False, dtype=policy) for name in names}
 
-        self.project_own = dense("own")
-        self.project_past = dense("past")
+        self.project_own = dense("own", [name for name in modalities if name in owned])
+        self.project_past = dense("past", modalities)
         if self.modalities:
             self.fusion = fusion.get(self.config.fusion)(self.modalities, dim, name="fusion", dtype=policy)
             self.mlp = last_mlp(self.config, self.fusion, policy)
+            self.who = keras.layers.Dense(dim, use_bias=False, name="who", dtype=policy)
         self.users = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_id", dtype=policy)
         self.history = IdEmbedding(item_rows, dim, self.config.history_id_dropout, name="history_id", dtype=policy)
 
     def call(
-        self, own, own_presence, past, past_presence, users=None, history=None, training: bool | None = None
+        self, own, own_presence, past, past_presence, users, history, training: bool | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        batch = tf.shape(own_presence)[:1]
-        blocks, weights, ids = None, tf.zeros_like(own_presence), []
-        late = bool(self.modalities) and self.fusion.blocks > 1
+        parts, weights, ids = [], tf.zeros_like(own_presence), []
         if self.config.use_user_id:
-            rows = tf.zeros(batch, tf.int32) if users is None else users
-            ids.append(self.users(rows, training=training))
-        if self._uses_history and history is not None:
+            ids.append(self.users(users, training=training))
+        if self.config.history_length and (self.config.use_item_id or not self.modalities):
             ids.append(self._pool_ids(history, training))
-        known = tf.add_n(ids) if ids and not (late and not self.config.use_item_id) else None
+        known = tf.add_n(ids) if ids else tf.zeros([tf.shape(users)[0], self.config.embedding_dim], self.compute_dtype)
         if self.modalities:
-            vectors = {
-                name: self.project_own[name](own[name]) + self.project_past[name](past[name]) for name in self.modalities
-            }
+            vectors = {name: self.project_past[name](past[name]) for name in self.modalities}
+            for name, project in self.project_own.items():
+                vectors[name] += project(own[name])
             presence = tf.maximum(own_presence, past_presence)
             if training:
                 presence = hide_modalities(presence, self.config.modality_dropout)
-            blocks, weights = self.fusion(vectors, presence, training=training)
-            if self.mlp is not None:  # it sees the ids too: what media say depends on who asks
-                fused, known = (blocks if known is None else blocks + known), None
-                blocks = fused + self.mlp(tf.nn.relu(fused), training=training)
-        if known is None and (blocks is None or (late and self.config.use_item_id)):
-            known = tf.zeros(tf.concat([batch, [self.config.embedding_dim]], 0), self.compute_dtype)
-        return join_blocks(blocks, known), weights
-
-    @property
-    def _uses_history(self) -> bool:
-        return self.config.history_length > 0 and (self.config.use_item_id or not self.modalities)
+            fused, weights = self.fusion(vectors, presence, training=training)
+            if self.mlp is not None:
+                told = fused + self.who(known) if ids else fused
+                fused = told + self.mlp(tf.nn.relu(told), training=training)
+            parts.append(fused)
+        if self.config.use_item_id or not self.modalities:
+            parts.append(known)
+        return as_blocks(parts), weights
 
     def _pool_ids(self, history: tf.Tensor, training: bool | None) -> tf.Tensor:
         """Sum over the square root of the count (Koren, Factorization Meets the Neighborhood, KDD 2008)."""

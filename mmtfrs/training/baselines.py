@@ -31,7 +31,7 @@ log = logging.getLogger("mmtfrs")
 VARIANTS: dict[str, dict[str, dict]] = {
     "bpr": {
         "model": {"modalities": (), "history_length": 0, "score": "dot"},
-        "loss": {"name": "bpr", "temperature": 1.0, "negatives": "auto", "mined": 0},
+        "loss": {"name": "bpr", "temperature": 1.0, "negatives": "auto"},
     },
     "id_only": {"model": {"modalities": (), "history_length": 0}},
     "no_media": {"model": {"modalities": ()}},

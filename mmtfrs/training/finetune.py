@@ -16,6 +16,7 @@ from mmtfrs.data.splits import Split
 from mmtfrs.encoders.applications import NETWORKS
 from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.errors import ConfigError, MediaError, RunError
+from mmtfrs.evaluation.blend import fit_blend
 from mmtfrs.evaluation.evaluate import Questions
 from mmtfrs.evaluation.scorers import ModelScorer
 from mmtfrs.features.extract import extract
@@ -121,6 +122,7 @@ class _Stage:
         for variable, value in zip(self.variables, kept, strict=True):
             variable.assign(value)
         self._refresh_table()
+        self._measure()  # and gives the blocks the weights of these values
 
     def _dataset(self, batch_size: int) -> tf.data.Dataset:
         """The training batches with their items' pictures, `[B, S, S, 3] uint8`, black where there is none."""
@@ -176,6 +178,7 @@ class _Stage:
             return None
         metric = self.model.config.evaluation.monitor
         questions = Questions(self.model.data, self.split.validation, self.model.config.model.history_length)
+        fit_blend(self.model, questions)  # pictures may say more than they did
         return questions.ask(ModelScorer(self.model), (int(metric.partition("@")[2]),))[metric]
 
     def _values(self) -> list[np.ndarray]:

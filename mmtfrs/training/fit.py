@@ -19,6 +19,9 @@ from mmtfrs.models.averaging import AveragedAdam
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.checkpoint import Checkpoint
 
+_RETURNING, _RETURNING_SHARE = 1000, 0.25  # known users, of all, from which the newest events are what epochs are chosen by
+_FEW = 50
+
 
 def fit_to_best(
     model: TwoTower,
@@ -43,9 +46,11 @@ def fit_to_best(
     settings = model.config.training
     inner = split
     if settings.refit is not False and not len(split.validation):
-        inner = _inner_split(split, model.config)
+        inner = inner_split(split, model.config)
     if inner is not split:
         model = _on(model, inner.train)
+    if progress:
+        tell_fold(inner, inner is not split)
     history = fit(model, inner, folder, progress)
     if tune is not None:
         model = tune(model)
@@ -57,6 +62,7 @@ def fit_to_best(
     if progress:
         print(f"once more on training and validation events, {best} epochs", file=sys.stderr)
     final = _on(model, both)
+    final.blend.assign(model.blend)  # for want of events that it was not trained on
     nothing = both.take(np.array([], np.int64))
     rates = [logs["learning_rate"] for logs in history[:best]]
     fit(final, Split(split.kind, both, nothing, nothing), folder / "refit" if folder else None, progress, rates)
@@ -70,17 +76,43 @@ def _on(model: TwoTower, events: Events) -> TwoTower:
     return fresh
 
 
-def _inner_split(split: Split, config: Config) -> Split:
-    """A part of the training events set apart to find the number of epochs; the split itself where they are too few."""
+def inner_split(split: Split, config: Config) -> Split:
+    """A part of the training events set apart to find the number of epochs; the split itself where they are too few.
+
+    A trained model is asked for users it knows. The newest events stand for what will be asked where enough of their users
+    were there before; else, as in logs of which every user came once and rated many items, a random part of the events does.
+    """
     share = config.data.validation_share or 0.1
+    enough = min(_RETURNING, _RETURNING_SHARE * len(set(split.train.user_ids)))
+    found = split
     for kind in ("time", "random"):
         try:
             inner = split.train.split(kind, share, 0.0, config.seed)
         except DataError:
             continue
         if len(inner.validation) and set(inner.train.item_ids) & set(inner.validation.item_ids):
-            return inner
-    return split
+            found = inner
+            if returning_users(inner) >= enough:
+                break
+    return found
+
+
+def returning_users(split: Split) -> int:
+    """Users of the validation part who have training events."""
+    return len(set(split.validation.user_ids) & set(split.train.user_ids))
+
+
+def tell_fold(split: Split, inner: bool) -> None:
+    """Says what the best epoch is chosen by, and whether that is too little."""
+    users = returning_users(split)
+    if inner and len(split.validation):
+        part = "newest" if split.kind == "time" else "random"
+        share = len(split.validation) / (len(split.validation) + len(split.train))
+        print(f"the best epoch is found on a {part} {share:.0%} of the events, of {users} known users", file=sys.stderr)
+    if users < _FEW and len(split.validation):
+        print(f"{users} known users are too few to tell epochs apart: another seed may end at another epoch", file=sys.stderr)
+    if not len(split.validation):
+        print("there are too few events to set some apart: every epoch is run, and the last one is kept", file=sys.stderr)
 
 
 def fit(

@@ -47,7 +47,8 @@ def train(
     out = Path(out)
     if overwrite:
         shutil.rmtree(out, ignore_errors=True)
-    tables = Tables.build(config, catalog, features, split.train)
+    known = split.test.known  # what `evaluate` takes for known, and so what an export answers by
+    tables = Tables.build(config, catalog, features, split.train, known)
     mark = data_mark(tables, split)
     if out.exists() and any(out.iterdir()):
         _check_same(out, config, mark)

@@ -25,16 +25,20 @@ from mmtfrs.exporting.versions import new_version, newest_version, versions
 from mmtfrs.models.histories import Histories
 
 SIGNATURES = {
-    "serving_default": ({"user_id", "history", "text", "image", "audio", "exclude"}, {"item_id", "score"}),
-    "recommend_user": ({"user_id", "history", "exclude"}, {"item_id", "score"}),
-    "similar_items": ({"item_id", "exclude"}, {"item_id", "score"}),
+    "serving_default": ({"user_id", "history", "text", "image", "audio", "exclude"}, {"item_id", "score", "known"}),
+    "recommend_filtered": ({"user_id", "history", "text", "image", "audio", "exclude", "allow", "boost_attribute", "boost",
+                            "diversity", "min_score", "repeats"}, {"item_id", "score", "known"}),
+    "recommend_user": ({"user_id", "history", "exclude"}, {"item_id", "score", "known"}),
+    "similar_items": ({"item_id", "user_id", "history", "exclude", "allow", "min_score"}, {"item_id", "score"}),
+    "popular": ({"user_id", "history", "exclude", "allow", "min_score"}, {"item_id", "score"}),
     "titles": ({"item_id"}, {"title"}),
-    "embed_query": ({"user_id", "history", "text", "image", "audio"}, {"embedding", "weights"}),
+    "embed_query": ({"user_id", "history", "text", "image", "audio"}, {"embedding", "weights", "known"}),
     "embed_candidate": ({"text", "image", "audio"}, {"embedding", "weights"}),
     "recommend_from_embedding": ({"embedding", "exclude"}, {"item_id", "score"}),
     "embed_query_dense": ({"text", "image", "audio", "presence"}, {"embedding"}),
     "embed_candidate_dense": ({"text", "image", "audio", "presence"}, {"embedding"}),
-}
+}  # fmt: skip
+NO_SCORE = np.array([tf.float32.min], np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +117,8 @@ def test_export_equals_training_in_a_fresh_process(small, exported, tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
     answer = np.load(tmp_path / "out.npz")
     scores = model.query_embeddings(users, histories) @ model.candidate_embeddings().T
+    for row, user in enumerate(users):
+        scores[row, histories.past(user) - 1] = -np.inf  # what was taken is left out
     order = np.argsort(-scores, axis=1, kind="stable")[:, :100]
     expected = np.take_along_axis(scores, order, axis=1)
     np.testing.assert_allclose(answer["score"], expected, atol=1e-5)
@@ -154,11 +160,13 @@ def test_the_session_loader_of_tf_serving_gives_the_same(exported, loaded, tmp_p
     document = {
         "serving_default": who | media | exclude,
         "recommend_filtered": who | media | exclude | {"allow": [[""], [""]], "boost_attribute": [[""], [""]],
-                                                       "boost": [[0.0], [0.0]], "diversity": [0.0, 0.5]},
-        "recommend_user": who | exclude, "similar_items": {"item_id": ["item-0005", "item-0006"]} | exclude,
+                                                       "boost": [[0.0], [0.0]], "diversity": [0.0, 0.5],
+                                                       "min_score": [0.0, 0.1], "repeats": [True, False]},
+        "recommend_user": who | exclude, "popular": who | exclude | {"allow": [[""], [""]], "min_score": [0.0, 3.0]},
+        "similar_items": {"item_id": ["item-0005", "item-0006"], "allow": [[""], [""]], "min_score": [0.0, 0.5]} | who | exclude,
         "titles": {"item_id": ["item-0005", "nothing"]},
         "embed_query": who | media, "embed_candidate": media,
-        "recommend_from_embedding": {"embedding": rng.normal(size=(2, 16)).tolist()} | exclude,
+        "recommend_from_embedding": {"embedding": rng.normal(size=(2, 33)).tolist()} | exclude,
         "embed_query_dense": dense, "embed_candidate_dense": dense,
     }  # fmt: skip
     assert set(document) == set(_graph(exported).signature_def) - {"__saved_model_init_op"}
@@ -168,7 +176,7 @@ def test_the_session_loader_of_tf_serving_gives_the_same(exported, loaded, tmp_p
     answers = json.loads(result.stdout.splitlines()[-1])
     for name, inputs in document.items():
         arrays = {
-            key: np.array(value, np.float32 if isinstance(np.ravel(value)[0], float) else bytes)
+            key: np.array(value, {float: np.float32, bool: bool}.get(type(np.array(value).ravel()[0].item()), bytes))
             for key, value in inputs.items()
         }
         arrays = {key: value.astype(object) if value.dtype.kind == "S" else value for key, value in arrays.items()}
@@ -221,14 +229,86 @@ def test_exclude_history_and_user(loaded):
     assert [item for item, _ in results(ask(user_id=_column(["nobody"])))] != first
 
 
-def test_only_the_newest_history_counts(small, loaded):
-    """More items than the model's history length: the oldest are dropped."""
+def test_only_the_newest_history_counts_and_all_of_it_is_left_out(small, loaded):
+    """More items than the model's history length: the oldest are not read; a history of ten thousand is answered."""
     length = small[0].config.model.history_length
     items = [f"item-{n:04d}" for n in range(length + 30)]
-    ask = lambda history: loaded.ask(
-        "recommend_user", {"user_id": _column([""]), "history": _strings([history]), "exclude": _strings([[""]])}
+    ask = lambda signature, history, **more: loaded.ask(
+        signature, {"user_id": _column([""]), "history": _strings([history])} | more
     )
-    np.testing.assert_allclose(ask(items)["score"], ask(items[-length:])["score"], atol=1e-6)
+    short, long = (ask("embed_query", each, **_absent(1))["embedding"] for each in (items[-length:], items))
+    np.testing.assert_allclose(short, long, atol=1e-6)
+    answer = ask("recommend_user", items, exclude=_strings([[""]]))
+    assert not {item for item, _ in results(answer)} & set(items)
+    strange = ["nobody's"] * 9_000 + items * 10
+    again = ask("recommend_user", strange, exclude=_strings([[""]]))
+    assert not {item for item, _ in results(again)} & set(items) and len(results(again)) == 100
+
+
+def test_a_known_user_is_asked_by_what_the_export_knows(small, loaded):
+    """By the id alone as with the history sent; nothing is answered that the user took, and the flag says who is known."""
+    model, split, _ = small
+    users = [*dict.fromkeys(split.train.user_ids)][:30]
+    histories = Histories(model.data, split.train, model.config.model.history_length)
+    taken = [[model.data.item_ids[row - 1] for row in histories.past(user)] for user in users]
+    width = max(map(len, taken))
+    nothing = _strings([[""]] * 30)
+    alone = loaded.ask("recommend_user", {"user_id": _column(users), "history": nothing, "exclude": nothing})
+    sent = loaded.ask("recommend_user", {"user_id": _column(users), "exclude": nothing,
+                                         "history": _strings([[*row, *[""] * (width - len(row))] for row in taken])})  # fmt: skip
+    np.testing.assert_allclose(alone["score"], sent["score"], atol=1e-5)
+    for row, own in enumerate(taken):
+        assert not {item for item, _ in results(alone, row)} & set(own)
+    assert alone["known"].all()
+    # A history in the request stands for the stored one, but what is stored is left out all the same.
+    other = loaded.ask(
+        "recommend_user", {"user_id": _column(users), "history": _strings([["item-0001"]] * 30), "exclude": nothing}
+    )
+    assert np.abs(other["score"] - alone["score"]).max() > 1e-3
+    assert all(not {item for item, _ in results(other, row)} & {*own, "item-0001"} for row, own in enumerate(taken))
+    # Unknown items only say nothing: the stored history stands.
+    odd = loaded.ask("recommend_user", {"user_id": _column(users), "history": _strings([["nothing"]] * 30), "exclude": nothing})
+    np.testing.assert_allclose(odd["score"], alone["score"], atol=1e-6)
+    stranger = loaded.ask(
+        "recommend_user", {"user_id": _column(["user-9999", ""]), "history": nothing[:2], "exclude": nothing[:2]}
+    )
+    assert not stranger["known"].any() and len(results(stranger)) == 100
+
+
+def _ask_filtered(loaded, **changes):
+    inputs = {"user_id": _column(["user-0003"]), "history": _strings([[""]]), "exclude": _strings([[""]])} | _absent(1)
+    inputs |= {"allow": _strings([[""]]), "boost_attribute": _strings([[""]]), "boost": np.zeros((1, 1), np.float32),
+               "diversity": np.zeros(1, np.float32), "min_score": NO_SCORE, "repeats": np.array([False])}  # fmt: skip
+    return results(loaded.ask("recommend_filtered", inputs | changes))
+
+
+def test_repeats_and_a_least_score(small, loaded):
+    model, split, _ = small
+    own = {model.data.item_ids[row - 1] for row in Histories(model.data, split.train, 50).past("user-0003")}
+    usual, more = _ask_filtered(loaded), _ask_filtered(loaded, repeats=np.array([True]))
+    assert own and not own & {item for item, _ in usual} and own & {item for item, _ in more}
+    assert [pair for pair in more if pair[0] not in own] == usual[: len(more) - len(own & {item for item, _ in more})]
+    bar = np.array([usual[9][1]], np.float32)
+    assert _ask_filtered(loaded, min_score=bar) == usual[:10]
+    assert _ask_filtered(loaded, min_score=np.array([99.0], np.float32)) == []
+    with pytest.raises(DataError, match="min_score: must be a number"):
+        _ask_filtered(loaded, min_score=np.array([np.nan], np.float32))
+
+
+def test_popular_items(small, loaded):
+    """By the fading counts of the training log, without what the user took or excludes."""
+    model, split, _ = small
+    ask = lambda user, least: results(loaded.ask("popular", {
+        "user_id": _column([user]), "history": _strings([[""]]), "exclude": _strings([["item-0001"]]), "allow": _strings([[""]]),
+        "min_score": np.array([least], np.float32)}))  # fmt: skip
+    worth = dict(zip(model.data.item_ids, model.data.faded[1:], strict=True))
+    order = sorted((item for item in worth if worth[item] > 0 and item != "item-0001"), key=lambda item: -worth[item])
+    found = ask("", tf.float32.min)
+    np.testing.assert_allclose([score for _, score in found], [worth[item] for item in order[:100]], rtol=1e-6)
+    assert all(score == np.float32(worth[item]) for item, score in found)
+    taken = {model.data.item_ids[row - 1] for row in Histories(model.data, split.train, 50).past("user-0003")}
+    assert not taken & {item for item, _ in ask("user-0003", tf.float32.min)}
+    assert [score for _, score in ask("", found[4][1])] == [score for _, score in found if score >= found[4][1]]
 
 
 def test_every_item_can_be_excluded(small, loaded):
@@ -239,10 +319,19 @@ def test_every_item_can_be_excluded(small, loaded):
 
 def test_similar_items(small, loaded):
     model, _, catalog = small
-    answer = loaded.ask("similar_items", {"item_id": _column([catalog.ids[5], "unknown"]), "exclude": _strings([[""], [""]])})
-    embeddings = model.candidate_embeddings()
-    np.testing.assert_allclose(answer["score"][0], np.sort(embeddings @ embeddings[5])[::-1][:100], atol=1e-5)
+    nothing = _strings([[""], [""]])
+    inputs = {"item_id": _column([catalog.ids[5], "unknown"]), "user_id": _column(["", ""]), "history": nothing,
+              "exclude": nothing, "allow": nothing, "min_score": NO_SCORE.repeat(2)}  # fmt: skip
+    answer = loaded.ask("similar_items", inputs)
+    blocks = model.candidate_blocks(tf.range(1, len(catalog) + 1))[0].numpy()
+    alike = np.einsum("k,nkd,kd->n", model.blend.numpy()[:-1], blocks, blocks[5])  # however popular
+    np.testing.assert_allclose(answer["score"][0], np.sort(alike)[::-1][:100], atol=1e-5)
     assert answer["item_id"][0, 0].decode() == catalog.ids[5] and results(answer, 1) == []
+    second = answer["item_id"][0, 1]
+    left = loaded.ask("similar_items", inputs | {"history": np.array([[second], [b""]], object)})
+    assert second not in left["item_id"][0] and left["item_id"][0, 0] == answer["item_id"][0, 0]
+    bar = inputs | {"min_score": answer["score"][[0, 0], [3, 3]]}
+    assert len(results(loaded.ask("similar_items", bar))) == 4
 
 
 def test_stored_media_and_sent_media_agree(demo, small, exported, loaded):
@@ -291,14 +380,15 @@ def test_dense_signatures_compile_with_xla(small, exported):
         plain = model.signatures[name](**inputs)["embedding"]
         compiled = tf.function(model.signatures[name], jit_compile=True, autograph=False)(**inputs)["embedding"]
         np.testing.assert_allclose(compiled, plain, atol=1e-4)
-        assert plain.shape == (4, 16)
+        assert plain.shape == (4, 33)
 
 
 def test_recommend_from_embedding_closes_the_circle(loaded):
     query = {"user_id": _column(["user-0003"]), "history": _strings([["item-0001"]])}
     embedding = loaded.ask("embed_query", query | _absent(1))["embedding"]
     found = loaded.ask("recommend_from_embedding", {"embedding": embedding, "exclude": _strings([[""]])})
-    np.testing.assert_allclose(found["score"], loaded.ask("recommend_user", query | {"exclude": _strings([[""]])})["score"], atol=1e-5)  # fmt: skip
+    expected = _ask_filtered(loaded, history=query["history"], repeats=np.array([True]))
+    np.testing.assert_allclose(found["score"][0], [score for _, score in expected], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -330,8 +420,13 @@ def test_text_assets_travel_with_the_export(demo, tmp_path):
     answer = loaded.ask("embed_candidate", _absent(4) | {"text": _column(["rocket", "comet", "harbour", "butter"])})
     expected, _ = model.candidate_from_media({"text": tf.constant(features.items["text"][:])}, tf.ones([4, 1]))
     np.testing.assert_allclose(answer["embedding"], expected, atol=1e-5)
-    with pytest.raises(DataError, match="image: this model has no image encoder; the input must be empty"):
+    assert loaded.facts["learned"] == ["text"] and loaded.facts["histories"] == 1000
+    with pytest.raises(DataError, match=r"image: this model cannot be asked by image. It has learned from: text\."):
         loaded.ask("embed_candidate", _absent(1) | {"image": _column(["x"])})
+    loaded.facts.clear()  # TF Serving has nobody to refuse it: the graph passes it over
+    user = {"user_id": _column(["u"]), "history": _strings([[""]])}
+    plain, odd = (loaded.ask("embed_query", user | _absent(1) | more) for more in ({}, {"image": _column(["x"])}))
+    np.testing.assert_array_equal(plain["embedding"], odd["embedding"])
 
 
 def test_a_model_without_media(tmp_path):
@@ -341,7 +436,32 @@ def test_a_model_without_media(tmp_path):
     model = mmtfrs.TwoTower(mmtfrs.Config(**FAST), catalog, features, events)
     loaded = LoadedModel(mmtfrs.export(model, tmp_path / "m").parent)
     signature, inputs = Query("u", ["a"]).request()
-    assert len(results(loaded.ask(signature, inputs))) == 3
+    assert {item for item, _ in results(loaded.ask(signature, inputs))} == {"b", "c"}
+    with pytest.raises(DataError, match=r"text: this model cannot be asked by text. It has learned from: ids\."):
+        loaded.ask("serving_default", inputs | _absent(1) | {"text": _column(["x"])})
+
+
+def test_an_export_that_knows_no_history(tmp_path):
+    """`export.histories: 0`: neither the graph nor the model that it carries says what anybody took."""
+    catalog = mmtfrs.Catalog.from_dict({"item_id": list("abc")})
+    events = mmtfrs.Events(["u", "u", "v"], ["a", "b", "b"], [1, 2, 3])
+    made, asked = {}, {}
+    for number in (0, 1, 1000):
+        config = mmtfrs.Config(**FAST).replace(export={"histories": number})
+        model = mmtfrs.TwoTower(config, catalog, mmtfrs.Features({}), events)
+        loaded = LoadedModel(mmtfrs.export(model, tmp_path / str(number)).parent)
+        assert loaded.facts["histories"] == number
+        made[number] = loaded.ask("recommend_user", Query("u").request()[1])
+        user = {"user_id": _column(["u"]), "history": _strings([[""]])}
+        asked[number] = loaded.ask("embed_query", user | _absent(1))["embedding"]
+        carried = np.load(loaded.path / "assets.extra" / "model" / "tables" / "taken.npz")["items"]
+        assert carried.tolist() == ([] if number == 0 else [1, 2, 2])
+    assert len(results(made[0])) == 3 and [item for item, _ in results(made[1])] == ["c"] == [
+        item for item, _ in results(made[1000])
+    ]
+    assert all(
+        np.abs(asked[one] - asked[other]).max() > 1e-4 for one, other in ((0, 1), (1, 1000))
+    )  # none, one or both are read
 
 
 def test_another_encoder_is_refused(small, tmp_path):

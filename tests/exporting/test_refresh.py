@@ -46,6 +46,12 @@ def _strings(*values):
     return np.array([value.encode() for value in values], object)
 
 
+def _similar(folder, *items):
+    nothing = np.full((len(items), 1), b"", object)
+    return _ask(folder, "similar_items", item_id=_strings(*items), user_id=nothing[:, 0], history=nothing, exclude=nothing,
+                allow=nothing, min_score=np.full(len(items), tf.float32.min, np.float32))  # fmt: skip
+
+
 def test_what_it_says_it_did(changed):
     folder, done, fresh, _ = changed
     assert (done.added, done.removed, done.kept) == (2, 2, len(fresh) - 2)
@@ -65,13 +71,14 @@ def test_embeddings_stay_what_they_were_and_follow_what_changed(changed, small):
     # The twin has the media of its model, but not what training learned about that one's id.
     media = {name: model.device.items[name](tf.constant([8]))[0] for name in model.data.modalities}
     presence = tf.stack([model.device.items[name](tf.constant([8]))[1] for name in model.data.modalities], axis=1)
-    np.testing.assert_allclose(now[-2], model._candidate(media, presence)[0][0], atol=1e-5)
+    np.testing.assert_allclose(now[-2, :-1], np.ravel(model._candidate(media, presence)[0]), atol=1e-5)
+    assert now[-2, -1] == 0
 
 
 @pytest.mark.slow
 def test_new_items_are_answered_and_removed_ones_are_not(changed):
     folder = changed[0]
-    answer = _ask(folder, "similar_items", item_id=_strings("twin", "item-0000"), exclude=np.array([[b""], [b""]], object))
+    answer = _similar(folder, "twin", "item-0000")
     assert b"twin" in answer["item_id"][0] and (answer["item_id"][1] == b"").all()
     users = _strings(*[f"user-{number:04d}" for number in range(3, 203, 10)])
     nothing = np.full((len(users), 1), b"", object)
@@ -80,6 +87,7 @@ def test_new_items_are_answered_and_removed_ones_are_not(changed):
     filtered = LoadedModel(folder).ask("recommend_filtered", {
         "user_id": users, "history": nothing, "exclude": nothing, "allow": np.full((len(users), 1), b"category=new", object),
         "boost_attribute": nothing, "boost": np.zeros((len(users), 1), np.float32), "diversity": np.zeros(len(users), np.float32),
+        "min_score": np.full(len(users), tf.float32.min, np.float32), "repeats": np.zeros(len(users), bool),
         **{name: _strings(*[""] * len(users)) for name in ("text", "image", "audio")},
     })["item_id"]  # fmt: skip
     assert (set(filtered.ravel()) - {b""}) == {b"twin", b"bare"} and (filtered[:, :2] != b"").all()
@@ -159,5 +167,5 @@ def test_killed_between_any_two_of_its_changes_no_half_version_is_there(tmp_path
     assert done.wait() == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["items"], document["added"], document["version"]) == (41, 1, 2) and versions(folder) == [2]
-    found = _ask(folder, "similar_items", item_id=_strings("new"), exclude=np.array([[b""]], object))["item_id"]
+    found = _similar(folder, "new")["item_id"]
     assert found.shape == (1, 41) and (found != b"").sum() == 41

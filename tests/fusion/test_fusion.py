@@ -48,14 +48,6 @@ def test_what_is_absent_does_not_matter(layer):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_what_stands_for_an_absent_one_is_added_to_its_null(layer):
-    shift = np.random.default_rng(5).normal(size=8).astype(np.float32)
-    added = layer(_vectors(), PRESENCE, {"text": tf.tile(shift[None], [4, 1])})
-    layer.null.assign_add(np.stack([0 * shift, shift, 0 * shift]))
-    for ours, theirs in zip(added, layer(_vectors(), PRESENCE), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
 def test_rows_do_not_touch_each_other(layer):
     together = layer(_vectors(), PRESENCE)[0].numpy()
     for row in range(4):

@@ -94,8 +94,11 @@ def test_media_of_a_new_item_equal_those_of_the_table():
     presence = np.stack([features.items[name].present[rows] for name in ("image", "text")], axis=1).astype(np.float32)
     ours, weights = model.candidate_from_media(media, tf.constant(presence))
     table, table_weights = model.candidate_from_rows(tf.constant(rows + 1, tf.int32))
-    np.testing.assert_allclose(ours, table, atol=1e-5)
+    np.testing.assert_allclose(ours[:, :-1], table[:, :-1], atol=1e-5)
     np.testing.assert_allclose(weights, table_weights, atol=1e-5)
+    # The last number is the popularity, which a new item does not have.
+    np.testing.assert_array_equal(ours[:, -1], np.zeros(6))
+    np.testing.assert_allclose(table[:, -1], model.data.popularity[1:7], atol=1e-6)
 
 
 def test_own_media_of_users_reach_the_query():
@@ -108,12 +111,56 @@ def test_own_media_of_users_reach_the_query():
     rows = tf.constant(model.data.user_rows(["even", "odd", "stranger"]))
     before = model.query_from_rows(rows, tf.zeros([3, 1], tf.int32))[0].numpy()
     assert np.abs(before[0] - before[1]).max() > 1e-3 and rows.numpy()[2] == 0
-    # The same as sending the features with the request.
-    sent, _ = model.query_from_rows(
-        tf.zeros([2], tf.int32), tf.zeros([2, 1], tf.int32),
-        {"image": tf.zeros([2, 5]), "text": tf.constant(own["text"][:])}, tf.constant([[0.0, 1.0]] * 2),
-    )  # fmt: skip
-    np.testing.assert_allclose(sent, before[:2], atol=1e-5)
+    assert set(model.query_tower.project_own) == {"text"}  # no weights for what no user has
+
+
+def _shown(model, rows):
+    _, features, _ = planted()
+    media = {name: tf.constant(features.items[name][rows]) for name in ("image", "text")}
+    presence = np.stack([features.items[name].present[rows] for name in ("image", "text")], axis=1).astype(np.float32)
+    return media, tf.constant(presence)
+
+
+def test_what_a_request_shows_is_embedded_as_an_item_is():
+    """Alone it is the item's media block and nothing else; beside a user it is added to what the user is asked by."""
+    model, _ = _model()
+    model.blend.assign([0.6, 0.4, 0.3])
+    media, presence = _shown(model, np.arange(6))
+    item, _ = model.candidate_from_media(media, presence)
+    there = presence.numpy().max(axis=1) > 0
+    expected = np.zeros((6, 33), np.float32)
+    expected[there, :16] = item.numpy()[there, :16]
+    nobody, nothing = tf.zeros([6], tf.int32), tf.zeros([6, 3], tf.int32)
+    alone, _ = model.query_from_rows(nobody, nothing, media, presence)
+    np.testing.assert_allclose(alone[there], expected[there], atol=1e-5)
+    np.testing.assert_allclose(model.query_from_media(media, presence)[0][there], expected[there], atol=1e-5)
+    for users, history in ((tf.range(1, 7), nothing), (nobody, tf.fill([6, 3], 7))):
+        plain, _ = model.query_from_rows(users, history)
+        both, _ = model.query_from_rows(users, history, media, presence)
+        np.testing.assert_allclose(both, plain + expected, atol=1e-5)
+        np.testing.assert_allclose(plain[:, -1], np.full(6, 0.3), atol=1e-6)
+
+
+def test_an_item_that_nobody_took_is_given_what_ids_of_such_media_say():
+    """The guess is a regression of the ids on the media blocks: it goes where least squares put it."""
+    model, _ = _model()
+    blocks, _ = model.candidate_blocks(tf.range(1, 61))
+    said, own = blocks.numpy()[:, 0], blocks.numpy()[:, 1]
+    kernel, bias = model.id_guess.weights
+    x = np.append(said, np.ones((60, 1)), axis=1)
+    best = np.linalg.lstsq(x, own, rcond=None)[0]
+    kernel.assign(best[:-1])
+    bias.assign(best[-1])
+    with tf.GradientTape() as tape:
+        extra: list = []
+        model.candidate_blocks(tf.range(1, 61), extra=extra)
+        loss = tf.add_n(extra)
+    np.testing.assert_allclose(loss, np.square(x @ best - own).sum(axis=1).mean(), rtol=1e-4)
+    *gradients, apart = tape.gradient(loss, [kernel, bias, model.candidate_tower.ids.embeddings])
+    assert all(np.abs(gradient).max() < 1e-5 for gradient in gradients) and apart is None
+    new, _ = model._candidate(*model.device.item_media(tf.range(1, 61)))
+    np.testing.assert_allclose(new[:, 0], said, atol=1e-5)
+    np.testing.assert_allclose(new[:, 1], x @ best, atol=1e-5)
 
 
 def test_items_without_events_share_the_unknown_row():
@@ -125,7 +172,7 @@ def test_items_without_events_share_the_unknown_row():
 
 def test_id_dropout_hides_ids_in_training_only():
     model, _ = _model()
-    layer = model.candidate_tower.ids
+    layer = model.query_tower.users
     layer.embeddings.assign(np.arange(layer.rows)[:, None] * np.ones((1, layer.dim)))
     ids = tf.fill([4000], 5)
     shown = layer(ids, training=True).numpy()[:, 0]
@@ -137,13 +184,14 @@ def test_id_dropout_hides_ids_in_training_only():
 def test_gradient_reaches_every_weight(modalities):
     model, events = _model(modalities=modalities, dropout=0.0)
     batch = next(iter(model.dataset(events, batch_size=64)))
-    # Users of the log have no media of their own: one is given, so that its weights have work to do.
     with tf.GradientTape() as tape:
-        media = {name: tf.ones([64, model.data.adapters[name].dim]) for name in model.data.modalities}
-        presence = tf.cast(tf.random.uniform([64, len(media)]) < 0.7, tf.float32)
-        query, _ = model.query_from_rows(batch["user"], batch["history"], media, presence, training=True)
-        candidate, _ = model.candidate_from_rows(batch["item"], training=True)
-        loss = tf.reduce_sum(tf.square(query - tf.reverse(candidate, [0])) * tf.random.uniform([64, 16]))
+        query, _ = model.query_blocks(batch["user"], batch["history"], training=True)
+        extra: list = []
+        candidate, _ = model.candidate_blocks(batch["item"], training=True, extra=extra)
+        loss = tf.reduce_sum(
+            tf.square(query - tf.reverse(candidate, [0])) * tf.random.uniform([64, len(modalities[:1]) + 1, 16])
+        )
+        loss += sum(extra)
     for weight, gradient in zip(model.trainable_weights, tape.gradient(loss, model.trainable_weights), strict=True):
         assert gradient is not None, weight.name
         assert np.abs(tf.convert_to_tensor(gradient)).max() > 0, weight.name
@@ -167,6 +215,7 @@ def test_same_seed_same_model():
 
 def test_event_weights_count():
     model, events = _model(dropout=0.0, id_dropout=0.0, history_dropout=0.0)
+    model.id_guess = None  # its error does not depend on who took what
     light = Events(events.user_ids, events.item_ids, events.timestamps, weights=np.full(len(events), 0.25))
     losses = []
     for each in (events, light):
@@ -199,7 +248,7 @@ def test_one_item_one_user_and_no_media():
     model = TwoTower(Config(**FAST), catalog, Features({}), events)
     model.compile(optimizer="adam")
     model.fit(model.dataset(events), epochs=1, verbose=0)
-    assert model.candidate_embeddings().shape == (1, 16) and np.isfinite(model.candidate_embeddings()).all()
+    assert model.candidate_embeddings().shape == (1, 17) and np.isfinite(model.candidate_embeddings()).all()
 
 
 _DISTRIBUTED = """

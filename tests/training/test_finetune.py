@@ -17,7 +17,7 @@ from mmtfrs.training.train import train
 pytestmark = pytest.mark.slow
 SETTINGS = {
     "model": {"embedding_dim": 16, "hidden": [16], "use_item_id": False, "use_user_id": False, "modality_dropout": 0.0, "feature_dim": None},
-    "training": {"epochs": 4, "batch_size": 128, "finetune": {"blocks": 2, "epochs": 12, "batch_size": 32, "learning_rate": 0.01}},
+    "training": {"epochs": 4, "batch_size": 128, "finetune": {"blocks": 2, "epochs": 12, "batch_size": 32, "learning_rate": 0.003}},
     "evaluation": {"monitor": "recall@5"},
 }  # fmt: skip
 
@@ -74,7 +74,7 @@ def test_the_encoder_learns_what_users_see(colours, tmp_path):
     picture = np.array([(colours / "3.png").read_bytes()], object)
     empty = np.array([b""], object)
     answer = LoadedModel(path).ask("embed_candidate", {"text": empty, "audio": empty, "image": picture})
-    np.testing.assert_allclose(answer["embedding"][0], again.candidate_embeddings()[3], atol=1e-4)
+    np.testing.assert_allclose(answer["embedding"][0, :-1], again.candidate_embeddings()[3, :-1], atol=1e-4)  # but popularity
 
 
 def test_gradient_reaches_the_pictures(colours, tmp_path):

@@ -1,0 +1,66 @@
+"""How much each part of a model counts: learned on events that it was not trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
+from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.models.two_tower import TwoTower
+
+_USERS, _ITEMS = 512, 2048  # drawn to learn from
+_PRIOR = 10.0  # users that the weights the model has already stand for: a handful of others decides little
+
+
+def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> None:
+    """Sets `model.blend`, the weights of the blocks' scores and of popularity, to what makes held-out events most likely.
+
+    Per user, the softmax over the items that the user had not taken; weights are 0 or more. On the events that a model was
+    trained on, ids would get all the weight: they remember.
+
+    Args:
+        model: whose blocks are to be weighed.
+        questions: of events that it was not trained on.
+        seed: of the users and items drawn.
+
+    Reference: Wolpert, Stacked Generalization, Neural Networks 1992; Breiman, Stacked Regressions, Machine Learning 1996, for
+    weights that are not negative.
+    """
+    if model.voting:
+        return
+    rng = np.random.default_rng(seed)
+    users = np.sort(rng.permutation(len(questions.users))[:_USERS])
+    relevant = [questions.relevant[row] for row in users]
+    items = len(model.data.item_ids)
+    columns = np.unique(np.concatenate([rng.permutation(items)[:_ITEMS], *relevant]))
+    names = np.array([questions.users[row] for row in users], object)
+    scores = model.block_scores(names, questions.histories, columns)  # [n, C, K + 1]
+    if model.combine == "sum":
+        media = scores[..., : model.media_blocks].mean(axis=2, keepdims=True)
+        scores = np.concatenate([media, scores[..., model.media_blocks :]], axis=2)
+    wanted = np.zeros(scores.shape[:2], np.float32)
+    taken = np.zeros(scores.shape[:2], bool)
+    place = np.full(items + 1, -1)
+    place[columns] = np.arange(len(columns))
+    for row, (name, own) in enumerate(zip(names, relevant, strict=True)):
+        wanted[row, place[own]] = 1.0 / len(own)
+        past = place[questions.histories.past(name) - 1]
+        taken[row, past[past >= 0]] = True
+
+    start = np.append(np.full(scores.shape[2] - 1, 1.0 / model.config.loss.temperature), 0.0)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = np.where(taken, -1e9, scores @ weights.astype(np.float32))
+        total = logsumexp(logits, axis=1)
+        error = np.exp(logits - total[:, None]) - wanted
+        away = (weights - start) / max(start[0], 1.0)
+        value = float((total - (wanted * logits).sum(axis=1)).sum()) + 0.5 * _PRIOR * float(away @ away)
+        return value, np.einsum("nc,nck->k", error, scores).astype(np.float64) + _PRIOR * away / max(start[0], 1.0)
+
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(start)).x
+    if model.combine == "sum":
+        found = np.concatenate([np.full(model.media_blocks, found[0] / max(model.media_blocks, 1)), found[1:]])
+    total = found[:-1].sum() or found[-1]  # nothing but popularity, if no block says anything
+    if total > 0:
+        model.blend.assign(found / total)
