@@ -1,7 +1,9 @@
-"""What quality is measured on: each as `(config, catalog, features, split)`, made once."""
+"""What quality is measured on: config, catalog, features and a split log, made once."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +17,7 @@ from mmtfrs.data.splits import Split
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 OFFLINE = {"image": "offline", "text": "offline", "audio": "offline"}
+PUBLIC = ("lfm2k", "lastfm")  # what `--data public` stands for
 
 
 class Dataset(NamedTuple):
@@ -24,28 +27,81 @@ class Dataset(NamedTuple):
     split: Split
 
 
-@cache
-def load(name: str, folder: Path, modality: str = "", encoder: str = "") -> Dataset | None:
-    """`demo` (generated), `digits` (real files beside the repository; None where absent) or `log` (generated, no media).
+def load(name: str, folder: Path, seed: int = 0, modality: str = "", encoder: str = "") -> Dataset | None:
+    """A data set by name; None where it is not here.
 
-    A modality's encoder may be another one than usual.
+    Names: `demo` and `log` are generated; `digits` are real files beside the repository; `lfm2k` (real features) and `lastfm`
+    are public logs; anything else is a folder with items and events as .csv, .npy features with a row per item, and maybe a
+    config.yaml. Behind a name: `/2` draws two events per item with the seed, `@time` splits in that way, `+noise` adds a
+    modality of pure noise.
+
+    Args:
+        name: as above.
+        folder: where what is made is kept.
+        seed: of what is drawn.
+        modality, encoder: another encoder of one modality than usual.
     """
+    base, per_item, split, noise = re.fullmatch(r"(.+?)(?:/(\d+))?(?:@(\w+))?(\+noise)?", name).groups()
+    found = _whole(base, folder, modality, encoder, bool(noise))
+    if found is None:
+        return None
+    config, catalog, features, events, usual = found
+    if per_item:
+        count = min(len(events), int(per_item) * len(set(events.item_ids)))
+        events = events.take(np.sort(np.random.default_rng(seed).permutation(len(events))[:count]))
+    config = config.replace(data={"split": split or usual})
+    return Dataset(config, catalog, features, events.split(split or usual, 0.1, 0.2 if base == "log" else 0.1))
+
+
+@cache
+def _whole(name: str, folder: Path, modality: str, encoder: str, noise: bool):
+    """`(config, catalog, features, events, usual split)`."""
     if name == "log":
         catalog, events = rating_like_log()
-        return Dataset(mmtfrs.Config(), catalog, mmtfrs.Features({}), events.split("random", 0.1, 0.2))
-    source, encoders = folder / "demo", OFFLINE
+        return mmtfrs.Config(), catalog, mmtfrs.Features({}), events, "random"
+    source, config, usual = _source(name, folder)
+    if not (source / "items.csv").exists():
+        return None
+    if modality:
+        config = config.replace(encoders={modality: encoder})
+    catalog = mmtfrs.Catalog.read(source / "items.csv", config)
+    if noise:
+        path = folder / f"noise-{len(catalog)}.npy"
+        np.save(path, np.random.default_rng(0).normal(size=(len(catalog), 256)).astype(np.float32))
+        config = config.replace(data={"features": {**config.data.features, "noise": str(path)}})
+    users = mmtfrs.Users.read(source / "users.csv", config) if (source / "users.csv").exists() else None
+    events = mmtfrs.Events.read(source / "events.csv", config, catalog)
+    mark = hashlib.sha256(f"{source}{noise}".encode()).hexdigest()[:8]
+    features = mmtfrs.extract(catalog, config, folder / f"features-{mark}", users, progress=False)
+    return config, catalog, features, events, usual
+
+
+def _source(name: str, folder: Path) -> tuple[Path, mmtfrs.Config, str]:
+    if name == "demo":
+        if not (folder / "demo" / "items.csv").exists():
+            write_demo(folder / "demo")
+        return folder / "demo", mmtfrs.Config(encoders=OFFLINE), "time"
     if name == "digits":
-        source, encoders = REAL / "digits", OFFLINE | {"audio": str(REAL / "yamnet" / "yamnet.h5")}
-        if not (source / "items.csv").exists():
-            return None
-    elif not (source / "items.csv").exists():
-        write_demo(source)
-    config = mmtfrs.Config(encoders=encoders | ({modality: encoder} if modality else {}))
-    catalog = mmtfrs.Catalog.read(source / "items.csv")
-    users = mmtfrs.Users.read(source / "users.csv") if (source / "users.csv").exists() else None
-    events = mmtfrs.Events.read(source / "events.csv", catalog=catalog)
-    features = mmtfrs.extract(catalog, config, folder / "features", users, progress=False)
-    return Dataset(config, catalog, features, events.split("time"))
+        return REAL / "digits", mmtfrs.Config(encoders=OFFLINE | {"audio": str(REAL / "yamnet" / "yamnet.h5")}), "time"
+    if name == "lastfm":
+        return _sequences(REAL / "public" / "LastFM.txt", folder / "lastfm"), mmtfrs.Config(), "user"
+    source = REAL / "public" / name if name in PUBLIC else Path(name)
+    config = mmtfrs.Config.read(source / "config.yaml") if (source / "config.yaml").exists() else mmtfrs.Config()
+    own = {path.stem: str(path) for path in sorted(source.glob("*.npy"))}
+    config = config.replace(data={"features": {**own, **config.data.features}})
+    return source, config, "random" if name in PUBLIC else config.data.split
+
+
+def _sequences(path: Path, out: Path) -> Path:
+    """A log as `user item item ...` lines, oldest first, as our files."""
+    if path.exists() and not (out / "events.csv").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        rows = [line.split() for line in path.read_text().splitlines()]
+        items = sorted({item for _, *own in rows for item in own})
+        (out / "items.csv").write_text("\n".join(["item_id", *items]) + "\n")
+        lines = [f"{user},{item},{time}" for user, *own in rows for time, item in enumerate(own)]
+        (out / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
+    return out
 
 
 def newcomers(split: Split, events: int = 3, share: float = 0.25, seed: int = 0) -> tuple[Split, mmtfrs.Events]:
@@ -71,3 +127,14 @@ def newcomers(split: Split, events: int = 3, share: float = 0.25, seed: int = 0)
     there = set(last.user_ids)
     asked = asked.take(np.flatnonzero([user in there for user in asked.user_ids]), known=last)
     return rest, asked
+
+
+def held_out_items(data: Dataset, share: float = 0.1, seed: int = 0) -> tuple[Split, mmtfrs.Events]:
+    """Some items as new ones: a random split of the log without them, and all events on them, of users with histories."""
+    log = data.split.test.known
+    log = log.take(np.arange(len(log)))
+    items = data.catalog.rows_of(log.item_ids)
+    new = np.random.default_rng(seed).permutation(len(data.catalog))[: round(share * len(data.catalog))]
+    hidden = np.isin(items, new)
+    rest = log.take(np.flatnonzero(~hidden))
+    return rest.split("random", 0.1, 0.0, seed), log.take(np.flatnonzero(hidden), known=rest)

@@ -1,10 +1,13 @@
 """Quality of every method over several seeds, beside strong baselines.
 
 Choices are made on the validation part: `fusions`, `modalities`, `methods`, `encoders`. The default and its baselines are then
-asked on the test part: `baselines` (with what is left when media go missing), `newcomers`. Every finished training is written
-down at once; the same command goes on after a kill and repeats nothing.
+asked on the test part: `baselines` (with what is left when media go missing), `content` (asked by media), `newcomers`,
+`new_items`. Every finished training is written down at once; the same command goes on after a kill and repeats nothing.
 
-    python -m benchmarks.quality [--seeds 5] [--data digits,demo,log] [--tables fusions,baselines] [--out benchmarks/results]
+    python -m benchmarks.quality [--seeds 5] [--data digits,demo,log,public] [--tables fusions,baselines]
+        [--out benchmarks/results]
+
+`public` are the logs in `benchmarks/_datasets.py`; what else a data set can be is said there.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mmtfrs
-from benchmarks._datasets import Dataset, load, newcomers
+from benchmarks._datasets import PUBLIC, Dataset, held_out_items, load, newcomers
 from mmtfrs import sections as settings
 from mmtfrs.evaluation.compare import mean_interval
 from mmtfrs.evaluation.evaluate import evaluate
@@ -26,7 +29,7 @@ from mmtfrs.training.fit import fit, fit_to_best
 
 ALONE = ("image", "text", "audio")
 PAIRS = (("image", "text"), ("image", "audio"), ("text", "audio"))
-BASELINES = ("item_knn", "ease", "bpr", "id_only", "no_media", *ALONE)
+BASELINES = ("item_knn", "ease", "ease_media", "bpr", "id_only", "no_media", *ALONE)
 METHODS = {
     **{f"score: {name}": {"model": {"score": name}} for name in settings.SCORES if name != "cosine"},
     "score: dot, temperature 1": {"model": {"score": "dot"}, "loss": {"temperature": 1.0}},
@@ -76,7 +79,8 @@ def baselines(data: Dataset, seed: int) -> Iterator[tuple[str, dict[str, float]]
             spent[name] = time.perf_counter() - start
     for name, metrics in evaluate(model, data.split.test, against, ks=(5, 20)).items():
         yield name, _row(metrics) | {"seconds": spent.get(name, 0.0)}
-    for name, values in missing_curve(model, data.split.test).items() if model.data.modalities else ():
+    whole = model.data.modalities and len(data.split.train) > 10 * len(data.catalog)
+    for name, values in missing_curve(model, data.split.test).items() if whole else ():
         for share, value in zip(SHARES, values, strict=True):
             yield f"{share:.0%} of {name} removed", {"recall@20": value, "of all": value / values[0]}
 
@@ -91,8 +95,27 @@ def new_users(data: Dataset, seed: int) -> dict[str, float]:
     return {"known users recall@20": known, "new users recall@20": new, "ratio": new / known}
 
 
+def content(data: Dataset, seed: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """The default asked by media, on the test part."""
+    model = mmtfrs.TwoTower(data.config.replace(seed=seed), data.catalog, data.features, data.split.train)
+    model, _ = fit_to_best(model, data.split)
+    yield from evaluate(model, data.split.test, ks=(20,))["model"].get("content_queries", {}).items()
+
+
+def new_items(data: Dataset, seed: int) -> dict[str, float]:
+    """A tenth of the items held out of training: ranked among themselves, and how often they are listed at all."""
+    split, asked = held_out_items(data, seed=seed)
+    model = mmtfrs.TwoTower(data.config.replace(seed=seed), data.catalog, data.features, split.train)
+    fit(model, split)
+    found = evaluate(model, asked, ks=(5, 20))["model"]
+    among, fresh = found["new_items_among_themselves"], found["new_items"]
+    return {"recall@5": among["recall@5"], "chance": 5 / among["items"], "recall@20 among all": fresh["recall@20"],
+            "share of lists": fresh["share_of_lists"], "share of catalogue": fresh["share_of_catalogue"]}  # fmt: skip
+
+
 def _row(metrics: dict) -> dict[str, float]:
-    late = metrics.get("new_items_among_themselves", {}).get("recall@5")
+    among = metrics.get("new_items_among_themselves", {})
+    late = among.get("recall@5") if among.get("items", 0) >= 20 else None  # of five items, five are always found
     return {"recall@20": metrics["recall@20"], "ndcg@20": metrics["ndcg@20"]} | ({} if late is None else {"late@5": late})
 
 
@@ -116,7 +139,7 @@ class Results:
 
     def table(self, data: str, table: str) -> str:
         """Markdown: a row per method, mean and 95 % interval over the seeds."""
-        rows = [row for row in self.rows if row["data"] == data and row["table"] == table]
+        rows = [row for row in self.rows if row["data"] == data and row["table"] == table and row["metrics"]]
         names = list(dict.fromkeys(row["method"] for row in rows))
         metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
         lines = [f"| {data}: {table} | seeds | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
@@ -124,7 +147,23 @@ class Results:
             mine = [row["metrics"] for row in rows if row["method"] == method]
             cells = [_cell([each[name] for each in mine if name in each], name) for name in metrics]
             lines.append(f"| {method} | {len(mine)} | " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._ratios(data, table, rows)])
+
+    @staticmethod
+    def _ratios(data: str, table: str, rows: list[dict]) -> list[str]:
+        """The default over each of its rivals, paired within a seed."""
+        first = {row["seed"]: row["metrics"] for row in rows if row["method"] == "model"}
+        if len(first) < 2:
+            return []
+        lines = ["", f"| {data}: model over ... | recall@20 | ndcg@20 |", "|---|---|---|"]
+        for method in dict.fromkeys(row["method"] for row in rows if row["metrics"].get("ndcg@20")):
+            mine = {row["seed"]: row["metrics"] for row in rows if row["method"] == method}
+            if method != "model":
+                pairs = [(first[seed], mine[seed]) for seed in first if seed in mine]
+                cells = [_cell([ours[name] / max(theirs[name], 1e-9) for ours, theirs in pairs], name)
+                         for name in ("recall@20", "ndcg@20")]  # fmt: skip
+                lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        return lines
 
 
 def _cell(values: list[float], name: str) -> str:
@@ -139,7 +178,7 @@ def _cell(values: list[float], name: str) -> str:
 def plan(table: str, data: str, folder: Path) -> dict[str, Callable[[Dataset, int], dict[str, float]]]:
     """The methods of a table that is chosen from on the validation part."""
     if table == "encoders":
-        others = {f"{modality}: {name}": load(data, folder, modality, name) for modality, name in ENCODERS}
+        others = {f"{modality}: {name}": load(data, folder, 0, modality, name) for modality, name in ENCODERS}
         return {"default": lambda usual, seed: train(usual, seed, "validation")} | {
             name: lambda _, seed, other=other: train(other, seed, "validation") for name, other in others.items()
         }
@@ -159,37 +198,39 @@ def plan(table: str, data: str, folder: Path) -> dict[str, Callable[[Dataset, in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--data", default="digits,demo,log")
-    parser.add_argument("--tables", default="baselines,newcomers,fusions,modalities,methods,encoders")
+    parser.add_argument("--data", default="digits,demo,log,public")
+    parser.add_argument("--tables", default="baselines,content,newcomers,new_items,fusions,modalities,methods,encoders")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     results = Results(options.out / "quality.jsonl")
     tables = options.tables.split(",")
-    for name in options.data.split(","):
-        data = load(name, options.out)
-        if data is None:
+    names = [name for part in options.data.split(",") for name in (PUBLIC if part == "public" else (part,))]
+    for name in names:
+        if load(name, options.out) is None:
             print(f"{name} is not here: left out")
             continue
         for table in tables:
-            if name == "log" and table not in ("baselines", "methods"):
-                continue
+            if table not in ("baselines", "methods") and not load(name, options.out).features.items:
+                continue  # ids alone have no media to choose from
             for seed in range(options.seeds):
-                _measure(results, data, name, table, seed)
+                _measure(results, load(name, options.out, seed), name, table, seed)
             print(results.table(name, table), flush=True)
-    text = "\n\n".join(results.table(name, table) for name in options.data.split(",") for table in tables)
+    text = "\n\n".join(results.table(name, table) for name in names for table in tables if results.have(data=name, table=table))
     (options.out / "quality.md").write_text(text + "\n", encoding="utf-8")
 
 
 def _measure(results: Results, data: Dataset, name: str, table: str, seed: int) -> None:
     key = {"data": name, "table": table, "seed": seed}
-    if table == "baselines":
+    if table in ("baselines", "content"):
         if not results.have(**key, method="end"):
-            for method, metrics in baselines(data, seed):
+            for method, metrics in {"baselines": baselines, "content": content}[table](data, seed):
                 results.add(**key, method=method, metrics=metrics)
             results.add(**key, method="end", metrics={})
-    elif table == "newcomers":
+    elif table in ("newcomers", "new_items"):
         if not results.have(**key):
-            results.add(**key, method="default", metrics=new_users(data, seed))
+            measure = {"newcomers": new_users, "new_items": new_items}[table]
+            results.add(**key, method="default", metrics=measure(data, seed))
     else:
         for method, run in plan(table, name, results.path.parent).items():
             if not results.have(**key, method=method):

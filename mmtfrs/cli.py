@@ -141,11 +141,12 @@ def train(
     from mmtfrs.training.train import train as train_run
 
     model, history = train_run(settings, catalog, features, parts, out, overwrite, True, store)
-    best = max((logs.get(f"val_{settings.evaluation.monitor}", 0.0) for logs in history), default=0.0)
+    best = max((logs[metric] for logs in history if (metric := f"val_{settings.evaluation.monitor}") in logs), default=None)
+    best = best if len(parts.validation) else None
     document = {"run": str(out), "epochs": len(history), "train": len(parts.train), "validation": len(parts.validation),
-                "test": len(parts.test), f"val_{settings.evaluation.monitor}": best if len(parts.validation) else None,
+                "test": len(parts.test), f"val_{settings.evaluation.monitor}": best,
                 "modalities": list(model.data.modalities), "rejects": len(features.rejects)}  # fmt: skip
-    measured = f", best validation {settings.evaluation.monitor} {best:.4f}" if len(parts.validation) else ""
+    measured = f", best validation {settings.evaluation.monitor} {best:.4f}" if best is not None else ""
     show(document, as_json, f"{out}: trained on {len(parts.train)} events for {len(history)} epochs{measured}")
 
 
@@ -164,7 +165,7 @@ def evaluate(
     check_baselines(names or (), facts["modalities"])
     note(f"evaluating {run} on its {split} part ...")
     from mmtfrs.evaluation.plots import metrics_picture
-    from mmtfrs.evaluation.report import group_table, overall_table, rating_line
+    from mmtfrs.evaluation.report import content_table, group_table, overall_table, rating_line, rolling_line
     from mmtfrs.training.baselines import evaluate_run
 
     results = evaluate_run(run, split, names, progress=not as_json)
@@ -173,7 +174,8 @@ def evaluate(
     ks = sorted(int(name.partition("@")[2]) for name in results["model"] if name.startswith("recall@"))
     k, small = (20 if 20 in ks else ks[-1]), (5 if 5 in ks else ks[0])
     metrics_picture(results, run / "metrics.png", (f"recall@{k}", f"ndcg@{k}"))
-    show(document, as_json, overall_table(results, k), group_table(results, k, small), rating_line(results))
+    show(document, as_json, overall_table(results, k), rolling_line(results, k), group_table(results, k, small),
+         content_table(results), rating_line(results))  # fmt: skip
 
 
 @app.command()

@@ -17,7 +17,7 @@ SCORES = ("cosine", "dot", "euclidean", "pearson")
 LOSSES = ("softmax", "bpr", "hinge")
 MISSING = ("null", "generator")
 INDEXES = ("auto", "exact", "partitions", "scan", "scann")
-BASELINES = ("item_knn", "ease", "bpr", "id_only", "no_media")  # and every modality alone
+BASELINES = ("item_knn", "ease", "ease_media", "bpr", "id_only", "no_media")  # and every modality alone
 NEGATIVES = ("auto", "full", "in_batch", "mixed")
 
 Positive = Annotated[int, Field(gt=0)]
@@ -186,6 +186,10 @@ class EvaluationConfig(Section):
 
     ks: tuple[Positive, ...] = (5, 10, 20, 50)
     monitor: str = Field("recall@20", description="the validation metric that picks the best epoch")
+    history: one_of("static", "rolling") = Field(
+        "static", description="a user of a later part is asked for once, as an export is that knows what was before the part, "
+        "or anew before each event, as one that is sent histories; the other one is reported beside it"
+    )  # fmt: skip
     baselines: tuple[str, ...] = Field(
         ("ease", "id_only", "no_media"), description="what stands beside it; popularity is always there"
     )

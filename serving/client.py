@@ -15,11 +15,12 @@ import grpc
 import numpy as np
 import typer
 
-from mmtfrs.console import print_recommendations, run_app
+from mmtfrs.console import print_recommendations, run_app, split_ids
 from mmtfrs.errors import Error
 from mmtfrs.exporting.request import (  # fmt: skip
     NO_SCORE,
     Query,
+    list_request,
     note_unknown,
     predict_request,
     results,
@@ -132,11 +133,15 @@ class Client:
                     answers[row] = results(answer, place, k)
         return answers
 
-    def similar_items(self, item: str, exclude: Sequence[str] = (), k: int | None = None) -> list[tuple[str, float]]:
-        """Items like one item, best first; the item itself is left out."""
-        excluded = np.array([[item.encode(), *(each.encode() for each in exclude)]], object)
-        inputs = {"item_id": np.array([item.encode()], object), "exclude": excluded}
+    def similar_items(self, item: str, k: int | None = None, **limits) -> list[tuple[str, float]]:
+        """Items like one item, best first, without the item itself; limits are those of `popular`."""
+        inputs = list_request(**limits, item=item)
         return results(self.predict("similar_items", inputs), 0, k)
+
+    def popular(self, k: int | None = None, **limits) -> list[tuple[str, float]]:
+        """What was taken most lately, best first. Limits: a user and a history, whose items are left out, `exclude`, `allow`
+        and `min_score`, as those of a `Query`."""
+        return results(self.predict("popular", list_request(**limits)), 0, k)
 
     def titles(self, items: Sequence[str]) -> list[str]:
         """The title of each item; "" where it has none, is unknown, or the export was made by a release without titles."""
@@ -280,6 +285,25 @@ def similar(
         found = client.similar_items(item, k=k)
         title, *titles = client.titles([item, *(each for each, _ in found)])
     print_recommendations(found, titles, as_json, f"like {item}" + (f": {title}" if title else ""))
+
+
+@app.command()
+def popular(
+    context: typer.Context,
+    user: User = "",
+    history: History = "",
+    k: Count = 10,
+    exclude: Exclude = "",
+    allow: Allow = "",
+    min_score: MinScore = None,
+    as_json: Json = False,
+) -> None:
+    """What was taken most lately."""
+    lists = {"history": split_ids(history), "exclude": split_ids(exclude), "allow": split_ids(allow)}
+    with context.obj() as client:
+        found = client.popular(k, user=user, min_score=min_score, **lists)
+        titles = client.titles([each for each, _ in found])
+    print_recommendations(found, titles, as_json, "popular")
 
 
 @app.command()

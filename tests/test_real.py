@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from asked import ask_default, recall_by_user_alone, texts
 from conftest import run_cli
+
+from mmtfrs import Catalog
+from mmtfrs.exporting.loaded import LoadedModel
+from mmtfrs.exporting.request import image_bytes, wav_bytes
+from mmtfrs.models.run_folder import load_part
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +38,11 @@ def run(real, tmp_path_factory):
     exported = run_cli("export", folder / "run", folder / "saved_models" / "digits")
     assert exported.returncode == 0, exported.stderr
     return folder, trained.stderr, json.loads(evaluated.stdout)["results"]
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    return LoadedModel(run[0] / "saved_models" / "digits")
 
 
 def test_broken_files_are_set_aside(run, real):
@@ -61,14 +73,34 @@ def test_quality(run):
     assert among["no_media"] < 2 * chance
 
 
-def test_recommendations_follow_what_is_shown(run, real):
-    """A spoken or drawn digit asks for items of that digit (the id of an item tells its digit and voice)."""
+def test_asked_by_the_user_alone_as_evaluated(run, exported):
+    """The export's lists for known users have the recall that `evaluate` says, and nothing that a user has."""
+    expected = run[2]["model"].get("known_users", run[2]["model"])["recall@20"]
+    events = load_part(run[0] / "run", "test")
+    assert recall_by_user_alone(exported, events) == pytest.approx(expected, abs=5e-4)
+
+
+def test_a_medium_alone_finds_its_digit_and_itself(run, real, exported):
+    """Asked by an item's own text, picture or sound, and by nothing else, through `serving_default`: how many of ten answers
+    are of the same digit (the id of an item tells its digit and voice), and whether the item itself is among twenty."""
+    catalog = Catalog.read(real / "digits" / "items.csv")
+    broken = json.loads((real / "digits" / "truth.json").read_text())["broken"]
+    read = {"text": str, "image": image_bytes, "audio": wav_bytes}
+    for name, digit, itself in (("text", 0.95, 0.70), ("image", 0.75, 0.90), ("audio", 0.60, 0.85)):
+        media = [(item, catalog.medium(row, name)) for row, item in enumerate(catalog.ids)]
+        media = [(item, path) for item, path in media if path and not str(path).endswith(tuple(broken.get(name, ())))][::3]
+        lists = ask_default(exported, len(media), 40, **{name: texts([read[name](path) for _, path in media])})
+        same = [[other.split("-")[0] == item.split("-")[0] for other in row[:10]]
+                for (item, _), row in zip(media, lists, strict=True)]  # fmt: skip
+        found = [item in row[:20] for (item, _), row in zip(media, lists, strict=True)]
+        assert np.mean(same) > digit and np.mean(found) > itself, (name, np.mean(same), np.mean(found))
+
+
+def test_by_the_command_line(run, real):
     model = run[0] / "saved_models" / "digits"
-    by_text = run_cli("recommend", model, "--history", "eight-george-0,eight-jackson-1", "-k", 10, "--json")
-    items = [entry["item_id"] for entry in json.loads(by_text.stdout)["recommendations"]]
-    assert sum(item.startswith("eight") or "george" in item or "jackson" in item for item in items) >= 8, items
-    sound = real / "digits" / "audio" / "seven-theo-1.mp3"
-    if not sound.exists():
-        sound = next((real / "digits" / "audio").glob("*.mp3"))
-    result = run_cli("recommend", model, "--audio", sound, "-k", 3, "--json")
-    assert len(json.loads(result.stdout)["recommendations"]) == 3
+    sound = next((real / "digits" / "audio").glob("seven-*.mp3"))
+    result = run_cli("recommend", model, "--audio", sound, "-k", 10, "--json")
+    items = [entry["item_id"] for entry in json.loads(result.stdout)["recommendations"]]
+    assert len(items) == 10 and sum(item.startswith("seven") for item in items) >= 5, items
+    unknown = run_cli("recommend", model, "--user", "nobody", "-k", 3)
+    assert unknown.returncode == 0 and "user nobody is not known to this model" in unknown.stderr

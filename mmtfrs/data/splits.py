@@ -36,9 +36,10 @@ def split_events(events: Events, kind: str, validation_share: float, test_share:
         events: the whole log.
         kind: `time`: the newest events of the whole log are the test part (equal timestamps stay together).
             `user`: each user's newest event is the test part, the one before it the validation part; users with fewer
-            than three events train only. `random`: seeded. `none`: every event trains.
+            than three events train only; of one timestamp, the last in the log is the newest. `random`: seeded.
+            `none`: every event trains.
         validation_share, test_share: shares of all events, for `time` and `random`.
-        seed: for `random`, and for the order of a user's events of one timestamp.
+        seed: for `random`.
 
     Raises:
         DataError: the kind is unknown, or a part that is asked for would leave nothing to train on.
@@ -54,7 +55,7 @@ def split_events(events: Events, kind: str, validation_share: float, test_share:
     if kind == "none":
         part = np.zeros(n, np.int8)
     elif kind == "user":
-        part = _by_user(events, seed, validation_share > 0, test_share > 0)
+        part = _by_user(events, validation_share > 0, test_share > 0)
     elif kind == "random":
         part = _cut(np.random.default_rng(seed).permutation(n), validation_share, test_share)
     else:
@@ -98,11 +99,10 @@ def _by_time(timestamps: np.ndarray, validation_share: float, test_share: float)
     return part
 
 
-def _by_user(events: Events, seed: int, validation: bool, test: bool) -> np.ndarray:
+def _by_user(events: Events, validation: bool, test: bool) -> np.ndarray:
     part = np.zeros(len(events), np.int8)
-    shuffle = np.random.default_rng(seed).permutation(len(events))
     _, users = np.unique(events.user_ids.astype(str), return_inverse=True)
-    order = np.lexsort((shuffle, events.timestamps, users))
+    order = np.lexsort((np.arange(len(events)), events.timestamps, users))  # of one timestamp, in the order of the log
     last = np.append(users[order][1:] != users[order][:-1], True)
     ends = np.flatnonzero(last)
     counts = np.diff(np.append(-1, ends))

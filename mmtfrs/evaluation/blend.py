@@ -7,8 +7,10 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.evaluation.scorers import ModelScorer
 from mmtfrs.models.two_tower import TwoTower
 
+_SHARES = (1.0, 0.5, 0.25, 0.0)  # of the media's weight that are tried
 _USERS, _ITEMS = 512, 2048  # drawn to learn from
 _PRIOR = 10.0  # users that the weights the model has already stand for: a handful of others decides little
 
@@ -35,7 +37,8 @@ def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> None:
     items = len(model.data.item_ids)
     columns = np.unique(np.concatenate([rng.permutation(items)[:_ITEMS], *relevant]))
     names = np.array([questions.users[row] for row in users], object)
-    scores = model.block_scores(names, questions.histories, columns)  # [n, C, K + 1]
+    pasts = [questions.pasts[row] for row in users]
+    scores = model.block_scores(names, pasts, columns)  # [n, C, K + 1]
     if model.combine == "sum":
         media = scores[..., : model.media_blocks].mean(axis=2, keepdims=True)
         scores = np.concatenate([media, scores[..., model.media_blocks :]], axis=2)
@@ -43,9 +46,9 @@ def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> None:
     taken = np.zeros(scores.shape[:2], bool)
     place = np.full(items + 1, -1)
     place[columns] = np.arange(len(columns))
-    for row, (name, own) in enumerate(zip(names, relevant, strict=True)):
+    for row, (own, past) in enumerate(zip(relevant, pasts, strict=True)):
         wanted[row, place[own]] = 1.0 / len(own)
-        past = place[questions.histories.past(name) - 1]
+        past = place[past - 1]
         taken[row, past[past >= 0]] = True
 
     start = np.append(np.full(scores.shape[2] - 1, 1.0 / model.config.loss.temperature), 0.0)
@@ -64,3 +67,27 @@ def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> None:
     total = found[:-1].sum() or found[-1]  # nothing but popularity, if no block says anything
     if total > 0:
         model.blend.assign(found / total)
+
+
+def temper_media(model: TwoTower, questions: Questions, metric: str) -> None:
+    """Halves the weight of the media, or takes it away, where the metric is the better for it.
+
+    What makes events likely is not all that makes lists good: on items that many took, media blur what ids know.
+
+    Args:
+        model: with the weights of `fit_blend`.
+        questions: of events that it was not trained on.
+        metric: `METRIC@K`.
+    """
+    if model.voting or not model.media_blocks or model.media_blocks == model.blocks:
+        return
+    whole, k = model.blend.numpy(), int(metric.partition("@")[2])
+    tried = {}
+    for share in _SHARES:
+        weights = whole.copy()
+        weights[: model.media_blocks] *= share
+        if weights[:-1].sum() <= 0:
+            continue
+        model.blend.assign(weights / weights[:-1].sum())
+        tried[share] = questions.ask(ModelScorer(model), (k,))[metric], model.blend.numpy()
+    model.blend.assign(max(tried.values(), key=lambda each: each[0])[1] if tried else whole)

@@ -8,6 +8,7 @@ from mmtfrs.evaluation.blend import fit_blend
 from mmtfrs.evaluation.evaluate import Questions
 from mmtfrs.evaluation.scorers import ModelScorer
 from mmtfrs.models.averaging import averaged
+from mmtfrs.models.two_tower import TwoTower
 
 
 class ValidationMetrics(keras.callbacks.Callback):
@@ -26,12 +27,19 @@ class ValidationMetrics(keras.callbacks.Callback):
         self.ks = ks
         self._questions: Questions | None = None
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def questions(self, model: TwoTower) -> Questions:
+        """What is asked at the end of every epoch."""
         if self._questions is None:
-            self._questions = Questions(self.model.data, self.events, self.model.config.model.history_length)
+            self._questions = Questions(model.data, self.events, model.repeats)
+            if model.config.evaluation.history == "rolling":
+                self._questions = self._questions.rolling() or self._questions
+        return self._questions
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        questions = self.questions(self.model)
         with averaged(self.model):
-            fit_blend(self.model, self._questions)
-            metrics = self._questions.ask(ModelScorer(self.model), self.ks)
+            fit_blend(self.model, questions)
+            metrics = questions.ask(ModelScorer(self.model), self.ks)
         if logs is not None:
             names = ("recall", "ndcg", "hit_rate", "precision", "f1", "mrr", "map")
             logs.update({f"val_{name}@{k}": metrics[f"{name}@{k}"] for name in names for k in self.ks})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from mmtfrs._keras import tf
 from mmtfrs.data.events import Events
 from mmtfrs.errors import DataError
+from mmtfrs.evaluation.content import content_queries
 from mmtfrs.evaluation.metrics import ListMetrics, ranking_metrics
 from mmtfrs.evaluation.ratings import rating_errors
 from mmtfrs.evaluation.scorers import ModelScorer, PopularityScorer, Scorer
@@ -17,6 +19,7 @@ from mmtfrs.models.histories import Histories
 from mmtfrs.models.two_tower import TwoTower
 
 _SCORES = 1 << 25  # scores held at a time: 128 MiB
+_EVENTS = 20_000  # of which rolling questions are asked
 _USERS = 256  # users at a time, who share the order in which ties fall
 
 
@@ -36,23 +39,37 @@ def evaluate(
         ks: list lengths; the config's if None.
 
     Returns:
-        `{"model": metrics, "popularity": metrics, ...}`. Metrics hold each `metric@k`, and the groups `new_users` (users
-        without a known event), `new_items` (ranked among all, relevant are items without a training event) and
-        `new_items_among_themselves` (only such items are ranked), with `share_of_lists` and `share_of_catalogue` of the new
-        items. Groups that are empty are absent. A model with the rating task has `rating_mae` and `rating_rmse` as well.
+        `{"model": metrics, "popularity": metrics, ...}`. Metrics hold each `metric@k`, and groups, of which the empty ones are
+        absent: `new_users` (users without a known event), `new_items` (ranked among all, relevant are items without a training
+        event) and `new_items_among_themselves` (only such items are ranked), with `share_of_lists` and `share_of_catalogue` of
+        the new items. `rolling` asks anew before every event of a part that is later than all that is known, with what its
+        user took until then; with `evaluation.history: rolling` this is what the metrics are of, and `static` the group.
+        `content_queries` are those of `mmtfrs.evaluation.content`. A model with the rating task has `rating_mae` and
+        `rating_rmse` as well.
 
     Raises:
         DataError: no event can be evaluated.
     """
     ks = tuple(sorted(ks or model.config.evaluation.ks))
-    questions = Questions(model.data, events, model.config.model.history_length)
+    settings = model.config
+    questions = Questions(model.data, events, model.repeats)
     scorers: dict[str, Scorer] = {
         "model": ModelScorer(model),
         "popularity": PopularityScorer(model.data.item_counts[1:]),
     }
+    if np.isfinite(model.data.fade):
+        scorers["recent"] = PopularityScorer(model.data.faded[1:])
     for name, other in (against or {}).items():
         scorers[name] = ModelScorer(other) if isinstance(other, TwoTower) else other
+    other, group = questions.rolling(), "rolling"
+    if other is not None and settings.evaluation.history == "rolling":
+        questions, other, group = other, questions, "static"
     results = {name: questions.ask(scorer, ks) for name, scorer in scorers.items()}
+    for name, scorer in scorers.items() if other is not None else ():
+        results[name][group] = other.ask(scorer, ks)
+    content = content_queries(model, questions)
+    if content:
+        results["model"]["content_queries"] = content
     if model.rating is not None and events.ratings is not None:
         results["model"] |= rating_errors(model, events)
     return results
@@ -64,26 +81,58 @@ class Questions:
     Args:
         tables: the model's ids and counts.
         events: what is to be predicted.
-        length: newest items of a history that a model may see.
+        repeats: whether items that were taken before may be answered, and are asked for.
+
+    Attributes:
+        users: who is asked for, once each; in `rolling` questions once per event.
+        pasts: item rows that are known of each, oldest first.
+        relevant: indices of the items that are to be found.
     """
 
-    def __init__(self, tables: Tables, events: Events, length: int) -> None:
+    def __init__(self, tables: Tables, events: Events, repeats: bool = False) -> None:
         self.tables = tables
-        empty = events.take(np.array([], np.int64))
-        self.histories = Histories(tables, events.known if events.known is not None else empty, length)
-        wanted = Histories(tables, events, length)
+        self.repeats = repeats
+        self._events = events
+        known, wanted = (Histories(tables, part, 0) for part in (_known(events), events))
         self.users: list[str] = []
+        self.pasts: list[np.ndarray] = []
         self.relevant: list[np.ndarray] = []
         for user in dict.fromkeys(events.user_ids):
-            # An item that was taken before cannot be recommended again, so it cannot be asked for either.
-            items = np.setdiff1d(wanted.past(user), self.histories.past(user)) - 1
-            if len(items):
-                self.users.append(user)
-                self.relevant.append(items)
+            self._add(user, known.past(user), wanted.past(user))
         if not self.users:
             raise DataError("there is nothing to evaluate: no event of this part is on an item its user had not seen.")
         self.new_items = tables.item_counts[1:] == 0
         self.content = content_vectors(tables)
+
+    def rolling(self) -> Questions | None:
+        """A question before each event, with all that its user took until then, also in this part: how a model that is sent
+        histories is asked. None where what is known is not older than the part, or nobody comes twice. Of very many events
+        some are drawn."""
+        events, known = self._events, _known(self._events)
+        if not len(known) or known.timestamps.max() > events.timestamps.min():
+            return None
+        asked = copy.copy(self)
+        asked.users, asked.pasts, asked.relevant = [], [], []
+        before, wanted = (Histories(self.tables, part, 0) for part in (known, events))
+        for user in dict.fromkeys(events.user_ids):
+            items = wanted.past(user)
+            for place, item in enumerate(items):
+                asked._add(user, np.concatenate([before.past(user), items[:place]]), np.array([item]))
+        if len(asked.users) == len(self.users):
+            return None
+        if len(asked.users) > _EVENTS:
+            rows = np.sort(np.random.default_rng(0).permutation(len(asked.users))[:_EVENTS])
+            for name in ("users", "pasts", "relevant"):
+                setattr(asked, name, [getattr(asked, name)[row] for row in rows])
+        return asked
+
+    def _add(self, user: str, past: np.ndarray, wanted: np.ndarray) -> None:
+        # An item that was taken before cannot be recommended again, so it cannot be asked for either.
+        items = np.unique(wanted) if self.repeats else np.setdiff1d(wanted, past)
+        if len(items):
+            self.users.append(user)
+            self.pasts.append(past)
+            self.relevant.append(items - 1)
 
     def ask(self, scorer: Scorer, ks: Sequence[int], per_user: list | None = None) -> dict:
         """Metrics of one scorer; see `evaluate`. A list takes `{metric@k: [n]}` of each user, in chunks."""
@@ -97,12 +146,13 @@ class Questions:
         for start in range(0, len(self.users), chunk):
             users = np.array(self.users[start : start + chunk], object)
             relevant = self.relevant[start : start + chunk]
-            scores = np.array(scorer.scores(users, self.histories), np.float32)
+            pasts = self.pasts[start : start + chunk]
+            scores = np.array(scorer.scores(users, pasts), np.float32)
             # Exact ties fall in random orders, the same ones for every scorer: one that cannot tell items apart is at
             # chance, not at the mercy of the catalogue's order.
             order = np.random.default_rng(start).permutation(items)
-            for row, user in enumerate(users):
-                scores[row, self.histories.past(user) - 1] = -np.inf
+            for row, past in enumerate(pasts if not self.repeats else ()):
+                scores[row, past - 1] = -np.inf
             top = self._top(scores, order, depth)
             lists.update(top)
             listed += (top >= 0).sum()
@@ -111,7 +161,7 @@ class Questions:
             overall.add(metrics)
             if per_user is not None:
                 per_user.append(metrics)
-            known = np.array([len(self.histories.past(user)) > 0 for user in users])
+            known = np.array([len(past) > 0 for past in pasts])
             for value, group in groups.items():
                 group.add({name: values[known == value] for name, values in metrics.items()})
             fresh = [items[self.new_items[items]] for items in relevant]
@@ -141,6 +191,10 @@ class Questions:
         """`[n, depth]` item indices, best first, -1 where only seen items are left."""
         values, places = tf.math.top_k(scores[:, order], depth)
         return np.where(np.isneginf(values.numpy()), -1, order[places.numpy()])
+
+
+def _known(events: Events) -> Events:
+    return events.known if events.known is not None else events.take(np.array([], np.int64))
 
 
 def _metrics(top: np.ndarray, relevant: list[np.ndarray], ks: Sequence[int]) -> dict[str, np.ndarray]:

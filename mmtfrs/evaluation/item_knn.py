@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs.evaluation.ease import taken
-from mmtfrs.models.histories import Histories
+from mmtfrs.models.histories import Pasts
 
 
 class ItemKNNScorer:
@@ -23,8 +23,8 @@ class ItemKNNScorer:
         self.content = np.asarray(content, np.float32)
         self.neighbours = min(neighbours, len(content) - 1)
 
-    def scores(self, user_ids: np.ndarray, histories: Histories) -> np.ndarray:
-        known = taken(user_ids, histories, len(self.content))
+    def scores(self, user_ids: np.ndarray, pasts: Pasts) -> np.ndarray:
+        known = taken(pasts, len(self.content))
         used = np.flatnonzero(known.any(axis=0))
         # Only rows of items that somebody here took are needed.
         similar = self.content[used] @ self.content.T

@@ -34,7 +34,7 @@ def missing_curve(
     Returns:
         `{"all media": [one per share], modality: [...], ...}`.
     """
-    questions = Questions(model.data, events, model.config.model.history_length)
+    questions = Questions(model.data, events, model.repeats)
     k = int(metric.partition("@")[2])
     groups = {ALL: model.data.modalities, **{name: (name,) for name in model.data.modalities}}
     curve: dict[str, list[float]] = {}

@@ -20,7 +20,7 @@ def rating_errors(model: TwoTower, events: Events) -> dict[str, float]:
     kept = np.flatnonzero(items > 0)
     known = events.known if events.known is not None else events.take(np.array([], np.int64))
     histories = Histories(model.data, known, model.config.model.history_length)
-    predicted = model.predict_ratings(events.user_ids[kept], histories, items[kept])
+    predicted = model.predict_ratings(events.user_ids[kept], histories.pasts(events.user_ids[kept]), items[kept])
     errors = predicted - events.ratings[kept]
     flat = float(model.rating.mean.numpy()) - events.ratings[kept]
     return {

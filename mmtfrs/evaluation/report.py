@@ -12,7 +12,9 @@ ROWS = {
     "model": "this model",
     "popularity": "popularity",
     "item_knn": "content, nearest neighbours",
+    "recent": "popularity, fading",
     "ease": "EASE",
+    "ease_media": "EASE with media",
     "bpr": "matrix factorisation (BPR)",
     "id_only": "ids only",
     "no_media": "ids and histories, no media",
@@ -70,6 +72,30 @@ def group_table(results: dict[str, dict], k: int = 20, small: int = 5) -> Table 
         values = (metrics.get(group, {}).get(name) for _, group, name in columns)
         table.add_row(ROWS.get(scorer, scorer), *("" if value is None else f"{value:.4f}" for value in values))
     return table
+
+
+def content_table(results: dict[str, dict]) -> Table | None:
+    """What the items' own media find; None where there are none."""
+    content = results["model"].get("content_queries")
+    if not content:
+        return None
+    names = list(dict.fromkeys(name for metrics in content.values() for name in metrics if "@" in name))
+    table = Table(title="asked by a medium: an item by its own, by another one, and for a user", title_justify="left")
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    for modality, metrics in content.items():
+        table.add_row(modality, *(f"{metrics[name]:.4f}" if name in metrics else "" for name in names))
+    return table
+
+
+def rolling_line(results: dict[str, dict], k: int = 20) -> str | None:
+    """What every scorer reaches when it is asked anew before each event; or once per user, if the table is of the former."""
+    for group, asked in (("rolling", "anew before each of {} events"), ("static", "once for each of {} users")):
+        if group in results["model"]:
+            values = ", ".join(f"{ROWS.get(name, name)} {each[group][f'recall@{k}']:.4f}" for name, each in results.items())
+            return f"asked {asked.format(results['model'][group]['users'])}, recall@{k}: {values}"
+    return None
 
 
 def _group_title(new: dict, among: dict, users: dict) -> str:

@@ -7,15 +7,15 @@ from typing import Protocol
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.models.histories import Histories
+from mmtfrs.models.histories import Pasts
 from mmtfrs.models.two_tower import TwoTower
 
 
 class Scorer(Protocol):
     """Scores the whole catalogue for some users."""
 
-    def scores(self, user_ids: np.ndarray, histories: Histories) -> np.ndarray:
-        """`[n, N] float32`, higher is better."""
+    def scores(self, user_ids: np.ndarray, pasts: Pasts) -> np.ndarray:
+        """`[n]` users, and the item rows that are known of each, oldest first -> `[n, N] float32`, higher is better."""
 
 
 class ModelScorer:
@@ -25,16 +25,16 @@ class ModelScorer:
         self._model = model
         self._candidates = tf.constant(model.candidate_embeddings())
 
-    def scores(self, user_ids: np.ndarray, histories: Histories) -> np.ndarray:
-        queries = self._model.query_embeddings(user_ids, histories)
+    def scores(self, user_ids: np.ndarray, pasts: Pasts) -> np.ndarray:
+        queries = self._model.query_embeddings(user_ids, pasts)
         return self._model.score_matrix(tf.constant(queries), self._candidates).numpy()
 
 
 class PopularityScorer:
-    """The number of training events of each item, the same for everybody."""
+    """The number of training events of each item, or what else it is worth, the same for everybody."""
 
     def __init__(self, counts: np.ndarray) -> None:
         self._counts = np.asarray(counts, np.float32)
 
-    def scores(self, user_ids: np.ndarray, histories: Histories) -> np.ndarray:
+    def scores(self, user_ids: np.ndarray, pasts: Pasts) -> np.ndarray:
         return np.repeat(self._counts[None], len(user_ids), axis=0)

@@ -80,7 +80,7 @@ class Query:
             "boost_attribute": _list(list(boosts)),
             "boost": np.array([list(boosts.values())], np.float32),
             "diversity": np.array([self.diversity], np.float32),
-            "min_score": np.array([NO_SCORE if self.min_score is None else self.min_score], np.float32),
+            "min_score": _least(self.min_score),
             "repeats": np.array([self.repeats]),
         }
 
@@ -109,6 +109,22 @@ class Query:
         ]
         asked = f"for {first}" + (f" with {' and '.join(more)}" if more else "")
         return "; ".join([asked, *filter(None, limits)])
+
+
+def list_request(
+    *,
+    item: str | None = None,
+    user: str = "",
+    history: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    allow: Sequence[str] = (),
+    min_score: float | None = None,
+) -> dict[str, np.ndarray]:
+    """The inputs of `popular`, or with an item, which is left out itself, of `similar_items`."""
+    inputs = {"user_id": _row(user), "history": _list(history), "allow": _list(allow), "min_score": _least(min_score)}
+    if item is None:
+        return inputs | {"exclude": _list(exclude)}
+    return inputs | {"exclude": _list([item, *exclude]), "item_id": _row(item)}
 
 
 def check_media(inputs: Mapping[str, np.ndarray], learned: Collection[str] | None) -> None:
@@ -224,6 +240,10 @@ def _listed(values: Sequence[str]) -> str:
     """The first five of a list, and how many more there are."""
     rest = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
     return ", ".join(values[:_SHOWN]) + rest
+
+
+def _least(min_score: float | None) -> np.ndarray:
+    return np.array([NO_SCORE if min_score is None else min_score], np.float32)
 
 
 def _list(values: Sequence[str]) -> np.ndarray:

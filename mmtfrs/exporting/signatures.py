@@ -35,7 +35,7 @@ class ServingModule(tf.Module):
         self.index = index
         settings = model.config
         self.past = PastItems(model.data, settings.export.histories, settings.model.history_length)
-        self._leave_out = settings.data.repeats == "leave_out"
+        self._leave_out = not model.repeats
         self._worth = tf.constant(model.data.faded[model.data.id_rows][1:], tf.float32)
         self._titles = tf.constant(model.data.titles, tf.string)
         # Layers themselves are not attached: their variables are all that the functions need.

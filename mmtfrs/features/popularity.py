@@ -37,7 +37,11 @@ def log_popularity(counts: np.ndarray) -> np.ndarray:
 
 
 def best_fade(items: np.ndarray, timestamps: np.ndarray, size: int) -> float:
-    """The half-life under which the older events say best which items the newest ones are on: highest likelihood."""
+    """The half-life under which the older events say best which items the newest ones are on.
+
+    The longest one whose likelihood is within a standard error of the highest (Breiman et al., Classification and Regression
+    Trees, 1984): what fades without need forgets.
+    """
     order = np.argsort(timestamps, kind="stable")
     cut = len(order) - max(1, round(_HELD * len(order)))
     while 0 < cut < len(order) and timestamps[order[cut]] == timestamps[order[cut - 1]]:
@@ -46,8 +50,10 @@ def best_fade(items: np.ndarray, timestamps: np.ndarray, size: int) -> float:
         return np.inf
     old, new = order[:cut], order[cut:]
 
-    def likelihood(fade: float) -> float:
+    said = []  # the log-likelihood of each new event under each half-life
+    for fade in FADES:
         counts = faded_counts(items[old], timestamps[old], size, fade)[1:] + 0.1
-        return float(np.log(counts / counts.sum())[items[new] - 1].mean())
-
-    return max(FADES, key=likelihood)
+        said.append(np.log(counts / counts.sum())[items[new] - 1])
+    best = max(said, key=np.mean)
+    short = [(best - each).mean() <= (best - each).std() / np.sqrt(len(new)) for each in said]
+    return FADES[short.index(True)]

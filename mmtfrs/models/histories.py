@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.data.events import Events
 from mmtfrs.features.tables import Tables
+
+Pasts = Sequence[np.ndarray]  # of each of some users, the item rows they took, oldest first
+
+
+def newest(pasts: Pasts, length: int) -> np.ndarray:
+    """`[n, H] int32` item rows, oldest first, zeros in front: the newest `length` of each."""
+    out = np.zeros((len(pasts), length), np.int32)
+    for row, past in enumerate(pasts):
+        if length and len(past):
+            out[row, -min(len(past), length) :] = past[-length:]
+    return out
 
 
 class Histories:
@@ -34,13 +47,12 @@ class Histories:
         self._end = tf.constant(starts[users[order] + 1], tf.int64)
 
     def of_users(self, user_ids) -> np.ndarray:
-        """`[n, H] int32` item rows, oldest first, zeros in front: each user's newest items."""
-        out = np.zeros((len(user_ids), self.length), np.int32)
-        for row, name in enumerate(user_ids):
-            past = self.past(name)[-self.length :] if self.length else []
-            if len(past):
-                out[row, -len(past) :] = past
-        return out
+        """`[n, H] int32`: each user's newest items, as `newest` has them."""
+        return newest(self.pasts(user_ids), self.length)
+
+    def pasts(self, user_ids) -> Pasts:
+        """All items of each user."""
+        return [self.past(user) for user in user_ids]
 
     def past(self, user_id: str) -> np.ndarray:
         """`[n] int32`: all item rows of one user, oldest first; empty for an unknown user."""

@@ -15,7 +15,7 @@ from mmtfrs.features.features import Features
 from mmtfrs.features.tables import Tables
 from mmtfrs.models import scores
 from mmtfrs.models.batches import TrainingRows
-from mmtfrs.models.histories import Histories
+from mmtfrs.models.histories import Pasts, newest
 from mmtfrs.models.objective import Objective
 from mmtfrs.models.rating import RatingHead
 from mmtfrs.models.voting import votes
@@ -106,6 +106,11 @@ class TwoTower(tfrs.Model):
     def encoders(self) -> dict:
         """The encoders that made the features, where this process loaded them."""
         return self._encoders.value
+
+    @property
+    def repeats(self) -> bool:
+        """Whether what a user took may be answered again."""
+        return self.config.data.repeats == "allow"
 
     def keep_encoders(self, encoders: dict) -> None:
         """Notes encoders that are loaded already, so that an export need not load them again."""
@@ -220,7 +225,7 @@ class TwoTower(tfrs.Model):
         blocks, weights = self.query_blocks(users, history, training)
         blocks, popularity = blocks * self.blend[:-1, None], tf.fill([tf.shape(users)[0]], self.blend[-1])
         if media is not None and self.media_blocks:
-            shown, shown_weights = self._shown(media, presence)
+            shown, shown_weights = self._shown(self.device.reduced(media, presence), presence)
             there = tf.reduce_max(presence, axis=1)
             alone = there * tf.cast((users == 0) & ~tf.reduce_any(history > 0, axis=1), tf.float32)
             blocks = blocks * (1.0 - alone)[:, None, None] + shown * there[:, None, None]
@@ -230,17 +235,29 @@ class TwoTower(tfrs.Model):
 
     def query_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`{modality: [B, dim]}` raw features and `[B, M]` presence -> a query of an unknown user without history."""
-        shown, weights = self._shown(media, presence)
+        shown, weights = self._shown(self.device.reduced(media, presence), presence)
         return tf.pad(_flat(shown), [[0, 0], [0, 1]]), weights
+
+    def query_from_items(self, items: tf.Tensor, presence: tf.Tensor) -> tf.Tensor:
+        """`[B] int32` item rows, `[B, M]` which of their media are shown -> `[B, W]`: a query by these alone."""
+        media, there = self.device.item_media(items)
+        shown, _ = self._shown(*_masked(media, there * presence))
+        return tf.pad(_flat(shown), [[0, 0], [0, 1]])
+
+    def candidate_from_items(self, items: tf.Tensor, presence: tf.Tensor, ids: bool = True) -> tf.Tensor:
+        """As `query_from_items`, the embeddings of items that have no other media, and with or without what their ids know."""
+        media, there = self.device.item_media(items)
+        known = tf.gather(self.device.item_id_rows, items) if ids else None
+        blocks, _ = self._candidate(*_masked(media, there * presence), known)
+        return tf.pad(_flat(blocks), [[0, 0], [0, 1]])
 
     def query_like(self, candidates: tf.Tensor) -> tf.Tensor:
         """`[B, W]` embeddings of candidates -> queries for what is like them, however popular."""
         shares = tf.repeat(self.blend[:-1], self.block)
         return candidates * tf.concat([shares, tf.zeros([1])], axis=0)
 
-    def _shown(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _shown(self, reduced: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Media as a query for what is like them: `(blocks [B, K, D], weights [B, M])`, nothing in the block of the ids."""
-        reduced = self.device.reduced(media, presence)
         standing = presence
         if self.imputer is not None:
             reduced, standing = self.imputer(reduced, presence)
@@ -275,36 +292,35 @@ class TwoTower(tfrs.Model):
             return votes(queries[:, :-1], candidates[:, :-1], self.blocks)
         return tf.matmul(queries, candidates, transpose_b=True)
 
-    def block_scores(self, user_ids, histories: Histories, columns: np.ndarray) -> np.ndarray:
-        """`[n]` users with these histories, `[C]` item indices -> `[n, C, K + 1] float32`: the score of each block, and the
-        popularity of each item."""
-        rows, past = self.data.user_rows(user_ids), histories.of_users(user_ids)
+    def block_scores(self, user_ids, pasts: Pasts, columns: np.ndarray) -> np.ndarray:
+        """`[n]` users who took these items before, `[C]` item indices -> `[n, C, K + 1] float32`: the score of each block, and
+        the popularity of each item."""
+        rows, past = self.data.user_rows(user_ids), newest(pasts, self.config.model.history_length)
         queries = np.concatenate(list(self._batches(lambda *inputs: self.query_blocks(*inputs)[0], rows, past)))
         candidates = np.concatenate(list(self._batches(lambda items: self.candidate_blocks(items)[0], columns + 1)))
         scores = np.einsum("nkd,ckd->nck", queries, candidates, optimize=True)
         popular = np.broadcast_to(self.data.popularity[1:][columns][None, :, None], (*scores.shape[:2], 1))
         return np.concatenate([scores, popular], axis=2)
 
-    def predict_ratings(self, user_ids, histories: Histories, items: np.ndarray) -> np.ndarray:
-        """`[n]` users with these histories, `[n]` item rows -> `[n] float32` ratings. Raises `DataError` if the model was
-        trained without ratings."""
+    def predict_ratings(self, user_ids, pasts: Pasts, items: np.ndarray) -> np.ndarray:
+        """`[n]` users who took these items before, `[n]` item rows -> `[n] float32` ratings. Raises `DataError` if the model
+        was trained without ratings."""
         if self.rating is None:
             raise DataError("this model predicts no ratings. Train it with `loss.rating` above 0 on events with ratings.")
         rows = self.data.user_rows(user_ids)
-        return np.concatenate(
-            [np.zeros(0, np.float32), *self._batches(self._ratings, rows, histories.of_users(user_ids), items)]
-        )
+        found = self._batches(self._ratings, rows, newest(pasts, self.config.model.history_length), items)
+        return np.concatenate([np.zeros(0, np.float32), *found])
 
     def candidate_embeddings(self) -> np.ndarray:
         """`[N, W] float32`: the whole catalogue, in its order."""
         return np.concatenate(list(self._batches(self._candidates, np.arange(1, len(self.data.item_ids) + 1))))
 
-    def query_embeddings(self, user_ids, histories: Histories) -> np.ndarray:
-        """`[n, W] float32` for users with these histories."""
+    def query_embeddings(self, user_ids, pasts: Pasts) -> np.ndarray:
+        """`[n, W] float32` for users who took these items before."""
         if not len(user_ids):
             return np.zeros((0, self.width), np.float32)
         rows = self.data.user_rows(user_ids)
-        return np.concatenate(list(self._batches(self._queries, rows, histories.of_users(user_ids))))
+        return np.concatenate(list(self._batches(self._queries, rows, newest(pasts, self.config.model.history_length))))
 
     @staticmethod
     def _batches(function, *arrays: np.ndarray) -> Iterator[np.ndarray]:
@@ -327,6 +343,11 @@ class TwoTower(tfrs.Model):
 def _flat(blocks: tf.Tensor) -> tf.Tensor:
     """`[B, K, D]` -> `[B, K D]`."""
     return tf.reshape(blocks, [tf.shape(blocks)[0], blocks.shape[1] * blocks.shape[2]])
+
+
+def _masked(media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """Reduced features, zeros where they are not present."""
+    return {name: value * presence[:, index, None] for index, (name, value) in enumerate(media.items())}, presence
 
 
 class _Untracked:

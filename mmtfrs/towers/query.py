@@ -12,8 +12,8 @@ from mmtfrs.towers.parts import IdEmbedding, as_blocks, hide_modalities, last_ml
 
 class QueryTower(keras.layers.Layer):
     """Per modality, the history's mean and the user's own medium become one vector; these are fused as an item's are, and what
-    the user's id and the ids of the history know is added before the last MLP: what media say depends on who asks. Apart from
-    that, the ids are asked what ids know of items.
+    the user likes in media is added before the last MLP: what media say depends on who asks. Apart from that, with tables of
+    their own, the ids of the user and the history are asked what ids know of items: media cannot make that worse.
 
     Args:
         config: sizes, fusion and dropout.
@@ -49,19 +49,16 @@ class QueryTower(keras.layers.Layer):
         if self.modalities:
             self.fusion = fusion.get(self.config.fusion)(self.modalities, dim, name="fusion", dtype=policy)
             self.mlp = last_mlp(self.config, self.fusion, policy)
-            self.who = keras.layers.Dense(dim, use_bias=False, name="who", dtype=policy)
+            self.likes = None
+            if self.mlp is not None and self.config.use_user_id:
+                self.likes = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_likes", dtype=policy)
         self.users = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_id", dtype=policy)
         self.history = IdEmbedding(item_rows, dim, self.config.history_id_dropout, name="history_id", dtype=policy)
 
     def call(
         self, own, own_presence, past, past_presence, users, history, training: bool | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        parts, weights, ids = [], tf.zeros_like(own_presence), []
-        if self.config.use_user_id:
-            ids.append(self.users(users, training=training))
-        if self.config.history_length and (self.config.use_item_id or not self.modalities):
-            ids.append(self._pool_ids(history, training))
-        known = tf.add_n(ids) if ids else tf.zeros([tf.shape(users)[0], self.config.embedding_dim], self.compute_dtype)
+        parts, weights = [], tf.zeros_like(own_presence)
         if self.modalities:
             vectors = {name: self.project_past[name](past[name]) for name in self.modalities}
             for name, project in self.project_own.items():
@@ -71,10 +68,15 @@ class QueryTower(keras.layers.Layer):
                 presence = hide_modalities(presence, self.config.modality_dropout)
             fused, weights = self.fusion(vectors, presence, training=training)
             if self.mlp is not None:
-                told = fused + self.who(known) if ids else fused
+                told = fused if self.likes is None else fused + self.likes(users, training=training)
                 fused = told + self.mlp(tf.nn.relu(told), training=training)
             parts.append(fused)
         if self.config.use_item_id or not self.modalities:
+            known = tf.zeros([tf.shape(users)[0], self.config.embedding_dim], self.compute_dtype)
+            if self.config.use_user_id:
+                known += self.users(users, training=training)
+            if self.config.history_length:
+                known += self._pool_ids(history, training)
             parts.append(known)
         return as_blocks(parts), weights
 

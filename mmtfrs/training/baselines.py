@@ -13,7 +13,7 @@ import numpy as np
 from mmtfrs.config import Config, check_baselines
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
-from mmtfrs.evaluation.ease import MAX_ITEMS, PENALTIES, EaseScorer, gram_matrix
+from mmtfrs.evaluation.ease import MAX_ITEMS, PENALTIES, WEIGHTS, EaseScorer, gram_matrix
 from mmtfrs.evaluation.evaluate import Questions, content_vectors, evaluate
 from mmtfrs.evaluation.item_knn import ItemKNNScorer
 from mmtfrs.evaluation.scorers import Scorer
@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, dict]] = {
     "id_only": {"model": {"modalities": (), "history_length": 0}},
     "no_media": {"model": {"modalities": ()}},
 }
-FIXED = ("item_knn", "ease")  # nothing of these is trained by gradients
+FIXED = ("item_knn", "ease", "ease_media")  # nothing of these is trained by gradients
 
 
 def _variant(name: str) -> dict[str, dict]:
@@ -97,18 +97,30 @@ def _fixed(name: str, model: TwoTower, split: Split) -> Scorer | None:
         log.warning("ease is left out: the catalogue has %d items, more than %d", items, MAX_ITEMS)
         return None
 
-    def gram(events: Events) -> np.ndarray:
-        return gram_matrix(Histories(model.data, events, 0), sorted(set(events.user_ids)), items)
+    content = None
+    if name == "ease_media":
+        vectors = content_vectors(model.data)
+        if vectors is None:
+            return None
+        content = vectors @ vectors.T
 
-    if not len(split.validation):
-        return EaseScorer(gram(split.train), 200.0)
-    # The penalty is EASE's only setting: it gets the best one, as the model does.
-    metric = model.config.evaluation.monitor
-    questions = Questions(model.data, split.validation, 0)
-    known = gram(split.train)
-    scorers = (EaseScorer(known, penalty) for penalty in PENALTIES)
-    best = max(scorers, key=lambda scorer: questions.ask(scorer, (int(metric.partition("@")[2]),))[metric])
-    return EaseScorer(gram(split.test.known), best.penalty) if model.config.training.refit else best
+    def gram(events: Events) -> np.ndarray:
+        return gram_matrix(Histories(model.data, events, 0).pasts(sorted(set(events.user_ids))), items)
+
+    penalty, weight, known = 200.0, 10.0, gram(split.train)
+    if len(split.validation):
+        # The penalty, and the content's weight, are EASE's only settings: it gets the best ones, as the model does.
+        metric = model.config.evaluation.monitor
+        questions = Questions(model.data, split.validation, model.repeats)
+
+        def worth(scorer: EaseScorer) -> float:
+            return questions.ask(scorer, (int(metric.partition("@")[2]),))[metric]
+
+        penalty = max((EaseScorer(known, each) for each in PENALTIES), key=worth).penalty
+        if content is not None:
+            weight = max((EaseScorer(known, penalty, content, each) for each in WEIGHTS), key=worth).weight
+    both = len(split.validation) and model.config.training.refit
+    return EaseScorer(gram(split.test.known) if both else known, penalty, content, weight)
 
 
 def _only(tables: Tables, modalities: tuple[str, ...]) -> Tables:

@@ -40,7 +40,7 @@ def compare_runs(first: str | Path, second: str | Path, part: str = "test", metr
     for run, events in zip((first, second), parts, strict=True):
         model = load_run(run)
         collected: list[dict[str, np.ndarray]] = []
-        Questions(model.data, events, model.config.model.history_length).ask(ModelScorer(model), ks, collected)
+        Questions(model.data, events, model.repeats).ask(ModelScorer(model), ks, collected)
         values.append({name: np.concatenate([each[name] for each in collected]) for name in metrics})
     if len(values[0][metrics[0]]) != len(values[1][metrics[0]]):
         raise RunError(f"{first} and {second} have different catalogues, so users are not asked the same. Use the same items.")

@@ -177,7 +177,7 @@ class _Stage:
         if not len(self.split.validation):
             return None
         metric = self.model.config.evaluation.monitor
-        questions = Questions(self.model.data, self.split.validation, self.model.config.model.history_length)
+        questions = Questions(self.model.data, self.split.validation, self.model.repeats)
         fit_blend(self.model, questions)  # pictures may say more than they did
         return questions.ask(ModelScorer(self.model), (int(metric.partition("@")[2]),))[metric]
 

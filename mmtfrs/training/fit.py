@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,10 @@ from mmtfrs.config import Config
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import DataError
+from mmtfrs.evaluation.blend import temper_media
 from mmtfrs.evaluation.callback import ValidationMetrics
+from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.evaluation.scorers import PopularityScorer
 from mmtfrs.models.averaging import AveragedAdam
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.checkpoint import Checkpoint
@@ -44,6 +48,12 @@ def fit_to_best(
         The model to use, and the logs of every epoch of the first training.
     """
     settings = model.config.training
+    if len(split.validation) and not answerable(split, model.config):
+        if progress:
+            print(
+                "no validation event is on an item that is new to its user: none of them can choose an epoch", file=sys.stderr
+            )
+        split = dataclasses.replace(split, validation=split.validation.take(np.array([], np.int64), split.train))
     inner = split
     if settings.refit is not False and not len(split.validation):
         inner = inner_split(split, model.config)
@@ -52,6 +62,8 @@ def fit_to_best(
     if progress:
         tell_fold(inner, inner is not split)
     history = fit(model, inner, folder, progress)
+    if progress and len(inner.validation):
+        _tell_popularity(model, inner, history)
     if tune is not None:
         model = tune(model)
     if not (settings.refit or inner is not split) or not len(inner.validation):
@@ -90,11 +102,21 @@ def inner_split(split: Split, config: Config) -> Split:
             inner = split.train.split(kind, share, 0.0, config.seed)
         except DataError:
             continue
-        if len(inner.validation) and set(inner.train.item_ids) & set(inner.validation.item_ids):
+        if set(inner.train.item_ids) & set(inner.validation.item_ids) and answerable(inner, config):
             found = inner
             if returning_users(inner) >= enough:
                 break
     return found
+
+
+def answerable(split: Split, config: Config) -> bool:
+    """Whether any validation event is on an item that its user had not taken before, and so can be asked for."""
+    taken: dict[str, set[str]] = {user: set() for user in split.validation.user_ids}
+    for user, item in zip(split.train.user_ids, split.train.item_ids, strict=True):
+        if user in taken:
+            taken[user].add(item)
+    pairs = zip(split.validation.user_ids, split.validation.item_ids, strict=True)
+    return any(config.data.repeats == "allow" or item not in taken[user] for user, item in pairs)
 
 
 def returning_users(split: Split) -> int:
@@ -113,6 +135,18 @@ def tell_fold(split: Split, inner: bool) -> None:
         print(f"{users} known users are too few to tell epochs apart: another seed may end at another epoch", file=sys.stderr)
     if not len(split.validation):
         print("there are too few events to set some apart: every epoch is run, and the last one is kept", file=sys.stderr)
+
+
+def _tell_popularity(model: TwoTower, split: Split, history: list[dict[str, float]]) -> None:
+    """Says so where a model is no better than the same list for everybody."""
+    metric = model.config.evaluation.monitor
+    questions = Questions(model.data, split.validation, model.repeats)
+    counts = (model.data.item_counts[1:], model.data.faded[1:])
+    plain = max(questions.ask(PopularityScorer(each), (int(metric.partition("@")[2]),))[metric] for each in counts)
+    best = max(logs[f"val_{metric}"] for logs in history)
+    if best <= plain:
+        print(f"this run does not beat popularity on validation: {metric} {best:.4f}, popularity {plain:.4f}. "
+              "The log may be too short to learn from, or the items' media may say little.", file=sys.stderr)  # fmt: skip
 
 
 def fit(
@@ -147,9 +181,11 @@ def fit(
     )
     done = checkpoint.resume(model)
     callbacks: list[keras.callbacks.Callback] = []
+    measure = None
     if monitored:
         ks = {20, int(config.evaluation.monitor.partition("@")[2])}
-        callbacks.append(ValidationMetrics(split.validation, tuple(sorted(ks))))
+        measure = ValidationMetrics(split.validation, tuple(sorted(ks)))
+        callbacks.append(measure)
     if rates is not None:
         callbacks.append(keras.callbacks.LearningRateScheduler(lambda epoch: rates[epoch]))
     callbacks.append(checkpoint)
@@ -168,6 +204,8 @@ def fit(
             verbose=0,
         )
     checkpoint.restore_best(model)
+    if measure is not None:
+        temper_media(model, measure.questions(model), config.evaluation.monitor)
     return checkpoint.history
 
 

@@ -42,6 +42,11 @@ def test_user():
     assert sorted(split.train.item_ids) == ["3", "4", "5", "8", "9"]  # c has two events and trains only
 
 
+def test_of_one_timestamp_the_last_in_the_log_is_the_newest():
+    split = Events(list("uvuvuv"), list("abcdef"), [7] * 6).split("user", seed=3)
+    assert sorted(split.test.item_ids) == ["e", "f"] and sorted(split.validation.item_ids) == ["c", "d"]
+
+
 def test_random_is_seeded_and_disjoint():
     events = _events()
     first, again, other = (events.split("random", 0.1, 0.2, seed=seed) for seed in (1, 1, 2))

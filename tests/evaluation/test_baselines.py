@@ -33,8 +33,8 @@ def test_ease_is_the_constrained_ridge_regression():
     """Each column of B solves its own ridge regression on all other columns: the definition, column by column."""
     events, _tables, histories = _log()
     users = sorted(set(events.user_ids))
-    x = taken(users, histories, 12).astype(np.float64)
-    gram = gram_matrix(histories, users, 12, chunk=7)
+    x = taken(histories.pasts(users), 12).astype(np.float64)
+    gram = gram_matrix(histories.pasts(users), 12, chunk=7)
     np.testing.assert_allclose(gram, x.T @ x)
     scorer = EaseScorer(gram, 3.0)
     for column in range(12):
@@ -43,7 +43,9 @@ def test_ease_is_the_constrained_ridge_regression():
         expected = np.linalg.solve(a.T @ a + 3.0 * np.eye(11), a.T @ x[:, column])
         np.testing.assert_allclose(scorer.weights[others, column], expected, atol=1e-5)
     assert not scorer.weights.diagonal().any()
-    np.testing.assert_allclose(scorer.scores(np.array(users[:3], object), histories), x[:3] @ scorer.weights, atol=1e-5)
+    np.testing.assert_allclose(
+        scorer.scores(np.array(users[:3], object), histories.pasts(users[:3])), x[:3] @ scorer.weights, atol=1e-5
+    )
 
 
 def test_ease_takes_the_penalty_that_validation_likes():
@@ -54,11 +56,26 @@ def test_ease_takes_the_penalty_that_validation_likes():
     assert train_baseline("ease", model, split).penalty in (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
 
 
+def test_ease_with_media_sees_likeness_as_events():
+    """Items that are alike are predicted from each other though nobody took both: the regression, column by column."""
+    gram = np.diag([5.0, 4.0, 6.0, 3.0]).astype(np.float32)
+    content = np.eye(4) + 0.9 * (np.eye(4)[[1, 0, 3, 2]])
+    weights = EaseScorer(gram, 2.0, content, 10.0).weights
+    whole = gram + 10.0 * content + 2.0 * np.eye(4)
+    for column in range(4):
+        others = [n for n in range(4) if n != column]
+        expected = np.linalg.solve(whole[np.ix_(others, others)], whole[others, column])
+        np.testing.assert_allclose(weights[others, column], expected, atol=1e-6)
+    assert weights[0, 1] > 0.3 and weights[0, 2] == pytest.approx(0.0, abs=1e-6)
+    np.testing.assert_allclose(EaseScorer(gram, 2.0, content, 0.0).weights, EaseScorer(gram, 2.0).weights)
+
+
 def test_item_knn_by_hand():
     content = np.array([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]], np.float32)
     events = Events(["u", "v"], ["a", "c"], [1, 2])
     tables = Tables.build(Config(), Catalog.from_dict({"item_id": list("abcd")}), Features({}), events)
-    scores = ItemKNNScorer(content, neighbours=2).scores(np.array(["u", "v", "w"], object), Histories(tables, events, 0))
+    users = np.array(["u", "v", "w"], object)
+    scores = ItemKNNScorer(content, neighbours=2).scores(users, Histories(tables, events, 0).pasts(users))
     np.testing.assert_allclose(scores, [[0, 0.8, 0, 0], [0, 0.6, 0, 0], [0, 0, 0, 0]], atol=1e-6)
     # u took a: its neighbours are b (0.8) and c (0.0); v took c: b (0.6) and a or d (0.0).
 

@@ -116,7 +116,7 @@ def test_export_equals_training_in_a_fresh_process(small, exported, tmp_path):
     result = run_python(_FRESH, newest_version(exported), tmp_path / "in.npz", tmp_path / "out.npz")
     assert result.returncode == 0, result.stderr[-2000:]
     answer = np.load(tmp_path / "out.npz")
-    scores = model.query_embeddings(users, histories) @ model.candidate_embeddings().T
+    scores = model.query_embeddings(users, histories.pasts(users)) @ model.candidate_embeddings().T
     for row, user in enumerate(users):
         scores[row, histories.past(user) - 1] = -np.inf  # what was taken is left out
     order = np.argsort(-scores, axis=1, kind="stable")[:, :100]
@@ -462,6 +462,18 @@ def test_an_export_that_knows_no_history(tmp_path):
     assert all(
         np.abs(asked[one] - asked[other]).max() > 1e-4 for one, other in ((0, 1), (1, 1000))
     )  # none, one or both are read
+
+
+def test_repeats_by_the_config(tmp_path):
+    catalog = mmtfrs.Catalog.from_dict({"item_id": list("abc")})
+    events = mmtfrs.Events(["u", "u", "v"], ["a", "b", "b"], [1, 2, 3])
+    config = mmtfrs.Config(**FAST).replace(data={"repeats": "allow"})
+    model = mmtfrs.TwoTower(config, catalog, mmtfrs.Features({}), events)
+    loaded = LoadedModel(mmtfrs.export(model, tmp_path / "m").parent)
+    assert {item for item, _ in results(loaded.ask("recommend_user", Query("u", ["c"], exclude=["b"]).request()[1]))} == {
+        "a",
+        "c",
+    }
 
 
 def test_another_encoder_is_refused(small, tmp_path):

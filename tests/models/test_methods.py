@@ -76,7 +76,7 @@ def test_trains_and_exports_equal_scores(row, tmp_path):
     path = mmtfrs.export(model, tmp_path / "m", encoders={})
     users = np.array(["u0", "u1", "u77", "stranger"], object)
     histories = Histories(model.data, events, config.model.history_length)
-    queries = model.query_embeddings(users, histories)
+    queries = model.query_embeddings(users, histories.pasts(users))
     expected = model.score_matrix(tf.constant(queries), tf.constant(model.candidate_embeddings())).numpy()
     taken = [[model.data.item_ids[row - 1].encode() for row in histories.past(user)] for user in users]
     width = max(map(len, taken))

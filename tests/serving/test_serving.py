@@ -106,7 +106,18 @@ def test_client_fills_absent_inputs(client):
 def test_similar_items_and_status(client):
     found = client.similar_items("item-0005", k=5)
     assert len(found) == 5 and "item-0005" not in [item for item, _ in found]
+    assert client.similar_items("item-0005", k=9, history=[found[0][0]], min_score=found[3][1]) == found[1:4]
     assert client.status()[1] == "AVAILABLE"
+
+
+def test_popular_items(client):
+    found = client.popular(k=5)
+    scores = [score for _, score in found]
+    assert len(found) == 5 and scores == sorted(scores, reverse=True) and scores[-1] > 0
+    left = client.popular(k=5, history=[found[0][0]], exclude=[found[1][0]], min_score=scores[3])
+    assert left[:2] == found[2:4] and all(score == scores[3] for _, score in left[2:])  # as many as are taken as often
+    nobody = np.array([b""], object)
+    assert results(client.predict("popular", {"user_id": nobody}), 0, 5) == found  # what is left out limits nothing
 
 
 def test_metadata(client, stub):
