@@ -3,7 +3,7 @@
 import sys
 from importlib.util import find_spec
 
-_MISSING = [name for name in ("keras_tuner", "sklearn", "scipy") if find_spec(name) is None]
+_MISSING = [name for name in ("keras_tuner", "sklearn") if find_spec(name) is None]
 if _MISSING:
     _NEEDS = f"tuning needs {', '.join(_MISSING)}: pip install 'mmtfrs[tuning]'"
     if sys.argv[0] == "-m":  # `python -m tuning.search`: a user's mistake is one line
