@@ -133,9 +133,9 @@ class Client:
                     answers[row] = results(answer, place, k)
         return answers
 
-    def similar_items(self, item: str, k: int | None = None, **limits) -> list[tuple[str, float]]:
+    def similar_items(self, item: str, exclude: Sequence[str] = (), k: int | None = None, **limits) -> list[tuple[str, float]]:
         """Items like one item, best first, without the item itself; limits are those of `popular`."""
-        inputs = list_request(**limits, item=item)
+        inputs = list_request(**limits, exclude=exclude, item=item)
         return results(self.predict("similar_items", inputs), 0, k)
 
     def popular(self, k: int | None = None, **limits) -> list[tuple[str, float]]:

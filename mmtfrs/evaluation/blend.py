@@ -82,6 +82,7 @@ def temper_media(model: TwoTower, questions: Questions, metric: str) -> None:
     if model.voting or not model.media_blocks or model.media_blocks == model.blocks:
         return
     whole, k = model.blend.numpy(), int(metric.partition("@")[2])
+    scorer = ModelScorer(model)  # the weights are the queries'
     tried = {}
     for share in _SHARES:
         weights = whole.copy()
@@ -89,5 +90,5 @@ def temper_media(model: TwoTower, questions: Questions, metric: str) -> None:
         if weights[:-1].sum() <= 0:
             continue
         model.blend.assign(weights / weights[:-1].sum())
-        tried[share] = questions.ask(ModelScorer(model), (k,))[metric], model.blend.numpy()
+        tried[share] = questions.ask(scorer, (k,))[metric], model.blend.numpy()
     model.blend.assign(max(tried.values(), key=lambda each: each[0])[1] if tried else whole)

@@ -93,10 +93,7 @@ class Tables:
         user_ids = np.array(sorted({*events.user_ids, *known.user_ids, *features.user_ids}), dtype=object)
         tables = cls(item_ids, user_ids, *(np.zeros(len(ids) + 1, np.float32) for ids in (item_ids, user_ids)),
                      {}, {}, {}, {}, catalog.attributes(config.data.attributes), titles=_titles(config, catalog))  # fmt: skip
-        fade = best_fade(*tables._known(events), len(item_ids) + 1) if config.data.split != "random" else np.inf
-        rows = tables.user_rows(known.user_ids), tables.item_rows(known.item_ids), known.timestamps
-        tables = dataclasses.replace(tables, fade=fade, taken=TakenItems.of(*rows, len(user_ids)))
-        tables.count(events)
+        tables.count(events, fades=config.data.split != "random")
         for modality in config.model.modalities or ():
             if modality not in features.items or not features.items[modality].present.any():
                 have = ", ".join(name for name, rows in features.items.items() if rows.present.any())
@@ -123,7 +120,8 @@ class Tables:
                 tables.users[modality] = reduce_media(adapter, own, media_users, len(user_ids))
             encoder = features.encoders.get(modality)
             tables.encoders[modality] = (encoder.name if encoder else "", rows.fingerprint)
-        return tables
+        users, items = tables.user_rows(known.user_ids), tables.item_rows(known.item_ids)
+        return dataclasses.replace(tables, taken=TakenItems.of(users, items, known.timestamps, len(user_ids)))
 
     def on(self, events: Events) -> Tables:
         """The same catalogue, media and users with the counts, and new users, of another log."""
@@ -169,19 +167,18 @@ class Tables:
             taken=self.taken.of_items(places),
         )  # fmt: skip
 
-    def count(self, events: Events) -> None:
-        """Adds up the events of each item and user. Raises `DataError` where none is on an item of the catalogue."""
-        items, timestamps = self._known(events)
-        np.add.at(self.item_counts, items, 1.0)
-        self.faded[:] = faded_counts(items, timestamps, len(self.item_counts), self.fade)
-        np.add.at(self.user_counts, self.user_rows(events.user_ids), 1.0)
-
-    def _known(self, events: Events) -> tuple[np.ndarray, np.ndarray]:
-        """Item rows and seconds of the events on items of the catalogue. Raises `DataError` where there are none."""
+    def count(self, events: Events, fades: bool = False) -> None:
+        """Adds up the events of each item and user, and finds how fast they fade, if they are said to. Raises `DataError` where
+        none is on an item of the catalogue."""
         items = self.item_rows(events.item_ids)
         if not (items > 0).any():
             raise DataError("no training event is on an item of the catalogue. Check the item ids of both files.")
-        return items[items > 0], events.timestamps[items > 0]
+        items, timestamps = items[items > 0], events.timestamps[items > 0]
+        if fades:
+            object.__setattr__(self, "fade", best_fade(items, timestamps, len(self.item_counts)))
+        np.add.at(self.item_counts, items, 1.0)
+        self.faded[:] = faded_counts(items, timestamps, len(self.item_counts), self.fade)
+        np.add.at(self.user_counts, self.user_rows(events.user_ids), 1.0)
 
     @property
     def popularity(self) -> np.ndarray:

@@ -33,7 +33,9 @@ class TakenItems:
 
     def of_items(self, rows: np.ndarray) -> TakenItems:
         """The same with other item rows: `rows[old]` is the new one, 0 for an item that is gone."""
-        return self._kept(rows[self.items])
+        items = rows[self.items]
+        before = np.concatenate([[0], np.cumsum(items > 0)])
+        return TakenItems(items[items > 0].astype(np.int32), before[self.starts])
 
     def of_users(self, old: np.ndarray) -> TakenItems:
         """The same for other user rows: `old [M']` has the row of each of these users here, 0 for a new one."""
@@ -41,13 +43,3 @@ class TakenItems:
         starts = np.concatenate([[0, 0], np.cumsum(counts)])
         places = np.arange(starts[-1]) + np.repeat(self.starts[old] - starts[1:-1], counts)
         return TakenItems(self.items[places], starts)
-
-    def newest(self, count: int) -> TakenItems:
-        """Only the newest items of each user."""
-        place = np.arange(len(self.items))
-        ends = np.repeat(self.starts[1:], self.starts[1:] - self.starts[:-1])
-        return self._kept(np.where(ends - place <= count, self.items, 0))
-
-    def _kept(self, items: np.ndarray) -> TakenItems:
-        before = np.concatenate([[0], np.cumsum(items > 0)])
-        return TakenItems(items[items > 0].astype(np.int32), before[self.starts])
