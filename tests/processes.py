@@ -12,9 +12,11 @@ import importlib
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -184,12 +186,35 @@ def _child(target, arguments, out: str, err: str, before: tuple) -> None:
 
 
 def die_at(number: int, folder: str, log: str) -> None:
-    """Ends this process by SIGKILL right before its `number`-th change of a file below `folder`; counts them in `log`.
+    """Ends this process by SIGKILL right before its `number`-th change of a file below `folder`; lists them in `log`."""
+
+    def change(count: int, what: str) -> None:
+        with open(log, "a") as file:
+            file.write(f"{what}\n")
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _before_changes(folder, change)
+
+
+def snapshots(folder: str, into: str) -> None:
+    """Copies `folder` to `into/NUMBER` before each of this process's changes below it: what a kill at that moment leaves."""
+    os.mkdir(into)
+
+    def change(count: int, _: str) -> None:
+        with contextlib.suppress(OSError):  # another thread may have renamed what was about to be copied
+            shutil.copytree(folder, f"{into}/{count:04d}")
+
+    _before_changes(folder, change)
+
+
+def _before_changes(folder: str, change: Callable[[int, str], object]) -> None:
+    """Calls `change(number, what)` right before each change of a file below `folder`.
 
     Changes are files opened for writing, renamed, removed, and folders made or removed, as Python's audit hooks see them: the
     points between which a kill leaves the same files behind.
     """
-    count = 0
+    count, lock, inside = 0, threading.RLock(), threading.local()
 
     def hook(event: str, arguments: tuple) -> None:
         nonlocal count
@@ -202,14 +227,14 @@ def die_at(number: int, folder: str, log: str) -> None:
         else:
             return
         name = os.path.abspath(os.fsdecode(path)) if isinstance(path, (str, bytes, os.PathLike)) else ""
-        if not name.startswith(folder) or name == log:
+        if not f"{name}/".startswith(f"{folder}/") or getattr(inside, "it", False):
             return
-        count += 1
-        with contextlib.suppress(OSError):
-            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.write(descriptor, f"{event} {name}\n".encode())
-            os.close(descriptor)
-        if count == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+        with lock:
+            inside.it = True
+            try:
+                count += 1
+                change(count, f"{event} {name}")
+            finally:
+                inside.it = False
 
     sys.addaudithook(hook)

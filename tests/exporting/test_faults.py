@@ -9,17 +9,17 @@ import sys
 import pytest
 from conftest import FAST, ROOT, run_cli
 from models.test_two_tower import planted
-from processes import die_at
+from processes import snapshots
 
 import mmtfrs
 from mmtfrs.exporting.versions import versions
-from mmtfrs.models.run import save_run
+from mmtfrs.models.run import load_run, save_run
 from serving.versions import ServedModel
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run whose export takes a second: 60 items, features of the user's own."""
+    """A run whose export takes two seconds: 60 items, features of the user's own."""
     folder = tmp_path_factory.mktemp("run") / "run"
     catalog, features, events = planted()
     save_run(mmtfrs.TwoTower(mmtfrs.Config(**FAST), catalog, features, events), folder)
@@ -34,24 +34,23 @@ def _serves(folder) -> int:
     return model.current.version
 
 
-def _export(jobs, run, folder, log, number):
-    return jobs("mmtfrs.cli", "export", run, folder, before=(die_at, number, str(folder), str(log)))
-
-
 @pytest.mark.slow
 def test_an_export_killed_between_any_two_of_its_changes(run, tmp_path, jobs):
+    """The files as they are before each change are those that a kill right there leaves."""
     folder = tmp_path / "m"
-    first = _export(jobs, run, folder, tmp_path / "whole", 0)  # never killed: how many changes are there?
-    assert first.wait() == 0, first.stderr
-    changes = (tmp_path / "whole").read_text().splitlines()
-    last = max(place for place, line in enumerate(changes, start=1) if line.startswith("os.rename"))
-    assert ".part-" in changes[last - 1] and last > 10, changes
-    for number in (last // 2, last):  # half written; whole, but not renamed yet
-        killed = _export(jobs, run, folder, tmp_path / f"log-{number}", number)
-        assert killed.wait() == -9, killed.stderr
-        assert versions(folder) == [1] and _serves(folder) == 1
-    after = _export(jobs, run, folder, tmp_path / "after", last + 1)  # right after it, if anything follows
-    assert after.wait() in (0, -9) and versions(folder) == [1, 2] and _serves(folder) == 2
+    model = load_run(run)
+    mmtfrs.export(model, folder)
+    export = jobs("mmtfrs.cli", "export", run, folder, before=(snapshots, str(folder), str(tmp_path / "left")))
+    assert export.wait() == 0 and versions(folder) == [1, 2], export.stderr
+    left = sorted((tmp_path / "left").iterdir())
+    seen = [versions(each) for each in left]
+    renamed = seen.index([1, 2]) if [1, 2] in seen else len(left)  # its last change, or pruning follows
+    assert renamed > 10 and seen[:renamed] == [[1]] * renamed and seen[renamed:] == [[1, 2]] * (len(left) - renamed)
+    half, whole = left[renamed // 2], left[renamed - 1]
+    assert len([*half.glob("**/*")]) < len([*whole.glob("**/*")]) and any(".part-" in path.name for path in whole.iterdir())
+    assert _serves(whole) == 1
+    mmtfrs.export(model, half)  # goes on as if nothing had been
+    assert versions(half) == [1, 2] and _serves(half) == 2
 
 
 _FULL = """

@@ -218,13 +218,15 @@ def test_malformed_requests(process, demo):
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(ask, range(REQUESTS)))
-            taken, seen = _resident(made), codes.copy()
-            list(pool.map(ask, range(REQUESTS // 4)))
+            seen, taken = codes.copy(), [_resident(made)]
+            while len(taken) < 6 and (len(taken) < 2 or taken[-1] > 1.02 * taken[-2]):  # what leaks grows every time
+                list(pool.map(ask, range(REQUESTS // 4)))
+                taken.append(_resident(made))
     assert not odd, odd[:5]
     assert sum(seen.values()) == REQUESTS and seen["OK"] > 0 and seen["INVALID_ARGUMENT"] > REQUESTS / 3, seen
     assert made.poll() is None
     assert "internal error" not in made.stderr
-    assert _resident(made) < 1.1 * taken, "the same requests once more take no more memory"
+    assert taken[-1] < 1.02 * taken[-2], f"the same requests again and again take more and more memory: {taken}"
     with Client(f"localhost:{port}", "small") as client:
         assert client.recommend(user="user-0003", k=20) == before
 

@@ -16,8 +16,9 @@ from mmtfrs.training.train import train
 
 pytestmark = pytest.mark.slow
 SETTINGS = {
+    "seed": 0,
     "model": {"embedding_dim": 16, "hidden": [16], "use_item_id": False, "use_user_id": False, "modality_dropout": 0.0, "feature_dim": None},
-    "training": {"epochs": 4, "batch_size": 128, "finetune": {"blocks": 2, "epochs": 12, "batch_size": 32, "learning_rate": 0.003}},
+    "training": {"epochs": 4, "batch_size": 128, "finetune": {"blocks": 2, "epochs": 20, "batch_size": 32, "learning_rate": 0.001}},
     "evaluation": {"monitor": "recall@5"},
 }  # fmt: skip
 
@@ -62,7 +63,7 @@ def test_the_encoder_learns_what_users_see(colours, tmp_path):
     frozen, split = _run(colours, tmp_path / "frozen", finetune={"blocks": 0})
     tuned, _ = _run(colours, tmp_path / "tuned")
     recalls = [mmtfrs.evaluate(model, split.test, ks=(5,))["model"]["recall@5"] for model in (frozen, tuned)]
-    assert recalls[1] > recalls[0] + 0.05, recalls
+    assert recalls[1] > recalls[0] + 0.1, recalls
 
     # Moved, loaded and exported, it still answers with the tuned encoder: features are those of the run's table.
     (tmp_path / "tuned").rename(tmp_path / "moved")
