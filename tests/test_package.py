@@ -80,6 +80,7 @@ QUICK = [
     "serving.loadtest --help",
     "tuning.search --items {f}/items.csv --events {f}/events.csv --out {f}/t --method bayes",
     "tuning.report /nowhere",
+    "tuning.distributed --help",
 ]
 
 

@@ -12,102 +12,19 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
-from keras_tuner.src import protos
-from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
-from mmtfrs.console import note, run_app
+from mmtfrs.console import run_app
 from mmtfrs.errors import TuningError
 from tuning.job import Job
 from tuning.process import die_with_parent, start
-from tuning.tuner import ProcessTuner
 
-LEASE = 60.0  # seconds without a sign of a trial before its worker counts as gone
 _RESTARTS = 20
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-def serve(tuner: ProcessTuner, address: str | None = None, check: Callable[[], list[str]] = list) -> None:
-    """Hands out trials until the search has ended; a worker without a sign of life loses its trial to the next.
-
-    Args:
-        tuner: of the chief.
-        address: `HOST:PORT` to listen on; that of the environment if None.
-        check: called several times a second; names of workers that have died.
-
-    Raises:
-        TuningError: the address cannot be listened on.
-        RuntimeError: too many trials have failed in a row.
-    """
-    oracle = tuner.oracle
-    address = address or f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
-    servicer = _Servicer(oracle)
-    server = grpc.server(ThreadPoolExecutor(1))
-    protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
-    try:
-        if not server.add_insecure_port(address):
-            raise RuntimeError
-    except RuntimeError:
-        raise TuningError(f"{address} cannot be listened on: the port is taken or not allowed.") from None
-    tuner.save()
-    server.start()
-    signs: dict[str, tuple[float, float]] = {}
-    try:
-        while servicer.error is None and not (servicer.stop_triggered and not oracle.ongoing_trials):
-            for worker in {*check(), *_silent(tuner, signs)}:
-                lost = oracle.give_up(worker)
-                if lost is not None:
-                    note(f"{worker} is gone; trial {lost} is given to another")
-            if tuner.hours is not None and tuner.trials.spent() > 3600 * tuner.hours:
-                oracle.max_trials = len(oracle.trials)
-            if tuner.seen is not None:
-                tuner.seen(tuner.trials)
-            time.sleep(0.2)
-        # The others hear that it is over when they ask for their next trial.
-        end = time.monotonic() + 10
-        while servicer.error is None and oracle.tuner_ids and time.monotonic() < end:
-            time.sleep(0.2)
-    finally:
-        server.stop(1).wait()
-    if servicer.error is not None:
-        raise servicer.error
-
-
-class _Servicer(OracleServicer):
-    """Keeps the error that ends a search: gRPC would only tell it to the worker."""
-
-    error: RuntimeError | None = None
-
-    def EndTrial(self, request, context):
-        try:
-            return super().EndTrial(request, context)
-        except RuntimeError as error:
-            self.error = error
-            raise
-
-
-def _silent(tuner: ProcessTuner, signs: dict[str, tuple[float, float]]) -> list[str]:
-    """Workers whose trial's `alive` has not been touched for a lease, by this machine's clock."""
-    gone = []
-    now = time.monotonic()
-    for worker, trial in list(tuner.oracle.ongoing_trials.items()):
-        path = tuner.folder / "trials" / f"trial_{trial.trial_id}" / "alive"
-        sign = path.stat().st_mtime if path.exists() else 0.0
-        key = f"{worker}/{trial.trial_id}"
-        if key not in signs or signs[key][0] != sign:
-            signs[key] = (sign, now)
-        elif now - signs[key][1] > LEASE:
-            gone.append(worker)
-            del signs[key]
-    return gone
 
 
 class LocalWorkers:
@@ -174,6 +91,8 @@ def work(
     ]
     if missing:
         raise TuningError(f"a worker finds its chief by environment variables. Missing: {', '.join(missing)}.")
+    from tuning.tuner import ProcessTuner  # loads KerasTuner, and with it TensorFlow
+
     die_with_parent()
     job = Job.read(folder)
     ProcessTuner(job.oracle(), job.space(), job.goal(), folder, minutes=minutes).search()

@@ -30,6 +30,7 @@ from mmtfrs.options import (  # fmt: skip
     UsersFile,
 )
 from tuning.data import SearchData
+from tuning.distributed import LocalWorkers
 from tuning.job import Job, check
 from tuning.live import View
 from tuning.outcome import confirm, write_best
@@ -66,7 +67,7 @@ def search(
     Raises:
         TuningError: see `Job`; or ten trials failed in a row.
     """
-    from tuning.distributed import LocalWorkers, serve  # these load KerasTuner, and with it TensorFlow
+    from tuning.chief import serve  # these load KerasTuner, and with it TensorFlow
     from tuning.tuner import BudgetSpent, ProcessTuner
 
     folder = Path(folder)
