@@ -49,5 +49,10 @@ with _without_banner():
     import tensorflow as tf
     import tensorflow_recommenders as tfrs
     import tf_keras as keras
+    from tensorflow.python.autograph.core import config as _autograph
+
+# Newer TensorFlows know tf_keras as a library that AutoGraph need not translate; 2.16 translates all of it: up to 14 s before a
+# first step, for nothing.
+_autograph.CONVERSION_RULES = (*_autograph.CONVERSION_RULES, _autograph.DoNotConvert("tf_keras"))
 
 __all__ = ["keras", "tf", "tfrs"]
