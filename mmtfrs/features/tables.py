@@ -8,6 +8,7 @@ unknown user. Feature matrices have an all-zero row 0 for absent media.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,7 +24,10 @@ from mmtfrs.features.graph import smooth
 from mmtfrs.features.media import MediaRows
 from mmtfrs.features.popularity import best_fade, faded_counts, log_popularity
 from mmtfrs.features.taken import TakenItems
+from mmtfrs.features.telling import told
 from mmtfrs.sections import MODALITIES, Modality
+
+log = logging.getLogger("mmtfrs")
 
 _CHUNK = 1024  # small enough for the cache
 _COUNTS = ("item_counts", "user_counts")
@@ -120,8 +124,22 @@ class Tables:
                 tables.users[modality] = reduce_media(adapter, own, media_users, len(user_ids))
             encoder = features.encoders.get(modality)
             tables.encoders[modality] = (encoder.name if encoder else "", rows.fingerprint)
+        if config.model.modalities is None:
+            tables.leave_out_silent(events, config.seed)
         users, items = tables.user_rows(known.user_ids), tables.item_rows(known.item_ids)
         return dataclasses.replace(tables, taken=TakenItems.of(users, items, known.timestamps, len(user_ids)))
+
+    def leave_out_silent(self, events: Events, seed: int) -> None:
+        """Leaves out modalities of which the log shows that they say nothing of what users take: a model would learn them by
+        heart. Those that users have media of are kept, for these were not looked at."""
+        users, items = self.user_rows(events.user_ids), self.item_rows(events.item_ids)
+        for modality in [name for name in self.adapters if name not in self.users]:
+            found = told(users, items, self.items[modality], seed)
+            if found.nothing:
+                log.warning("%s says nothing of what users take together (%.4f +- %.4f; 0.02 and more is usual) and is left "
+                            "out. `model.modalities` can name what is kept.", modality, *found)  # fmt: skip
+                for part in (self.adapters, self.items, self.encoders):
+                    del part[modality]
 
     def on(self, events: Events) -> Tables:
         """The same catalogue, media and users with the counts, and new users, of another log."""
