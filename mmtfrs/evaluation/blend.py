@@ -12,10 +12,13 @@ from mmtfrs.models.two_tower import TwoTower
 
 _SHARES = (1.0, 0.5, 0.25, 0.0)  # of the media's weight that are tried
 _USERS, _ITEMS = 512, 2048  # drawn to learn from
-_PRIOR = 10.0  # users that the weights the model has already stand for: a handful of others decides little
+# Where the weights start, and how many users that stands for: a handful of others decides little.
+_LEARNED = 10.0
+_ALIKE, _POPULAR, _UNLEARNED = 4.0, 0.5, 50.0
+_PLAIN = 6.0  # nats by which towers must be better than likeness: they were chosen by these events, likeness was not
 
 
-def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> None:
+def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> float:
     """Sets `model.blend`, the weights of the blocks' scores and of popularity, to what makes held-out events most likely.
 
     Per user, the softmax over the items that the user had not taken; weights are 0 or more. On the events that a model was
@@ -26,11 +29,14 @@ def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> None:
         questions: of events that it was not trained on.
         seed: of the users and items drawn.
 
+    Returns:
+        The negative logarithm of the events' likelihood, in nats.
+
     Reference: Wolpert, Stacked Generalization, Neural Networks 1992; Breiman, Stacked Regressions, Machine Learning 1996, for
     weights that are not negative.
     """
     if model.voting:
-        return
+        return 0.0
     rng = np.random.default_rng(seed)
     users = np.sort(rng.permutation(len(questions.users))[:_USERS])
     relevant = [questions.relevant[row] for row in users]
@@ -39,7 +45,9 @@ def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> None:
     names = np.array([questions.users[row] for row in users], object)
     pasts = [questions.pasts[row] for row in users]
     scores = model.block_scores(names, pasts, columns)  # [n, C, K + 1]
-    if model.combine == "sum":
+    alike = bool(model.alike.numpy())
+    together = model.combine == "sum" and not alike  # media blocks that have one weight
+    if together:
         media = scores[..., : model.media_blocks].mean(axis=2, keepdims=True)
         scores = np.concatenate([media, scores[..., model.media_blocks :]], axis=2)
     wanted = np.zeros(scores.shape[:2], np.float32)
@@ -50,23 +58,60 @@ def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> None:
         wanted[row, place[own]] = 1.0 / len(own)
         past = place[past - 1]
         taken[row, past[past >= 0]] = True
+    start, scale, prior = _start(model, scores.shape[2], alike)
 
-    start = np.append(np.full(scores.shape[2] - 1, 1.0 / model.config.loss.temperature), 0.0)
-
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+    def unlikely(weights: np.ndarray) -> tuple[float, np.ndarray]:
         logits = np.where(taken, -1e9, scores @ weights.astype(np.float32))
         total = logsumexp(logits, axis=1)
         error = np.exp(logits - total[:, None]) - wanted
-        away = (weights - start) / max(start[0], 1.0)
-        value = float((total - (wanted * logits).sum(axis=1)).sum()) + 0.5 * _PRIOR * float(away @ away)
-        return value, np.einsum("nc,nck->k", error, scores).astype(np.float64) + _PRIOR * away / max(start[0], 1.0)
+        return float((total - (wanted * logits).sum(axis=1)).sum()), np.einsum("nc,nck->k", error, scores).astype(np.float64)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = unlikely(weights)
+        away = (weights - start) / scale
+        return value + 0.5 * prior * float(away @ away), slope + prior * away / scale
 
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(start)).x
-    if model.combine == "sum":
+    value = unlikely(found)[0]
+    if together:
         found = np.concatenate([np.full(model.media_blocks, found[0] / max(model.media_blocks, 1)), found[1:]])
     total = found[:-1].sum() or found[-1]  # nothing but popularity, if no block says anything
     if total > 0:
         model.blend.assign(found / total)
+    return value
+
+
+def _start(model: TwoTower, count: int, alike: bool) -> tuple[np.ndarray, np.ndarray, float]:
+    """Where weights start, `[count]`, what counts as far from there, `[count]`, and how many users that stands for: blocks by
+    their training, or likeness and popularity where nothing was learned."""
+    learned = 1.0 / model.config.loss.temperature
+    if not alike:
+        return np.append(np.full(count - 1, learned), 0.0), np.full(count, max(learned, 1.0)), _LEARNED
+    start, scale = np.zeros(count), np.full(count, learned)
+    start[0], start[-1] = scale[0], scale[-1] = _ALIKE, _POPULAR
+    return start, scale, _UNLEARNED
+
+
+def settle_media(model: TwoTower, questions: Questions, metric: str) -> None:
+    """Decides what the media's block holds, and what it counts.
+
+    Where towers do not plainly make the events more likely than the media's own likeness does, likeness is taken: a short log
+    has taught them nothing that holds. Else see `temper_media`.
+
+    Args:
+        model: at its best epoch.
+        questions: of events that it was not trained on.
+        metric: `METRIC@K`.
+    """
+    if model.voting or not model.media_blocks:
+        return
+    model.alike.assign(0.0)
+    learned, blend = fit_blend(model, questions), model.blend.numpy()
+    model.alike.assign(1.0)
+    if learned < fit_blend(model, questions) - _PLAIN:
+        model.alike.assign(0.0)
+        model.blend.assign(blend)
+        temper_media(model, questions, metric)
 
 
 def temper_media(model: TwoTower, questions: Questions, metric: str) -> None:
@@ -79,7 +124,7 @@ def temper_media(model: TwoTower, questions: Questions, metric: str) -> None:
         questions: of events that it was not trained on.
         metric: `METRIC@K`.
     """
-    if model.voting or not model.media_blocks or model.media_blocks == model.blocks:
+    if not model.media_blocks or model.media_blocks == model.blocks:
         return
     whole, k = model.blend.numpy(), int(metric.partition("@")[2])
     scorer = ModelScorer(model)  # the weights are the queries'

@@ -45,7 +45,7 @@ class Adapter:
         if dim is None or len(used) < 2:
             projection = np.eye(sample.shape[1])
         else:
-            projection = _components(centred)[:, :dim]
+            projection = components(centred)[:, :dim]
         scale = np.sqrt(np.mean((centred @ projection) ** 2))
         projection = projection / (scale if scale > 1e-12 else 1.0)
         return cls(mean.astype(np.float32), projection.astype(np.float32))
@@ -64,8 +64,9 @@ class Adapter:
         return (np.asarray(features, np.float32) - self.mean) @ self.projection
 
 
-def _components(centred: np.ndarray) -> np.ndarray:
-    """`[n, dim] -> [dim, min(n, dim)]`, the strongest first, signs fixed so that the same data give the same model."""
+def components(centred: np.ndarray) -> np.ndarray:
+    """The directions in which rows differ: `[n, dim] -> [dim, min(n, dim)]`, the strongest first, signs fixed so that the same
+    data give the same model."""
     if centred.shape[0] > centred.shape[1]:
         vectors = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
     else:

@@ -22,6 +22,7 @@ from mmtfrs.models.voting import votes
 from mmtfrs.towers.candidate import CandidateTower
 from mmtfrs.towers.device_tables import DeviceTables
 from mmtfrs.towers.imputers import make_imputer
+from mmtfrs.towers.likeness import Likeness
 from mmtfrs.towers.query import QueryTower
 
 _BATCH = 4096
@@ -33,7 +34,7 @@ class TwoTower(tfrs.Model):
     Embeddings are `[W]`: blocks of `model.embedding_dim` numbers (a few more where the score needs them), one of the media, or
     one per modality of a late fusion, and one of the ids; last, the item's popularity. Each block is trained on its own (see
     `mmtfrs.models.objective`); how much each counts is learned on held-out events (see `mmtfrs.evaluation.blend`) and stands
-    on the query's side.
+    on the query's side. Where they show that a log taught the media's block nothing, it holds the media's own likeness instead.
 
     Args:
         config: every setting; frozen with the model.
@@ -84,6 +85,9 @@ class TwoTower(tfrs.Model):
         self.id_guess = keras.layers.Dense(self.block, name="id_guess") if ids and self.media_blocks else None
         start = [1.0 / self.blocks] * self.blocks + [0.0]
         self.blend = tf.Variable(start, trainable=False, name="blend")  # of each block's score, and of popularity
+        # 1: what media are alike by themselves stands in for what their blocks learned.
+        self.alike = tf.Variable(0.0, trainable=False, name="alike")
+        self.likeness = Likeness(tables, config.model.embedding_dim, name="likeness") if self.media_blocks else None
         self.objective = Objective(config.loss, tables.item_counts, name="objective")
         self.objective.build(None)
         self.rating = RatingHead(name="rating") if config.loss.rating else None
@@ -171,21 +175,30 @@ class TwoTower(tfrs.Model):
         return tf.pad(_flat(blocks), [[0, 0], [0, 1]]), weights
 
     def _candidate(self, media, presence, ids=None, training: bool | None = None, extra: list | None = None):
-        standing = presence
+        own, standing = media, presence
         if self.imputer is not None:
             media, standing = self.imputer(media, presence, extra)
         blocks, weights = self.candidate_tower(media, presence, ids, standing, training=training, extra=extra)
         blocks = self.score.candidate(blocks)
         if self.id_guess is not None:
-            said, own = blocks[:, : self.media_blocks], blocks[:, -1]
+            said, id_block = blocks[:, : self.media_blocks], blocks[:, -1]
             guess = self.id_guess(tf.stop_gradient(_flat(said)))
-            known = tf.zeros(tf.shape(own)[:1], tf.bool) if ids is None else ids > 0
+            known = tf.zeros(tf.shape(id_block)[:1], tf.bool) if ids is None else ids > 0
             if extra is not None:
-                away = tf.reduce_sum(tf.square(guess - tf.stop_gradient(own)), axis=1)
+                away = tf.reduce_sum(tf.square(guess - tf.stop_gradient(id_block)), axis=1)
                 extra.append(tf.math.divide_no_nan(tf.reduce_sum(tf.where(known, away, 0.0)),
                                                    tf.reduce_sum(tf.cast(known, tf.float32))))  # fmt: skip
-            blocks = tf.concat([said, tf.where(known[:, None], own, guess)[:, None]], axis=1)
-        return blocks, weights
+            blocks = tf.concat([said, tf.where(known[:, None], id_block, guess)[:, None]], axis=1)
+        return self._or_alike(blocks, self.score.candidate, (own, presence), training=training), weights
+
+    def _or_alike(self, blocks: tf.Tensor, side, *shown: tuple, training: bool | None = None) -> tf.Tensor:
+        """`[B, K, block]`: what the blocks of the media learned or, where `alike` is set, the likeness of these media."""
+        if self.likeness is None or training:
+            return blocks
+        alike = side(tf.add_n([self.likeness(*each) for each in shown])[:, None])
+        alike = tf.pad(alike, [[0, 0], [0, self.blocks - 1], [0, 0]])
+        swapped = (self.alike > 0) & (tf.range(self.blocks) < self.media_blocks)
+        return tf.where(swapped[None, :, None], alike, blocks)
 
     def query_blocks(self, users: tf.Tensor, history: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B]` user rows and `[B, H]` item rows, int32, 0 for unknown and padding -> as `candidate_blocks`."""
@@ -197,7 +210,8 @@ class TwoTower(tfrs.Model):
         ids = tf.gather(self.device.user_id_rows, users)
         history_ids = tf.gather(self.device.item_id_rows, history)
         blocks, weights = self.query_tower(own, own_presence, past, past_presence, ids, history_ids, training=training)
-        return self.score.query(blocks), weights
+        seen = (past, past_presence), (own, own_presence)
+        return self._or_alike(self.score.query(blocks), self.score.query, *seen, training=training), weights
 
     def query_from_rows(
         self,
@@ -258,13 +272,14 @@ class TwoTower(tfrs.Model):
 
     def _shown(self, reduced: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Media as a query for what is like them: `(blocks [B, K, D], weights [B, M])`, nothing in the block of the ids."""
-        standing = presence
+        own, standing = reduced, presence
         if self.imputer is not None:
             reduced, standing = self.imputer(reduced, presence)
         blocks, weights = self.candidate_tower(reduced, presence, None, standing)
+        blocks = self._or_alike(self.score.query(blocks), self.score.query, (own, presence))
         shares = tf.reshape(self.blend[: self.media_blocks] + 1e-6, [-1, 1])
         shares = tf.pad(shares / tf.reduce_sum(shares), [[0, self.blocks - self.media_blocks], [0, 0]])
-        return self.score.query(blocks) * shares, weights
+        return blocks * shares, weights
 
     def dataset(self, events: Events, shuffle: bool = True, batch_size: int | None = None) -> tf.data.Dataset:
         """Training batches of integer rows: `{user [B], item [B], history [B, H], weight [B]}`.

@@ -16,7 +16,7 @@ from mmtfrs.data.splits import Split
 from mmtfrs.encoders.applications import NETWORKS
 from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.errors import ConfigError, MediaError, RunError
-from mmtfrs.evaluation.blend import fit_blend
+from mmtfrs.evaluation.blend import fit_blend, settle_media
 from mmtfrs.evaluation.evaluate import Questions
 from mmtfrs.evaluation.scorers import ModelScorer
 from mmtfrs.features.extract import extract
@@ -100,7 +100,8 @@ class _Stage:
 
     def run(self, epochs: int, rate: float, batch_size: int) -> None:
         optimizer = keras.optimizers.Adam(rate)
-        monitor = f"{self.model.config.evaluation.monitor}"
+        monitor = self.model.config.evaluation.monitor
+        self.model.alike.assign(0.0)  # what is trained is what is measured
         best, kept, done = self._measure(), self._values(), 0
         if self.path.exists():
             done, self.best_epoch, best, kept = self._resume()
@@ -122,7 +123,8 @@ class _Stage:
         for variable, value in zip(self.variables, kept, strict=True):
             variable.assign(value)
         self._refresh_table()
-        self._measure()  # and gives the blocks the weights of these values
+        if best is not None:
+            settle_media(self.model, self._questions(), monitor)
 
     def _dataset(self, batch_size: int) -> tf.data.Dataset:
         """The training batches with their items' pictures, `[B, S, S, 3] uint8`, black where there is none."""
@@ -176,10 +178,12 @@ class _Stage:
     def _measure(self) -> float | None:
         if not len(self.split.validation):
             return None
-        metric = self.model.config.evaluation.monitor
-        questions = Questions(self.model.data, self.split.validation, self.model.repeats)
+        metric, questions = self.model.config.evaluation.monitor, self._questions()
         fit_blend(self.model, questions)  # pictures may say more than they did
         return questions.ask(ModelScorer(self.model), (int(metric.partition("@")[2]),))[metric]
+
+    def _questions(self) -> Questions:
+        return Questions(self.model.data, self.split.validation, self.model.repeats)
 
     def _values(self) -> list[np.ndarray]:
         return [variable.numpy() for variable in self.variables]

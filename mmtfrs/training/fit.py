@@ -15,7 +15,7 @@ from mmtfrs.config import Config
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import DataError
-from mmtfrs.evaluation.blend import temper_media
+from mmtfrs.evaluation.blend import settle_media
 from mmtfrs.evaluation.callback import ValidationMetrics
 from mmtfrs.evaluation.evaluate import Questions
 from mmtfrs.evaluation.scorers import PopularityScorer
@@ -75,6 +75,7 @@ def fit_to_best(
         print(f"once more on training and validation events, {best} epochs", file=sys.stderr)
     final = _on(model, both)
     final.blend.assign(model.blend)  # for want of events that it was not trained on
+    final.alike.assign(model.alike)
     nothing = both.take(np.array([], np.int64))
     rates = [logs["learning_rate"] for logs in history[:best]]
     fit(final, Split(split.kind, both, nothing, nothing), folder / "refit" if folder else None, progress, rates)
@@ -205,7 +206,7 @@ def fit(
         )
     checkpoint.restore_best(model)
     if measure is not None:
-        temper_media(model, measure.questions(model), config.evaluation.monitor)
+        settle_media(model, measure.questions(model), config.evaluation.monitor)
     return checkpoint.history
 
 

@@ -30,7 +30,7 @@ def _asked(truth, users, temperature=0.17, combine="", media=1):
     relevant = [np.argsort(-(free[row] + rng.gumbel(size=ITEMS)))[:1] for row in range(users)]
     blend = tf.Variable(np.full(len(truth), 0.25, np.float32))
     model = types.SimpleNamespace(
-        voting=False, combine=combine, media_blocks=media, blend=blend, config=Config(loss={"temperature": temperature}),
+        voting=False, combine=combine, media_blocks=media, blend=blend, alike=tf.Variable(0.0), config=Config(loss={"temperature": temperature}),
         data=types.SimpleNamespace(item_ids=np.arange(ITEMS)),
         block_scores=lambda names, pasts, columns: scores[[int(name) for name in names]][:, columns],
     )  # fmt: skip

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = {
     "seed": 0,
     "model": {"embedding_dim": 16, "hidden": [16], "use_item_id": False, "use_user_id": False, "modality_dropout": 0.0, "feature_dim": None},
-    "training": {"epochs": 4, "batch_size": 128, "finetune": {"blocks": 2, "epochs": 20, "batch_size": 32, "learning_rate": 0.001}},
+    "training": {"epochs": 4, "batch_size": 128, "finetune": {"blocks": 2, "epochs": 8, "batch_size": 32, "learning_rate": 0.001}},
     "evaluation": {"monitor": "recall@5"},
 }  # fmt: skip
 
@@ -42,7 +42,7 @@ def colours(tmp_path_factory):
     model.get_layer("block1_conv").set_weights([kernel, np.zeros(4, np.float32)])
     model.save(folder / "network.h5")
     (folder / "items.csv").write_text("item_id,image\n" + "".join(f"i{n},{n}.png\n" for n in range(40)))
-    rows = [(f"u{u}", f"i{i}", n) for u in range(80) for n, i in enumerate(rng.permutation(np.arange(u % 2, 40, 2))[:8])]
+    rows = [(f"u{u}", f"i{i}", n) for u in range(240) for n, i in enumerate(rng.permutation(np.arange(u % 2, 40, 2))[:8])]
     lines = "".join(f"{u},{i},{n * 1000 + int(u[1:])}\n" for u, i, n in rows)
     (folder / "events.csv").write_text("user_id,item_id,timestamp\n" + lines)
     return folder
@@ -63,7 +63,7 @@ def test_the_encoder_learns_what_users_see(colours, tmp_path):
     frozen, split = _run(colours, tmp_path / "frozen", finetune={"blocks": 0})
     tuned, _ = _run(colours, tmp_path / "tuned")
     recalls = [mmtfrs.evaluate(model, split.test, ks=(5,))["model"]["recall@5"] for model in (frozen, tuned)]
-    assert recalls[1] > recalls[0] + 0.1, recalls
+    assert recalls[1] > recalls[0] + 0.15, recalls
 
     # Moved, loaded and exported, it still answers with the tuned encoder: features are those of the run's table.
     (tmp_path / "tuned").rename(tmp_path / "moved")

@@ -53,10 +53,10 @@ def _rows(folder):
 def _working(folder) -> list[int]:
     """Processes that have a file below a folder open."""
     found = set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(link).startswith(f"{folder}/"):
-                found.add(int(link.parts[2]))
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may end while it is looked at
+            if any(os.readlink(link).startswith(f"{folder}/") for link in (process / "fd").iterdir()):
+                found.add(int(process.name))
     return sorted(found)
 
 

@@ -1,0 +1,58 @@
+"""What media are alike by themselves: nothing here is learned from the log."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmtfrs._keras import keras, tf
+from mmtfrs.features.adapter import components
+from mmtfrs.features.tables import Tables
+
+_SAMPLE = 4096  # items from which the components are estimated
+
+
+class Likeness(keras.layers.Layer):
+    """Reduced features -> a vector whose inner products add up the cosines of the modalities, as far as D numbers can.
+
+    Each modality's features are brought to the same length, put side by side, and reduced to the leading components of all
+    items. A log with an event or two per item teaches towers little that holds on other events; this needs no log.
+
+    Args:
+        tables: of the items that the components are of.
+        dim: size D of the vectors.
+
+    Call arguments:
+        media: `{modality: [B, r]}` reduced features.
+        presence: `[B, M]` float32 in the order of the modalities.
+
+    Returns:
+        `[B, D] float32`, zeros where nothing is present.
+
+    Reference: Eckart and Young, The approximation of one matrix by another of lower rank, Psychometrika 1936.
+    """
+
+    def __init__(self, tables: Tables, dim: int, **kwargs) -> None:
+        super().__init__(trainable=False, dtype="float32", **kwargs)
+        rows = np.arange(len(tables.item_ids))
+        if len(rows) > _SAMPLE:
+            rows = np.sort(np.random.default_rng(0).choice(rows, _SAMPLE, replace=False))
+        parts = [_unit(np.asarray(media.matrix)[media.rows[rows + 1]]) for media in tables.items.values()]
+        leading = components(np.concatenate(parts, axis=1, dtype=np.float64))[:, :dim]
+        leading = np.pad(leading, [(0, 0), (0, dim - leading.shape[1])])
+        ends = np.cumsum([part.shape[1] for part in parts])[:-1]
+        starts = dict(zip(tables.items, np.split(leading, ends), strict=True))
+        self.components = {
+            name: self.add_weight(name, value.shape, initializer=keras.initializers.Constant(value), trainable=False)
+            for name, value in starts.items()
+        }
+
+    def call(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tf.Tensor:
+        total = tf.zeros([tf.shape(presence)[0], 1])
+        for index, (name, leading) in enumerate(self.components.items()):
+            unit = tf.math.l2_normalize(tf.cast(media[name], tf.float32), axis=1, epsilon=1e-12)
+            total += tf.matmul(unit * tf.expand_dims(presence[:, index], 1), leading)
+        return total
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

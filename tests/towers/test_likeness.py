@@ -1,0 +1,91 @@
+"""Likeness without learning: cosines by hand, and when it stands in for what towers learned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import FAST
+from models.test_two_tower import planted
+
+import mmtfrs
+from mmtfrs import Config, TwoTower
+from mmtfrs._keras import tf
+from mmtfrs.evaluation.blend import settle_media
+from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.towers.likeness import Likeness
+
+
+def _cosines(first: dict, second: dict) -> np.ndarray:
+    """Sum over the modalities of the cosine between rows, 0 where one has none."""
+
+    def unit(rows):
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+    return sum(unit(first[name]) @ unit(second[name]).T for name in first)
+
+
+def test_inner_products_add_up_cosines():
+    catalog, features, events = planted()
+    model = TwoTower(Config(**FAST), catalog, features, events)
+    media, presence = model.device.item_media(tf.range(1, 61))
+    arrays = {name: value.numpy() for name, value in media.items()}
+    vectors = Likeness(model.data, 16)(media, presence).numpy()  # more numbers than there are components: nothing is lost
+    np.testing.assert_allclose(vectors @ vectors.T, _cosines(arrays, arrays), atol=1e-5)
+    text = np.array([[float(name == "text") for name in arrays]] * 60, np.float32)
+    alone = Likeness(model.data, 16)(media, tf.constant(text)).numpy()
+    np.testing.assert_allclose(alone @ alone.T, _cosines({"text": arrays["text"]}, {"text": arrays["text"]}), atol=1e-5)
+    assert not Likeness(model.data, 16)(media, tf.zeros([60, 2])).numpy().any()
+    # Fewer numbers than components: no other two-column projection of the items comes nearer (Eckart and Young).
+    joined = np.concatenate(
+        [value / np.maximum(np.linalg.norm(value, axis=1, keepdims=True), 1e-12) for value in arrays.values()], axis=1
+    )
+    left = np.linalg.svd(joined, compute_uv=False)[2:]
+    short = Likeness(model.data, 2)(media, presence).numpy()
+    assert np.linalg.norm(joined @ joined.T - short @ short.T) == pytest.approx(np.linalg.norm(left**2), rel=1e-3)
+
+
+def _log(users, each, seed):
+    """Users who take items of one of 4 kinds; media show the kind, and each item also has tastes that only ids could learn."""
+    rng = np.random.default_rng(seed)
+    kinds = np.arange(200) % 4
+    media = np.eye(4)[kinds] + 0.3 * rng.normal(size=(200, 4))
+    rows = [
+        (f"u{user}", f"i{item}") for user in range(users) for item in rng.choice(np.flatnonzero(kinds == user % 4), each, False)
+    ]
+    catalog = mmtfrs.Catalog.from_dict({"item_id": [f"i{n}" for n in range(200)]})
+    features = mmtfrs.Features.from_arrays({"look": np.concatenate([media, rng.normal(size=(200, 12))], axis=1)})
+    return catalog, features, mmtfrs.Events(*zip(*rows, strict=True), np.arange(len(rows)))
+
+
+def test_a_log_too_short_to_learn_from_is_answered_by_likeness(tmp_path):
+    catalog, features, events = _log(120, 2, 0)
+    split = events.split("random", 0.3, 0.3)
+    model = TwoTower(Config(**FAST), catalog, features, split.train)  # as if it had been trained to no avail
+    questions = Questions(model.data, split.validation)
+    settle_media(model, questions, "recall@20")
+    assert model.alike.numpy() == 1.0 and model.blend.numpy()[0] > model.blend.numpy()[1]
+    weights = model.blend.numpy()
+    users = np.array(questions.users[:5], object)
+    scores = model.query_embeddings(users, questions.pasts[:5]) @ model.candidate_embeddings().T
+    media, _ = model.device.item_media(tf.range(1, 201))
+    arrays = {name: value.numpy() for name, value in media.items()}
+    pooled = {name: np.stack([value[past - 1].mean(axis=0) if len(past) else np.zeros(16) for past in questions.pasts[:5]])
+              for name, value in arrays.items()}  # fmt: skip
+    blocks = model.block_scores(users, questions.pasts[:5], np.arange(200))
+    expected = weights[0] * _cosines(pooled, arrays) + weights[1] * blocks[..., 1] + weights[2] * model.data.popularity[1:]
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    # It travels: saved, loaded and exported it is the same.
+    mmtfrs.save_run(model, tmp_path / "run")
+    again = mmtfrs.load_run(tmp_path / "run")
+    np.testing.assert_array_equal(again.candidate_embeddings(), model.candidate_embeddings())
+
+
+@pytest.mark.slow
+def test_towers_that_learned_are_kept():
+    catalog, features, events = _log(600, 8, 0)
+    split = events.split("random", 0.2, 0.2)
+    model = TwoTower(Config(**FAST), catalog, features, split.train)
+    model.compile(optimizer="adam")
+    model.fit(model.dataset(split.train), epochs=15, verbose=0)
+    settle_media(model, Questions(model.data, split.validation), "recall@20")
+    assert model.alike.numpy() == 0.0
