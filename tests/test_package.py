@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import packages_distributions
 
 import pytest
 from conftest import ROOT, run_python
@@ -168,3 +170,23 @@ def test_tensorflow_first_is_fine_with_the_switch():
     assert run_python(code, TF_USE_LEGACY_KERAS="1").stdout.strip() == "ok"
     # Imported but not yet used, Keras can still be chosen.
     assert run_python("import tensorflow, mmtfrs; print('ok')").stdout.strip() == "ok"
+
+
+def test_what_is_imported_is_declared():
+    """Each package that code imports is one of the project's dependencies, or of the extra that brings it: a wheel that is
+    installed alone has no test tools to lend it any."""
+    text = (ROOT / "pyproject.toml").read_text()  # Python 3.10 has no tomllib
+
+    def names(key: str) -> set[str]:
+        lines = re.search(rf"^{key} = \[(.*?)\]$", text, re.M | re.S)[1]
+        return {name.lower().replace("_", "-") for name in re.findall(r'"([\w-]+)', lines)}
+
+    homes, always = packages_distributions(), names("dependencies")
+    optional = {"tuning": names("tuning"), "mmtfrs": names("video") | names("tfio") | names("scann"), "serving": set()}
+    # Parts of TensorFlow, of which the same distribution says more than one thing.
+    own = {"mmtfrs", "serving", "tuning", "tensorflow", "google"}
+    for room, more in optional.items():
+        for path in (ROOT / room).rglob("*.py"):
+            for top in {name.partition(".")[0] for name in _imports(path)} - own - sys.stdlib_module_names:
+                brought = {name.lower().replace("_", "-") for name in homes.get(top, [top])}
+                assert brought & (always | more), f"{path.relative_to(ROOT)} imports {top}"
