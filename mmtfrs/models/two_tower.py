@@ -172,7 +172,7 @@ class TwoTower(tfrs.Model):
     def candidate_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`{modality: [B, dim]}` raw features and `[B, M]` presence -> as `candidate_from_rows`, for a new item."""
         blocks, weights = self._candidate(self.device.reduced(media, presence), presence)
-        return tf.pad(_flat(blocks), [[0, 0], [0, 1]]), weights
+        return _unpopular(blocks), weights
 
     def _candidate(self, media, presence, ids=None, training: bool | None = None, extra: list | None = None):
         own, standing = media, presence
@@ -250,20 +250,20 @@ class TwoTower(tfrs.Model):
     def query_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`{modality: [B, dim]}` raw features and `[B, M]` presence -> a query of an unknown user without history."""
         shown, weights = self._shown(self.device.reduced(media, presence), presence)
-        return tf.pad(_flat(shown), [[0, 0], [0, 1]]), weights
+        return _unpopular(shown), weights
 
     def query_from_items(self, items: tf.Tensor, presence: tf.Tensor) -> tf.Tensor:
         """`[B] int32` item rows, `[B, M]` which of their media are shown -> `[B, W]`: a query by these alone."""
         media, there = self.device.item_media(items)
         shown, _ = self._shown(*_masked(media, there * presence))
-        return tf.pad(_flat(shown), [[0, 0], [0, 1]])
+        return _unpopular(shown)
 
     def candidate_from_items(self, items: tf.Tensor, presence: tf.Tensor, ids: bool = True) -> tf.Tensor:
         """As `query_from_items`, the embeddings of items that have no other media, and with or without what their ids know."""
         media, there = self.device.item_media(items)
         known = tf.gather(self.device.item_id_rows, items) if ids else None
         blocks, _ = self._candidate(*_masked(media, there * presence), known)
-        return tf.pad(_flat(blocks), [[0, 0], [0, 1]])
+        return _unpopular(blocks)
 
     def query_like(self, candidates: tf.Tensor) -> tf.Tensor:
         """`[B, W]` embeddings of candidates -> queries for what is like them, however popular."""
@@ -358,6 +358,11 @@ class TwoTower(tfrs.Model):
 def _flat(blocks: tf.Tensor) -> tf.Tensor:
     """`[B, K, D]` -> `[B, K D]`."""
     return tf.reshape(blocks, [tf.shape(blocks)[0], blocks.shape[1] * blocks.shape[2]])
+
+
+def _unpopular(blocks: tf.Tensor) -> tf.Tensor:
+    """`[B, K, D]` -> `[B, W]`: an embedding without popularity."""
+    return tf.pad(_flat(blocks), [[0, 0], [0, 1]])
 
 
 def _masked(media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
