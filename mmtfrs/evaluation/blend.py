@@ -59,6 +59,7 @@ def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> float:
         past = place[past - 1]
         taken[row, past[past >= 0]] = True
     start, scale, prior = _start(model, scores.shape[2], alike)
+    bounds = [(0.0, None if each else 0.0) for each in scale]
 
     def unlikely(weights: np.ndarray) -> tuple[float, np.ndarray]:
         logits = np.where(taken, -1e9, scores @ weights.astype(np.float32))
@@ -68,10 +69,10 @@ def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> float:
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = unlikely(weights)
-        away = (weights - start) / scale
-        return value + 0.5 * prior * float(away @ away), slope + prior * away / scale
+        away = (weights - start) / np.maximum(scale, 1e-9)
+        return value + 0.5 * prior * float(away @ away), slope + prior * away / np.maximum(scale, 1e-9)
 
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(start)).x
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     value = unlikely(found)[0]
     if together:
         found = np.concatenate([np.full(model.media_blocks, found[0] / max(model.media_blocks, 1)), found[1:]])
@@ -82,14 +83,14 @@ def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> float:
 
 
 def _start(model: TwoTower, count: int, alike: bool) -> tuple[np.ndarray, np.ndarray, float]:
-    """Where weights start, `[count]`, what counts as far from there, `[count]`, and how many users that stands for: blocks by
-    their training, or likeness and popularity where nothing was learned."""
+    """Where weights start, `[count]`, what counts as far from there, `[count]`, 0 for those that stay, and how many users that
+    stands for: blocks by their training, or likeness and popularity alone where nothing was learned."""
     learned = 1.0 / model.config.loss.temperature
     if not alike:
         return np.append(np.full(count - 1, learned), 0.0), np.full(count, max(learned, 1.0)), _LEARNED
-    start, scale = np.zeros(count), np.full(count, learned)
-    start[0], start[-1] = scale[0], scale[-1] = _ALIKE, _POPULAR
-    return start, scale, _UNLEARNED
+    start = np.zeros(count)
+    start[0], start[-1] = _ALIKE, _POPULAR
+    return start, start.copy(), _UNLEARNED
 
 
 def settle_media(model: TwoTower, questions: Questions, metric: str) -> None:

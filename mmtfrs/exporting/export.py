@@ -92,11 +92,10 @@ def export(
 
 
 def _carried_tables(model: TwoTower) -> Tables:
-    """What the export keeps of the model's tables for a refresh: without `export.histories` nothing of what anybody took."""
-    tables = model.data
-    return (
-        tables if model.config.export.histories else dataclasses.replace(tables, taken=TakenItems.nothing(len(tables.user_ids)))
-    )
+    """What the export keeps of the model's tables for a refresh, which trains nothing: nothing of what anybody took, where
+    `export.histories` says so."""
+    tables, nothing = model.data, TakenItems.nothing(len(model.data.user_ids))
+    return dataclasses.replace(tables, seen=nothing, taken=tables.taken if model.config.export.histories else nothing)
 
 
 def found_index(version: Path) -> Found | None:

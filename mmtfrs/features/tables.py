@@ -33,7 +33,7 @@ _CHUNK = 1024  # small enough for the cache
 _COUNTS = ("item_counts", "user_counts")
 _ADAPTER = ".adapter.npz"
 _TITLES = "titles.txt"
-_FADED, _TAKEN = "faded.npz", "taken.npz"
+_FADED, _TAKEN, _SEEN = "faded.npz", "taken.npz", "seen.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Tables:
     faded: `[N + 1] float32`, training events per item row, of which old ones count less.
     fade: after what share of the log's time an event counts half.
     taken: what each user took, as an export knows it.
+    seen: what each user took in the training log.
+    ratings: mean and standard deviation of the training log's ratings; NaN without.
     """
 
     item_ids: np.ndarray
@@ -70,6 +72,8 @@ class Tables:
     faded: np.ndarray | None = None
     fade: float = np.inf
     taken: TakenItems | None = None
+    seen: TakenItems | None = None
+    ratings: tuple[float, float] = (np.nan, np.nan)
 
     def __post_init__(self) -> None:
         if self.id_rows is None:
@@ -78,8 +82,9 @@ class Tables:
             object.__setattr__(self, "titles", np.full(len(self.item_ids), "", object))
         if self.faded is None:
             object.__setattr__(self, "faded", self.item_counts.copy())
-        if self.taken is None:
-            object.__setattr__(self, "taken", TakenItems.nothing(len(self.user_ids)))
+        for name in ("taken", "seen"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, TakenItems.nothing(len(self.user_ids)))
 
     @classmethod
     def build(cls, config: Config, catalog: Catalog, features: Features, events: Events, known: Events | None = None) -> Tables:
@@ -182,7 +187,7 @@ class Tables:
         places[0] = 0
         return dataclasses.replace(
             self, item_ids=catalog.ids, items=items, attributes=attributes, id_rows=id_rows, titles=titles,
-            taken=self.taken.of_items(places),
+            taken=self.taken.of_items(places), seen=self.seen.of_items(places),
         )  # fmt: skip
 
     def count(self, events: Events, fades: bool = False) -> None:
@@ -196,7 +201,12 @@ class Tables:
             object.__setattr__(self, "fade", best_fade(items, timestamps, len(self.item_counts)))
         np.add.at(self.item_counts, items, 1.0)
         self.faded[:] = faded_counts(items, timestamps, len(self.item_counts), self.fade)
-        np.add.at(self.user_counts, self.user_rows(events.user_ids), 1.0)
+        users = self.user_rows(events.user_ids)
+        np.add.at(self.user_counts, users, 1.0)
+        seen = TakenItems.of(users, self.item_rows(events.item_ids), events.timestamps, len(self.user_ids))
+        object.__setattr__(self, "seen", seen)
+        if events.ratings is not None:
+            object.__setattr__(self, "ratings", (float(np.mean(events.ratings)), float(np.std(events.ratings))))
 
     @property
     def popularity(self) -> np.ndarray:
@@ -230,6 +240,7 @@ class Tables:
         np.save(folder / "item_counts.npy", self.item_counts)
         np.savez(folder / _FADED, counts=self.faded, fade=self.fade)
         np.savez(folder / _TAKEN, items=self.taken.items, starts=self.taken.starts)
+        np.savez(folder / _SEEN, items=self.seen.items, starts=self.seen.starts, ratings=self.ratings)
         np.save(folder / "id_rows.npy", self.id_rows)
         np.savez(folder / "attributes.npz", **{name: values.astype(str) for name, values in self.attributes.items()})
         (folder / _TITLES).write_bytes("".join(f"{title}\n" for title in self.titles).encode())
@@ -250,9 +261,10 @@ class Tables:
             return np.load(folder / f"{name}.npy").astype(object)
 
         titles = np.array((folder / _TITLES).read_bytes().decode().split("\n")[:-1], object)
-        with np.load(folder / _FADED) as faded, np.load(folder / _TAKEN) as taken:
+        with np.load(folder / _FADED) as faded, np.load(folder / _TAKEN) as taken, np.load(folder / _SEEN) as seen:
             more = {"faded": faded["counts"], "fade": float(faded["fade"]),
-                    "taken": TakenItems(taken["items"], taken["starts"])}  # fmt: skip
+                    "taken": TakenItems(taken["items"], taken["starts"]), "seen": TakenItems(seen["items"], seen["starts"]),
+                    "ratings": tuple(seen["ratings"].tolist())}  # fmt: skip
         tables = cls(ids("item_ids"), ids("user_ids"), np.load(folder / "item_counts.npy"), np.load(folder / "user_counts.npy"),
                      {}, {}, {}, {}, id_rows=np.load(folder / "id_rows.npy"), titles=titles, **more)  # fmt: skip
         if len(tables.titles) != len(tables.item_ids):

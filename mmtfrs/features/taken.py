@@ -31,6 +31,11 @@ class TakenItems:
         """Of `count` users."""
         return cls(np.zeros(0, np.int32), np.zeros(count + 2, np.int64))
 
+    @property
+    def users(self) -> np.ndarray:
+        """`[E]`: the user row of each item."""
+        return np.repeat(np.arange(len(self.starts) - 1, dtype=np.int32), np.diff(self.starts))
+
     def of_items(self, rows: np.ndarray) -> TakenItems:
         """The same with other item rows: `rows[old]` is the new one, 0 for an item that is gone."""
         items = rows[self.items]

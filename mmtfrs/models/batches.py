@@ -10,7 +10,6 @@ from mmtfrs.data.events import Events
 from mmtfrs.errors import DataError
 from mmtfrs.features.tables import Tables
 from mmtfrs.models.histories import Histories
-from mmtfrs.models.known import KnownItems
 
 
 class TrainingRows:
@@ -44,11 +43,6 @@ class TrainingRows:
                     "the rating task (`loss.rating`) needs events with ratings. Received: a log without a `rating` column."
                 )
             self.columns["rating"] = events.ratings[kept]
-
-    def known(self) -> KnownItems:
-        """Who took what."""
-        users, items = len(self.tables.user_ids) + 1, len(self.tables.item_ids) + 1
-        return KnownItems(self.columns["user"], self.columns["item"], users, items)
 
     def dataset(self, shuffle: bool = True, batch_size: int | None = None) -> tf.data.Dataset:
         """See `TwoTower.dataset`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import keras, tf
+from mmtfrs.features.taken import TakenItems
 from mmtfrs.models import losses
 from mmtfrs.models.known import KnownItems
 from mmtfrs.models.negatives import Embed, Negatives
@@ -19,23 +20,30 @@ class Objective(keras.layers.Layer):
     Args:
         config: the loss, its temperature and negatives.
         counts: `[N + 1]` training events per item row.
+        seen: what each user took in the training log, for `mask_known`.
     """
 
-    def __init__(self, config: LossConfig, counts: np.ndarray, **kwargs) -> None:
+    def __init__(self, config: LossConfig, counts: np.ndarray, seen: TakenItems, **kwargs) -> None:
         super().__init__(**kwargs)
         self.config = config
         self.loss = losses.get(config.name)
         self.negatives = Negatives(config, counts, name="negatives")
-        self.known: KnownItems | None = None  # set by `remember`, before training
+        self._seen = seen
+        self._known: KnownItems | None = None  # a table on the device, which only a model that is trained needs
 
     def build(self, input_shape) -> None:
         start = keras.initializers.Constant(-np.log(self.config.temperature))
         self.log_scale = self.add_weight("log_scale", (), tf.float32, start, trainable=self.config.learn_temperature)
         super().build(input_shape)
 
-    def remember(self, known: KnownItems) -> None:
-        """Gives the pairs of the training log, which `mask_known` needs."""
-        self.known = known
+    @property
+    def known(self) -> KnownItems:
+        """Who took what in the training log."""
+        if self._known is None:
+            with tf.init_scope():  # it outlives the trace of a step
+                users, items = len(self._seen.starts) - 1, self.negatives.items + 1
+                self._known = KnownItems(self._seen.users, self._seen.items, users, items)
+        return self._known
 
     def call(self, queries: tf.Tensor, users: tf.Tensor, items: tf.Tensor, embed: Embed) -> tuple[tf.Tensor, tf.Tensor]:
         """Args:
@@ -50,7 +58,7 @@ class Objective(keras.layers.Layer):
         columns = self.negatives(items, embed)
         scale = tf.minimum(tf.exp(self.log_scale), _MAX_SCALE)
         allowed = (columns.items[None] != items[:, None]) & (columns.items > 0)[None]
-        if self.config.mask_known and self.known is not None:
+        if self.config.mask_known:
             allowed &= ~self.known(users, columns.items)
         total = tf.zeros(tf.shape(items))
         parts = (tf.unstack(values, axis=1) for values in (queries * scale, columns.positives, columns.embeddings))

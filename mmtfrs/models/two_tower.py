@@ -88,13 +88,16 @@ class TwoTower(tfrs.Model):
         # 1: what media are alike by themselves stands in for what their blocks learned.
         self.alike = tf.Variable(0.0, trainable=False, name="alike")
         self.likeness = Likeness(tables, config.model.embedding_dim, name="likeness") if self.media_blocks else None
-        self.objective = Objective(config.loss, tables.item_counts, name="objective")
+        self.objective = Objective(config.loss, tables.item_counts, tables.seen, name="objective")
         self.objective.build(None)
         self.rating = RatingHead(name="rating") if config.loss.rating else None
         rows, history = tf.zeros([2], tf.int32), tf.zeros([2, max(config.model.history_length, 1)], tf.int32)
         self({"user": rows, "item": rows, "history": history})  # builds it
         if self.rating is not None:
+            if np.isnan(tables.ratings[0]):
+                raise DataError("the rating task (`loss.rating`) needs events with ratings. Received: a log without any.")
             self.rating(_flat(self.query_blocks(rows, history)[0]), _flat(self.candidate_blocks(rows)[0]))
+            self.rating.set_scale(*tables.ratings)
 
     @property
     def device(self) -> DeviceTables:
@@ -151,7 +154,13 @@ class TwoTower(tfrs.Model):
     # Nothing here is for AutoGraph to translate: two seconds before the first step, for nothing.
     @tf.autograph.experimental.do_not_convert
     def train_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return super().train_step(inputs)
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(inputs, training=True)
+            total = loss + tf.add_n([0.0, *self.losses])
+            # Gradients of replicas are added up, and each has a part of the batch: the mean is over all of it.
+            part = total / tf.distribute.get_strategy().num_replicas_in_sync
+        self.optimizer.minimize(part, self.trainable_variables, tape=tape)
+        return {metric.name: metric.result() for metric in self.metrics} | {"loss": loss}
 
     @tf.autograph.experimental.do_not_convert
     def test_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -285,16 +294,11 @@ class TwoTower(tfrs.Model):
         """Training batches of integer rows: `{user [B], item [B], history [B, H], weight [B]}`.
 
         An event's history is taken from `events` itself: everything else its user took, or with `model.history: past` what
-        came before it. The last batch of an epoch is left
-        out if it is not full (shapes stay static for XLA); the order changes with every epoch.
+        came before it. The last batch of an epoch is left out if it is not full (shapes stay static for XLA); the order changes
+        with every epoch. The model stays as it is: whom not to take for a negative, and the scale of ratings, it knows from
+        the log that it was made with.
         """
-        rows = TrainingRows(self.config, self.data, events)
-        if self.rating is not None:
-            self.rating.set_scale(float(rows.columns["rating"].mean()), float(rows.columns["rating"].std()))
-        if shuffle and self.config.loss.mask_known:
-            self.objective.remember(rows.known())
-            self.train_function = None  # Keras must trace the step anew, around these pairs
-        return rows.dataset(shuffle, batch_size)
+        return TrainingRows(self.config, self.data, events).dataset(shuffle, batch_size)
 
     @property
     def voting(self) -> bool:

@@ -195,9 +195,8 @@ def test_rating_is_learned():
 
 def test_bad_methods():
     catalog, features, events = planted()
-    with pytest.raises(DataError, match="needs events with ratings. Received: a log without a `rating` column"):
-        model = TwoTower(Config(**FAST).replace(loss={"rating": 1.0}), catalog, features, events)
-        model.dataset(events)
+    with pytest.raises(DataError, match="needs events with ratings. Received: a log without any"):
+        TwoTower(Config(**FAST).replace(loss={"rating": 1.0}), catalog, features, events)
     with pytest.raises(DataError, match=r"`model.modalities` names `audio`, but no item has any.*Items have: text, image"):
         TwoTower(Config(**FAST).replace(model={"modalities": ["text", "audio"]}), catalog, features, events)
     three, few = mmtfrs.Catalog.from_dict({"item_id": list("abc")}), mmtfrs.Features.from_arrays({"text": np.eye(3)})

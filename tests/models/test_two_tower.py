@@ -254,22 +254,55 @@ def test_one_item_one_user_and_no_media():
 _DISTRIBUTED = """
 import sys; sys.path[:0] = ["tests", "tests/models"]
 import mmtfrs
-from mmtfrs._keras import tf
+import numpy as np
+from mmtfrs._keras import keras, tf
 devices = tf.config.list_physical_devices("CPU")
-tf.config.set_logical_device_configuration(devices[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+tf.config.set_logical_device_configuration(devices[0], [tf.config.LogicalDeviceConfiguration()] * 4)
 from test_two_tower import planted, FAST
 from mmtfrs import Config, TwoTower
 catalog, features, events = planted()
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    model = TwoTower(Config(**FAST), catalog, features, events)
-    model.compile(optimizer="adam")
-history = model.fit(model.dataset(events, batch_size=128), epochs=3, verbose=0)
-print(strategy.num_replicas_in_sync, history.history["loss"][-1] < history.history["loss"][0])
+still = {"dropout": 0.0, "id_dropout": 0.0, "history_id_dropout": 0.0, "history_dropout": 0.0, "modality_dropout": 0.0}
+config = Config(**FAST).replace(model=still, loss={"negatives": "full"})
+steps = []
+for replicas in (1, 2, 4):
+    reduce = tf.distribute.ReductionToOneDevice()  # collective ops of one process keep the size of their first group
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(replicas)], reduce)
+    with strategy.scope():
+        model = TwoTower(config, catalog, features, events)
+        model.compile(optimizer=keras.optimizers.SGD(1.0))
+    before = [weight.numpy() for weight in model.trainable_variables]
+    batch = next(iter(model.dataset(events, shuffle=False, batch_size=128)))
+    model.fit(tf.data.Dataset.from_tensors(batch).unbatch().batch(128), epochs=1, verbose=0)
+    steps.append([weight.numpy() - start for weight, start in zip(model.trainable_variables, before)])
+assert max(np.abs(step).max() for step in steps[0]) > 1e-3
+for other in steps[1:]:
+    for one, two in zip(steps[0], other):
+        np.testing.assert_allclose(two, one, atol=1e-6)
+print(strategy.num_replicas_in_sync)
 """
 
 
 @pytest.mark.slow
-def test_two_replicas():
+def test_replicas_take_the_steps_of_one():
+    """A step of plain SGD on the same global batch, split over 1, 2 and 4 replicas."""
     result = run_python(_DISTRIBUTED)
-    assert result.stdout.strip().endswith("2 True"), result.stderr[-2000:]
+    assert result.stdout.strip().endswith("4"), result.stderr[-2000:]
+
+
+@pytest.mark.parametrize("rating", [0.0, 0.5])
+def test_making_a_dataset_leaves_the_model_as_it_is(rating):
+    """A fit with and without validation data, and with the datasets made in either order, gives the same weights."""
+    catalog, features, events = planted()
+    rng = np.random.default_rng(0)
+    events = mmtfrs.Events(events.user_ids, events.item_ids, events.timestamps, ratings=rng.uniform(1, 5, len(events)))
+    split = events.split("random", 0.3, 0.1)
+    weights = []
+    for order in ("training", "training, validation", "validation, training"):
+        model = TwoTower(Config(**FAST).replace(loss={"rating": rating}), catalog, features, split.train)
+        model.compile(optimizer="adam")
+        made = {name: model.dataset(getattr(split, "train" if name == "training" else name)) for name in order.split(", ")}
+        model.fit(made["training"], epochs=2, verbose=0, validation_data=made.get("validation"))
+        weights.append(model.get_weights())
+    for other in weights[1:]:
+        for one, two in zip(weights[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
