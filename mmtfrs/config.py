@@ -108,11 +108,12 @@ def check_baselines(names: Iterable[str], modalities: Iterable[str]) -> None:
 
 def _differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
     lines = []
-    for key, value in ours.items():
-        if isinstance(value, dict):
-            lines += _differences(value, theirs.get(key, {}), f"{prefix}{key}.")
-        elif value != theirs.get(key):
-            lines.append(f"{prefix}{key}: {value} -> {theirs.get(key)}")
+    for key in {**ours, **theirs}:
+        one, other = ours.get(key), theirs.get(key)
+        if isinstance(one, dict) and isinstance(other, dict) and one and other:
+            lines += _differences(one, other, f"{prefix}{key}.")
+        elif one != other:
+            lines.append(f"{prefix}{key}: {one} -> {other}")
     return lines
 
 
