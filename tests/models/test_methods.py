@@ -101,7 +101,9 @@ def test_trains_and_answers_equal_scores(row, tmp_path):
     close = np.abs(np.diff(np.take_along_axis(expected, order, axis=1), axis=1)) < 1e-5
     same = answer["item_id"] == np.array([item.encode() for item in model.data.item_ids], object)[order]
     gone = answer["item_id"][:, 1:] == b""
-    assert (same[:, 1:] | close | np.roll(close, -1, axis=1) | gone).mean() > 0.99
+    # Places may be exchanged where scores are equal to the last bits, and nowhere else.
+    beside = np.concatenate([close, np.zeros_like(close[:, :1])], axis=1)[:, 1:] | close
+    assert (same[:, 1:] | beside | gone).all() and (close[:, :20].mean() < 0.2 or row["fusion"] == "late_voting")
     assert ((answer["item_id"] != b"").sum(axis=1) == [60 - len({*row} - {b""}) for row in taken]).all()
     assert answer["known"].tolist() == [True, True, True, False]
 
@@ -137,10 +139,10 @@ def test_votes_by_hand():
 
     queries = tf.constant([[1.0, 1.0]])  # two blocks of one number
     candidates = tf.constant([[0.9, 0.1], [0.5, 0.5], [0.1, 0.8], [0.0, 0.9]])
-    # Block 1 ranks 0 1 2 3, block 2 ranks 3 2 1 0; four candidates: 1, 3/4, 1/2, 1/4 votes; all sums are 1.25.
+    # Block 1 ranks 0 1 2 3, block 2 ranks 3 2 1 0; four candidates: 1, 3/4, 1/2, 1/4 votes; all sums are 1.25. The summed scores,
+    # 1.0 1.0 0.9 0.9, break ties.
     found = votes(queries, candidates, 2).numpy()[0]
-    np.testing.assert_allclose(found, [1.25] * 4, atol=2e-3)
-    assert found[1] > found[2] or np.isclose(found[1], found[2], atol=1e-3)
+    np.testing.assert_allclose(found, 1.25 + 0.001 * np.tanh(np.array([1.0, 1.0, 0.9, 0.9]) / 4), atol=1e-6)
     ahead = votes(queries, tf.constant([[0.9, 0.8], [0.5, 0.9], [0.1, 0.1]]), 2).numpy()[0]
     np.testing.assert_allclose(ahead, [1 + 2 / 3, 2 / 3 + 1, 2 / 3], atol=2e-3)
 
