@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mmtfrs
+from benchmarks._classes import by_class
 from benchmarks._datasets import PUBLIC, Dataset, held_out_items, load, newcomers
 from mmtfrs import sections as settings
 from mmtfrs.evaluation.compare import mean_interval
@@ -100,6 +101,7 @@ def content(data: Dataset, seed: int) -> Iterator[tuple[str, dict[str, float]]]:
     model = mmtfrs.TwoTower(data.config.replace(seed=seed), data.catalog, data.features, data.split.train)
     model, _ = fit_to_best(model, data.split)
     yield from evaluate(model, data.split.test, ks=(20,))["model"].get("content_queries", {}).items()
+    yield from ((f"{name}, by class", metrics) for name, metrics in by_class(model, data, seed))
 
 
 def new_items(data: Dataset, seed: int) -> dict[str, float]:
