@@ -12,7 +12,7 @@ import os
 import sys
 
 from mmtfrs._version import __version__
-from mmtfrs.errors import EnvironmentError, Error
+from mmtfrs.errors import Error, SetupError
 
 _PUBLIC = {
     "Catalog": "mmtfrs.data.catalog",
@@ -35,11 +35,11 @@ def _check_environment() -> None:
     switch = os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     fix = "Set TF_USE_LEGACY_KERAS=1 in the environment, or `import mmtfrs` before TensorFlow, and start again."
     if switch.lower() not in ("1", "true"):
-        raise EnvironmentError(f"mmtfrs needs Keras 2. Received: TF_USE_LEGACY_KERAS={switch!r}. {fix}")
+        raise SetupError(f"mmtfrs needs Keras 2. Received: TF_USE_LEGACY_KERAS={switch!r}. {fix}")
     tensorflow = sys.modules.get("tensorflow")
     # The first touch of tf.keras decides; with the switch just set, an untouched one becomes Keras 2.
     if tensorflow is not None and not tensorflow.keras.Model.__module__.startswith("tf_keras"):
-        raise EnvironmentError(f"mmtfrs needs Keras 2, but TensorFlow is already loaded with Keras 3. {fix}")
+        raise SetupError(f"mmtfrs needs Keras 2, but TensorFlow is already loaded with Keras 3. {fix}")
 
 
 _check_environment()

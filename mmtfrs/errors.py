@@ -10,7 +10,7 @@ class Error(Exception):
     """Root of every error that mmtfrs raises for a reason the user can mend."""
 
 
-class EnvironmentError(Error):
+class SetupError(Error):
     """The Python environment cannot run the library (versions, Keras 2 switch)."""
 
 
@@ -44,6 +44,11 @@ class ExportError(Error):
 
 class TuningError(Error):
     """A search space, an objective or a search folder cannot be used."""
+
+
+def first_line(error: BaseException, length: int = 300) -> str:
+    """The first line of an error's text, or the error's name where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:length]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmtfrs import Config, Error
-from mmtfrs.errors import ConfigError
+from mmtfrs.errors import ConfigError, first_line
 
 
 def test_unknown_key_names_the_nearest():
@@ -61,3 +61,9 @@ def test_bad_files(tmp_path, text, message):
 def test_empty_file_is_all_defaults(tmp_path):
     (tmp_path / "c.yaml").write_text("")
     assert Config.read(tmp_path / "c.yaml") == Config()
+
+
+@pytest.mark.parametrize("error, line", [(ValueError(""), "ValueError"), (ValueError("\n one\ntwo"), "one"),
+                                         (OSError("x" * 500), "x" * 300), (KeyError(), "KeyError")])  # fmt: skip
+def test_the_first_line_of_an_error(error, line):
+    assert first_line(error) == line

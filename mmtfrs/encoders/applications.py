@@ -10,7 +10,7 @@ import numpy as np
 from mmtfrs._keras import keras, tf
 from mmtfrs.encoders.base import fingerprint, fingerprint_folder, local_alternative
 from mmtfrs.encoders.image import ImageEncoder
-from mmtfrs.errors import EncoderError
+from mmtfrs.errors import EncoderError, first_line
 
 # Side of the pictures that a network was trained on, where it is not 224.
 _SIZES = {
@@ -58,7 +58,7 @@ def load_application(name: str, weights: str = "imagenet", seed: int = 0) -> Ima
         model = build(include_top=False, weights="imagenet" if weights == "imagenet" else None, pooling="avg",
                       input_shape=(size, size, 3))  # fmt: skip
     except Exception as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cause = first_line(error)
         raise EncoderError(
             f"the image encoder {name} could not be downloaded ({cause[:300]}). {local_alternative('image')}"
         ) from error
@@ -73,7 +73,7 @@ def load_keras_file(path: Path) -> ImageEncoder:
         model = keras.models.load_model(path, compile=False)
         shape = model.input_shape
     except Exception as error:
-        raise EncoderError(f"{path}: Keras cannot load this image model ({str(error).splitlines()[0]}).") from error
+        raise EncoderError(f"{path}: Keras cannot load this image model ({first_line(error)}).") from error
     if isinstance(shape, list) or len(shape) != 4 or shape[-1] != 3:
         raise EncoderError(f"{path}: an image model must take [B, H, W, 3] pictures. Received: {shape}.")
     size = shape[1] or 224

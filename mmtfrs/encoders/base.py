@@ -12,7 +12,7 @@ import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.encoders.decode import read_file
-from mmtfrs.errors import EncoderError, MediaError
+from mmtfrs.errors import EncoderError, MediaError, first_line
 from mmtfrs.sections import ExtractionConfig, Modality
 
 
@@ -153,7 +153,7 @@ def load_hub_module(handle: str, what: str) -> Any:
     try:
         return load(handle)
     except Exception as error:
-        cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        cause = f"{type(error).__name__}: {first_line(error)}"
         raise EncoderError(
             f"the {what} encoder {handle} could not be {'downloaded' if remote else 'loaded'} ({cause[:300]}). "
             + local_alternative(what)

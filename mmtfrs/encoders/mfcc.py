@@ -10,7 +10,7 @@ from mmtfrs._keras import keras, tf
 from mmtfrs.encoders.audio import AudioEncoder
 from mmtfrs.encoders.base import fingerprint
 from mmtfrs.encoders.yamnet import log_mel
-from mmtfrs.errors import EncoderError
+from mmtfrs.errors import EncoderError, first_line
 
 COEFFICIENTS, UNITS = 20, 128
 _SEED = 7
@@ -52,8 +52,7 @@ def load_lstm(weights: str | Path | None = None) -> AudioEncoder:
             model.load_weights(weights)
         except Exception as error:
             raise EncoderError(
-                f"{weights}: these are no weights of an LSTM of {UNITS} units over {COEFFICIENTS} MFCCs "
-                f"({str(error).splitlines()[0][:200]})."
+                f"{weights}: these are no weights of an LSTM of {UNITS} units over {COEFFICIENTS} MFCCs ({first_line(error)})."
             ) from error
     model.trainable = False
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.encoders.base import Encoder, fingerprint, fingerprint_module, load_hub_module
-from mmtfrs.errors import EncoderError, MediaError
+from mmtfrs.errors import EncoderError, MediaError, first_line
 from mmtfrs.sections import ExtractionConfig
 
 MAX_BYTES = 1 << 20  # of one text in a request
@@ -79,7 +79,7 @@ def load_text_module(handle: str) -> TextEncoder:
     try:
         probe = network(tf.constant(["probe"]))
     except Exception as error:
-        raise EncoderError(f"{handle}: the module fails on a text ({str(error).splitlines()[0][:300]}).") from error
+        raise EncoderError(f"{handle}: the module fails on a text ({first_line(error)}).") from error
     if len(probe.shape) != 2 or not probe.dtype.is_floating:
         raise EncoderError(
             f"{handle}: a text encoder must give [B, dim] numbers. Received: {probe.dtype.name} {tuple(probe.shape)}."

@@ -14,7 +14,7 @@ import numpy as np
 from mmtfrs._keras import keras, tf
 from mmtfrs.encoders.audio import HOP, PATCH, AudioEncoder, cut_patches, in_chunks
 from mmtfrs.encoders.base import fingerprint, fingerprint_module, load_hub_module, local_alternative
-from mmtfrs.errors import EncoderError
+from mmtfrs.errors import EncoderError, first_line
 
 CHECKPOINT = "https://storage.googleapis.com/audioset/yamnet.h5"
 DIM, CLASSES = 1024, 521
@@ -47,9 +47,7 @@ class YAMNet:
             try:
                 self.model.load_weights(weights)
             except Exception as error:
-                raise EncoderError(
-                    f"{weights}: these are no weights of YAMNet ({str(error).splitlines()[0][:300]})."
-                ) from error
+                raise EncoderError(f"{weights}: these are no weights of YAMNet ({first_line(error)}).") from error
         self.model.trainable = False
         self._classify = tf.function(
             self._run,
@@ -139,8 +137,7 @@ def load_audio_module(handle: str) -> AudioEncoder:
         dim = int(outputs[1].shape[-1])
     except Exception as error:
         raise EncoderError(
-            f"{handle}: an audio module must map [T] float32 to (scores, embeddings, log_mel) "
-            f"({str(error).splitlines()[0][:300]})."
+            f"{handle}: an audio module must map [T] float32 to (scores, embeddings, log_mel) ({first_line(error)})."
         ) from error
 
     def network(patches: tf.Tensor) -> tf.Tensor:

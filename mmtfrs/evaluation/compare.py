@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from scipy.special import stdtrit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +59,5 @@ def mean_interval(values) -> tuple[float, float]:
     values = np.asarray(values, np.float64)
     if len(values) < 2:
         return float(values.mean()), float("nan")
-    t = _T975[min(len(values) - 1, len(_T975)) - 1]
+    t = stdtrit(len(values) - 1, 0.975)
     return float(values.mean()), float(t * values.std(ddof=1) / np.sqrt(len(values)))
-
-
-_T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # 1 to 10 degrees of freedom

@@ -15,13 +15,11 @@ class Score(NamedTuple):
     Attributes:
         query, candidate: `[B, D] -> [B, D + extra] float32`, what is stored, indexed and multiplied.
         extra: numbers that the score adds to an embedding.
-        bounded: whether scores lie in [-1, 1], so that a temperature is what gives them a scale.
     """
 
     query: Callable[[tf.Tensor], tf.Tensor]
     candidate: Callable[[tf.Tensor], tf.Tensor]
     extra: int = 0
-    bounded: bool = False
 
 
 def _unit(x: tf.Tensor) -> tf.Tensor:
@@ -39,14 +37,14 @@ def _square(x: tf.Tensor) -> tf.Tensor:
 # -|q - c|^2 = 2 q.c - |q|^2 - |c|^2, an inner product of vectors that are two numbers longer (Bachrach et al., Speeding Up the
 # Xbox Recommender System Using a Euclidean Transformation for Inner-Product Spaces, RecSys 2014, the other way round).
 SCORES: dict[str, Score] = {
-    "cosine": Score(_unit, _unit, bounded=True),
+    "cosine": Score(_unit, _unit),
     "dot": Score(tf.identity, tf.identity),
     "euclidean": Score(
         lambda q: tf.concat([2.0 * q, -_square(q), tf.ones_like(q[..., :1])], axis=-1),
         lambda c: tf.concat([c, tf.ones_like(c[..., :1]), -_square(c)], axis=-1),
         extra=2,
     ),
-    "pearson": Score(_centred, _centred, bounded=True),
+    "pearson": Score(_centred, _centred),
 }
 
 

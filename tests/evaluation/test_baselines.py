@@ -114,7 +114,9 @@ def test_bootstrap_finds_what_is_there():
 
 def test_interval_by_hand():
     mean, half = mean_interval([1.0, 2.0, 3.0])
-    assert mean == 2.0 and abs(half - 4.303 * 1.0 / np.sqrt(3)) < 1e-6
+    assert mean == 2.0 and half == pytest.approx(4.302653 / np.sqrt(3), rel=1e-6)  # Student's t of two degrees of freedom
+    many = np.arange(21.0)
+    assert mean_interval(many)[1] == pytest.approx(2.085963 * many.std(ddof=1) / np.sqrt(21), rel=1e-6)  # and of twenty
     assert np.isnan(mean_interval([1.0])[1])
 
 
