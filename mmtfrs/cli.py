@@ -10,6 +10,7 @@ import typer
 
 from mmtfrs._version import stack
 from mmtfrs.config import check_baselines, check_metric
+from mmtfrs.config_command import app as config_app
 from mmtfrs.console import note, run_app, show, split_ids
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
@@ -237,7 +238,7 @@ def _check_part(split: str, *runs: Path) -> dict:
     return first
 
 
-app.registered_commands += export_app.registered_commands
+app.registered_commands += export_app.registered_commands + config_app.registered_commands
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,10 @@ def _explain(error: pydantic.ValidationError) -> str:
             known = list(section.model_fields)
             hint = nearest(str(problem["loc"][-1]), known) or f" Known keys: {', '.join(known)}."
             lines.append(f"unknown setting `{where}`.{hint}")
+        elif problem["type"] == "literal_error":
+            names = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
+            hint = nearest(str(problem["input"]), names)
+            lines.append(f"`{where}` must be one of {', '.join(names)}. Received: {problem['input']!r}.{hint}")
         else:
             lines.append(f"`{where}`: {problem['msg']}. Received: {problem['input']!r}.")
     return "\n".join(lines)

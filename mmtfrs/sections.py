@@ -18,23 +18,13 @@ LOSSES = ("softmax", "bpr", "hinge")
 MISSING = ("null", "generator")
 INDEXES = ("auto", "exact", "partitions", "scan", "scann")
 BASELINES = ("item_knn", "ease", "ease_media", "bpr", "id_only", "no_media")  # and every modality alone
+RANKING = ("recall", "precision", "f1", "hit_rate", "ndcg", "mrr", "map")  # metrics of a list
 NEGATIVES = ("auto", "full", "in_batch", "mixed")
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
-
-
-def one_of(*names: str) -> Any:
-    """A name out of a list; a typo is refused with the nearest one."""
-
-    def check(value: str) -> str:
-        if value not in names:
-            raise ValueError(f"must be one of {', '.join(names)}.{nearest(value, names)}")
-        return value
-
-    return Annotated[str, pydantic.AfterValidator(check)]
 
 
 class Section(pydantic.BaseModel):
@@ -62,7 +52,7 @@ class DataConfig(Section):
     split: Literal["time", "user", "random", "none"] = "time"
     validation_share: Share = Field(0.1, description="share of all events; always cut from the training side")
     test_share: Share = Field(0.1, description="share of all events (time and random splits)")
-    repeats: one_of("leave_out", "allow") = Field("leave_out", description="whether what a user took may be recommended again")
+    repeats: Literal["leave_out", "allow"] = Field("leave_out", description="whether what a user took may be recommended again")
 
 
 class EncodersConfig(Section):
@@ -81,9 +71,9 @@ class ExtractionConfig(Section):
     max_pixels: Positive = Field(50_000_000, description="larger pictures are set aside")
     max_seconds: Annotated[float, Field(gt=0)] = Field(600.0, description="longer sounds are set aside")
     frames: Positive = Field(8, description="sampled of a video")
-    frame_pooling: one_of("mean", "attention") = "mean"
+    frame_pooling: Literal["mean", "attention"] = "mean"
     max_bytes: Positive = Field(200_000_000, description="larger media files are set aside")
-    decoder: one_of("soundfile", "tensorflow-io") = Field(
+    decoder: Literal["soundfile", "tensorflow-io"] = Field(
         "soundfile", description="of sounds; features are the same, and soundfile is faster (tensorflow-io: Python 3.10, 3.11)"
     )
 
@@ -100,7 +90,7 @@ class ModelConfig(Section):
     """The shape of the two towers."""
 
     modalities: tuple[Modality, ...] | None = Field(None, description="those to use; none: all that the items have")
-    fusion: one_of(*FUSIONS) = Field("concat", description="how the modalities of an item or a query become one vector")
+    fusion: Literal[FUSIONS] = Field("concat", description="how the modalities of an item or a query become one vector")
     embedding_dim: Positive = Field(64, description="D: size of the shared space")
     hidden: tuple[Positive, ...] = Field((128,), description="hidden layers of each tower's last MLP")
     feature_dim: Positive | None = Field(
@@ -120,21 +110,21 @@ class ModelConfig(Section):
         0.8,
         description="share of items and queries in training of which half the media are hidden, so that absent ones are borne",
     )
-    missing: one_of(*MISSING) = Field(
+    missing: Literal[MISSING] = Field(
         "null", description="what stands for an absent medium: one learned vector, or a guess from the others"
     )
     graph: GraphConfig = GraphConfig()
-    score: one_of(*SCORES) = "cosine"
+    score: Literal[SCORES] = "cosine"
 
 
 class LossConfig(Section):
     """What is minimised, and against which negatives."""
 
-    name: one_of(*LOSSES) = "softmax"
+    name: Literal[LOSSES] = "softmax"
     temperature: Annotated[float, Field(gt=0)] = 0.17
     learn_temperature: bool = Field(False, description="the temperature above is only where it starts")
     margin: Weight = Field(0.2, description="of the hinge loss")
-    negatives: one_of(*NEGATIVES) = Field("auto", description="auto: full up to `full_up_to` items, above it in_batch")
+    negatives: Literal[NEGATIVES] = Field("auto", description="auto: full up to `full_up_to` items, above it in_batch")
     full_up_to: Count = Field(4096, description="items up to which every item is a negative of every event")
     uniform: Positive = Field(1024, description="items drawn uniformly beside the batch (negatives: mixed)")
     mask_known: bool = Field(True, description="what else the user took is no negative")
@@ -175,9 +165,8 @@ class TrainingConfig(Section):
 
 def metric(value: str) -> str:
     name, _, k = value.partition("@")
-    known = ("recall", "precision", "f1", "hit_rate", "ndcg", "mrr", "map")
-    if name not in known or not k.isdigit() or int(k) < 1:
-        raise ValueError(f"must be METRIC@K with a metric of {', '.join(known)}.{nearest(name, known)}")
+    if name not in RANKING or not k.isdigit() or int(k) < 1:
+        raise ValueError(f"must be METRIC@K with a metric of {', '.join(RANKING)}.{nearest(name, RANKING)}")
     return value
 
 
@@ -186,7 +175,7 @@ class EvaluationConfig(Section):
 
     ks: tuple[Positive, ...] = (5, 10, 20, 50)
     monitor: str = Field("recall@20", description="the validation metric that picks the best epoch")
-    history: one_of("static", "rolling") = Field(
+    history: Literal["static", "rolling"] = Field(
         "static", description="a user of a later part is asked for once, as an export is that knows what was before the part, "
         "or anew before each event, as one that is sent histories; the other one is reported beside it"
     )  # fmt: skip
@@ -204,7 +193,7 @@ class ExportConfig(Section):
     """What the SavedModel answers."""
 
     k: Positive = Field(100, description="results per query; never more than the catalogue")
-    index: one_of(*INDEXES) = Field("auto", description="auto: exact below 100 000 items, above it what reads least")
+    index: Literal[INDEXES] = Field("auto", description="auto: exact below 100 000 items, above it what reads least")
     recall: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="of an approximate index, against the exact one")
     histories: Count = Field(
         1000,

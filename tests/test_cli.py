@@ -8,6 +8,9 @@ import re
 import pytest
 from conftest import run_cli
 
+from mmtfrs import Config
+from mmtfrs.sections import FUSIONS
+
 OFFLINE = [part for name in ("image", "text", "audio") for part in (f"--{name}-encoder", "offline")]
 
 
@@ -117,3 +120,27 @@ def test_unknown_split_and_config_key(tiny, tmp_path):
     assert result.returncode == 1 and "unknown setting `model.fusoin`. Did you mean `fusion`?" in result.stderr
     result = run_cli("train", *_data(tiny), "--out", tmp_path / "r", "--split", "tme", *OFFLINE)
     assert result.returncode == 1 and "data.split" in result.stderr
+
+
+def test_config_says_what_can_be_set(tmp_path):
+    rows = json.loads(run_cli("config", "--json").stdout)["settings"]
+    flat = Config().model_dump(mode="json")
+    named = {row["setting"]: row for row in rows}
+    assert len(named) == len(rows) > 70 and named["training.finetune.blocks"]["value"] == 0
+    for name, row in named.items():
+        value = flat
+        for part in name.split("."):
+            value = value[part]
+        assert row["value"] == row["default"] == value and row["range"], name
+    assert named["model.fusion"]["range"].split(", ") == list(FUSIONS) and named["model.dropout"]["range"] == "number >= 0, < 1"
+    (tmp_path / "c.yaml").write_text("model: {fusion: gated, feature_dim: null}\n")
+    changed = json.loads(run_cli("config", tmp_path / "c.yaml", "--changed", "--json").stdout)["settings"]
+    assert [(row["setting"], row["value"]) for row in changed] == [("model.fusion", "gated"), ("model.feature_dim", None)]
+    table = run_cli("config", tmp_path / "c.yaml", "--changed").stdout
+    assert "gated" in table and "concat" in table and "none" in table
+    schema = json.loads(run_cli("config", "--schema").stdout)
+    assert schema["$defs"]["ModelConfig"]["properties"]["fusion"]["enum"] == list(FUSIONS)
+    (tmp_path / "c.yaml").write_text("model: {fusion: gatd}\n")
+    refused = run_cli("config", tmp_path / "c.yaml")
+    assert refused.returncode == 1 and "`model.fusion` must be one of" in refused.stderr
+    assert "Received: 'gatd'. Did you mean `gated`?" in refused.stderr

@@ -9,6 +9,7 @@ from mmtfrs.evaluation.evaluate import Questions
 from mmtfrs.evaluation.scorers import ModelScorer
 from mmtfrs.models.averaging import averaged
 from mmtfrs.models.two_tower import TwoTower
+from mmtfrs.sections import RANKING
 
 
 class ValidationMetrics(keras.callbacks.Callback):
@@ -41,5 +42,4 @@ class ValidationMetrics(keras.callbacks.Callback):
             fit_blend(self.model, questions)
             metrics = questions.ask(ModelScorer(self.model), self.ks)
         if logs is not None:
-            names = ("recall", "ndcg", "hit_rate", "precision", "f1", "mrr", "map")
-            logs.update({f"val_{name}@{k}": metrics[f"{name}@{k}"] for name in names for k in self.ks})
+            logs.update({f"val_{name}@{k}": metrics[f"{name}@{k}"] for name in RANKING for k in self.ks})

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-RANKING = ("recall", "precision", "f1", "hit_rate", "ndcg", "mrr", "map")
-
 
 def ranking_metrics(hits: np.ndarray, relevant: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
     """Per-list metrics.
