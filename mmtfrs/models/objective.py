@@ -20,10 +20,10 @@ class Objective(keras.layers.Layer):
     Args:
         config: the loss, its temperature and negatives.
         counts: `[N + 1]` training events per item row.
-        seen: what each user took in the training log, for `mask_known`.
+        seen: what each user took in the training log, for `mask_known`; nothing if None.
     """
 
-    def __init__(self, config: LossConfig, counts: np.ndarray, seen: TakenItems, **kwargs) -> None:
+    def __init__(self, config: LossConfig, counts: np.ndarray, seen: TakenItems | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         self.config = config
         self.loss = losses.get(config.name)
@@ -58,7 +58,7 @@ class Objective(keras.layers.Layer):
         columns = self.negatives(items, embed)
         scale = tf.minimum(tf.exp(self.log_scale), _MAX_SCALE)
         allowed = (columns.items[None] != items[:, None]) & (columns.items > 0)[None]
-        if self.config.mask_known:
+        if self.config.mask_known and self._seen is not None:
             allowed &= ~self.known(users, columns.items)
         total = tf.zeros(tf.shape(items))
         parts = (tf.unstack(values, axis=1) for values in (queries * scale, columns.positives, columns.embeddings))

@@ -7,6 +7,7 @@ import pytest
 
 from mmtfrs._keras import tf
 from mmtfrs.errors import ConfigError
+from mmtfrs.features.taken import TakenItems
 from mmtfrs.models import losses
 from mmtfrs.models.known import KnownItems
 from mmtfrs.models.objective import Objective
@@ -63,8 +64,8 @@ class _Case:
     def _embed(self, rows):
         return tf.gather(self.catalogue, tf.maximum(rows - 1, 0))[:, None]
 
-    def objective(self, **settings):
-        made = Objective(LossConfig(temperature=1.0, **settings), self.counts)
+    def objective(self, seen=None, **settings):
+        made = Objective(LossConfig(temperature=1.0, **settings), self.counts, seen)
         made.build(None)
         return made
 
@@ -108,10 +109,9 @@ def test_known_items_are_no_negatives(negatives):
     case = _Case()
     users, items = case.draw(400)
     known = [(user, item) for user in range(USERS) for item in case.rng.choice(ITEMS, 5, False) + 1]
-    objective = case.objective(negatives=negatives)
-    objective.remember(
-        KnownItems(*(np.array(side) for side in zip(*[(u + 1, i) for u, i in known], strict=True)), USERS + 1, ITEMS + 1)
-    )
+    pairs = np.array(known)
+    seen = TakenItems.of(pairs[:, 0] + 1, pairs[:, 1], np.arange(len(pairs)), USERS)
+    objective = case.objective(seen, negatives=negatives)
     value, _ = case.gradient(objective, users, items)
     logits = case.query.numpy()[users] @ case.catalogue.numpy().T
     total = np.zeros(len(users))
