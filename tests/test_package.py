@@ -8,7 +8,7 @@ import shutil
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -200,7 +200,11 @@ def test_what_is_imported_is_declared():
         lines = re.search(rf"^{key} = \[(.*?)\]$", text, re.M | re.S)[1]
         return {name.lower().replace("_", "-") for name in re.findall(r'"([\w-]+)', lines)}
 
-    homes, always = packages_distributions(), names("dependencies")
+    homes: dict[str, set[str]] = {}  # Python 3.10's packages_distributions does not know them all
+    for distribution in distributions():
+        for top in {file.parts[0].partition(".")[0] for file in distribution.files or ()}:
+            homes.setdefault(top, set()).add(distribution.metadata["Name"])
+    always = names("dependencies")
     optional = {"tuning": names("tuning"), "mmtfrs": names("video") | names("tfio") | names("scann"), "serving": set()}
     # Parts of TensorFlow, of which the same distribution says more than one thing.
     own = {"mmtfrs", "serving", "tuning", "tensorflow", "google"}
