@@ -58,9 +58,8 @@ def load_application(name: str, weights: str = "imagenet", seed: int = 0) -> Ima
         model = build(include_top=False, weights="imagenet" if weights == "imagenet" else None, pooling="avg",
                       input_shape=(size, size, 3))  # fmt: skip
     except Exception as error:
-        cause = first_line(error)
         raise EncoderError(
-            f"the image encoder {name} could not be downloaded ({cause[:300]}). {local_alternative('image')}"
+            f"the image encoder {name} could not be downloaded ({first_line(error)}). {local_alternative('image')}"
         ) from error
     if weights not in ("imagenet", "random"):
         model = _load_weights(model, build, Path(weights), size)

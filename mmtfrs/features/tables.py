@@ -130,16 +130,18 @@ class Tables:
             encoder = features.encoders.get(modality)
             tables.encoders[modality] = (encoder.name if encoder else "", rows.fingerprint)
         if config.model.modalities is None:
-            tables.leave_out_silent(events, config.seed)
+            tables.leave_out_silent(config.seed)
+        if known is events:
+            return dataclasses.replace(tables, taken=tables.seen)
         users, items = tables.user_rows(known.user_ids), tables.item_rows(known.item_ids)
         return dataclasses.replace(tables, taken=TakenItems.of(users, items, known.timestamps, len(user_ids)))
 
-    def leave_out_silent(self, events: Events, seed: int) -> None:
+    def leave_out_silent(self, seed: int) -> None:
         """Leaves out modalities of which the log shows that they say nothing of what users take: a model would learn them by
         heart. Those that users have media of are kept, for these were not looked at."""
-        users, items = self.user_rows(events.user_ids), self.item_rows(events.item_ids)
+        users = self.seen.users
         for modality in [name for name in self.adapters if name not in self.users]:
-            found = told(users, items, self.items[modality], seed)
+            found = told(users, self.seen.items, self.items[modality], seed)
             if found.nothing:
                 log.warning("%s says nothing of what users take together (%.4f +- %.4f; 0.02 and more is usual) and is left "
                             "out. `model.modalities` can name what is kept.", modality, *found)  # fmt: skip
@@ -193,18 +195,17 @@ class Tables:
     def count(self, events: Events, fades: bool = False) -> None:
         """Adds up the events of each item and user, and finds how fast they fade, if they are said to. Raises `DataError` where
         none is on an item of the catalogue."""
-        items = self.item_rows(events.item_ids)
-        if not (items > 0).any():
+        rows = self.item_rows(events.item_ids)
+        if not (rows > 0).any():
             raise DataError("no training event is on an item of the catalogue. Check the item ids of both files.")
-        items, timestamps = items[items > 0], events.timestamps[items > 0]
+        items, timestamps = rows[rows > 0], events.timestamps[rows > 0]
         if fades:
             object.__setattr__(self, "fade", best_fade(items, timestamps, len(self.item_counts)))
         np.add.at(self.item_counts, items, 1.0)
         self.faded[:] = faded_counts(items, timestamps, len(self.item_counts), self.fade)
         users = self.user_rows(events.user_ids)
         np.add.at(self.user_counts, users, 1.0)
-        seen = TakenItems.of(users, self.item_rows(events.item_ids), events.timestamps, len(self.user_ids))
-        object.__setattr__(self, "seen", seen)
+        object.__setattr__(self, "seen", TakenItems.of(users, rows, events.timestamps, len(self.user_ids)))
         if events.ratings is not None:
             object.__setattr__(self, "ratings", (float(np.mean(events.ratings)), float(np.std(events.ratings))))
 
