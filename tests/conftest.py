@@ -150,8 +150,8 @@ def exported(small, once) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(once) -> Path:
-    """`saved_models/tiny`, version 1: 60 items `i0` to `i59` with texts alone, 120 users `u0` to `u119`. It is loaded and warmed up in
-    a second, for tests of what is around a model."""
+    """`saved_models/tiny`, version 1: 60 items `i0` to `i59` with texts alone, 120 users `u0` to `u119`, for tests of what is
+    around a model."""
     from models.test_two_tower import planted
 
     def make(folder: Path) -> None:
@@ -160,6 +160,12 @@ def tiny(once) -> Path:
         catalog = mmtfrs.Catalog.from_dict({"item_id": ids, "text": [f"a text about {n % 7} and {n}" for n in range(60)]})
         config = mmtfrs.Config(encoders={"text": "offline"}, **FAST)
         features = mmtfrs.extract(catalog, config, store=folder / "store", progress=False)
-        mmtfrs.export(mmtfrs.TwoTower(config, catalog, features, events), folder / "tiny")
+        unwarmed(mmtfrs.export(mmtfrs.TwoTower(config, catalog, features, events), folder / "tiny"))
 
     return once("tiny_models", make) / "tiny"
+
+
+def unwarmed(version: Path) -> Path:
+    """A version without its warm-up records, which take a server some seconds."""
+    (version / "assets.extra" / "tf_serving_warmup_requests").unlink()
+    return version

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from conftest import FAST, OFFLINE, run_cli, run_python
+from conftest import FAST, run_cli, run_python, unwarmed
 
 import mmtfrs
 from mmtfrs.console import print_recommendations
@@ -56,7 +56,7 @@ def _column(*values):
 def model(tmp_path_factory):
     """`(model, store)`: untrained, on 240 events."""
     store = tmp_path_factory.mktemp("store")
-    config = mmtfrs.Config(encoders=OFFLINE, **FAST)
+    config = mmtfrs.Config(encoders={"text": "offline"}, **FAST)
     users, items = zip(*((f"u{number % 20}", f"i{number * 7 % ITEMS}") for number in range(240)), strict=True)
     catalog = _catalog()
     features = mmtfrs.extract(catalog, config, store, progress=False)
@@ -66,7 +66,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
     """`saved_models/shop/1`."""
-    return mmtfrs.export(model[0], tmp_path_factory.mktemp("saved_models") / "shop").parent
+    return unwarmed(mmtfrs.export(model[0], tmp_path_factory.mktemp("saved_models") / "shop")).parent
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def old(folder, model, tmp_path_factory):
     signatures = ServingModule.signatures
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ServingModule, "signatures", lambda self: {k: v for k, v in signatures(self).items() if k != "titles"})
-        return mmtfrs.export(model[0], tmp_path_factory.mktemp("old") / "shop").parent
+        return unwarmed(mmtfrs.export(model[0], tmp_path_factory.mktemp("old") / "shop")).parent
 
 
 def test_titles_by_hand():

@@ -289,8 +289,7 @@ def test_replicas_take_the_steps_of_one():
     assert result.stdout.strip().endswith("4"), result.stderr[-2000:]
 
 
-@pytest.mark.parametrize("rating", [0.0, 0.5])
-def test_making_a_dataset_leaves_the_model_as_it_is(rating):
+def test_making_a_dataset_leaves_the_model_as_it_is():
     """A fit with and without validation data, and with the datasets made in either order, gives the same weights."""
     catalog, features, events = planted()
     rng = np.random.default_rng(0)
@@ -298,7 +297,7 @@ def test_making_a_dataset_leaves_the_model_as_it_is(rating):
     split = events.split("random", 0.3, 0.1)
     weights = []
     for order in ("training", "training, validation", "validation, training"):
-        model = TwoTower(Config(**FAST).replace(loss={"rating": rating}), catalog, features, split.train)
+        model = TwoTower(Config(**FAST).replace(loss={"rating": 0.5}), catalog, features, split.train)
         model.compile(optimizer="adam")
         made = {name: model.dataset(getattr(split, "train" if name == "training" else name)) for name in order.split(", ")}
         model.fit(made["training"], epochs=2, verbose=0, validation_data=made.get("validation"))
