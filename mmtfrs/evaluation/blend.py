@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 
 from mmtfrs.evaluation.evaluate import Questions
 from mmtfrs.evaluation.scorers import ModelScorer
-from mmtfrs.models.two_tower import TwoTower
+from mmtfrs.models.two_tower import FRESH, TwoTower
 
 _SHARES = (1.0, 0.5, 0.25, 0.0)  # of the media's weight that are tried
 _USERS, _ITEMS = 512, 2048  # drawn to learn from
@@ -18,7 +18,61 @@ _ALIKE, _POPULAR, _UNLEARNED = 4.0, 0.5, 50.0
 _PLAIN = 6.0  # nats by which towers must be better than likeness: they were chosen by these events, likeness was not
 
 
-def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> float:
+class _Choices:
+    """Users, the items that they chose among, and the ones that they took.
+
+    Args:
+        model: whose scores are to be weighed.
+        questions: of events that it was not trained on.
+        seed: of the users and items drawn.
+    """
+
+    def __init__(self, model: TwoTower, questions: Questions, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        users = np.sort(rng.permutation(len(questions.users))[:_USERS])
+        relevant = [questions.relevant[row] for row in users]
+        items = len(model.data.item_ids)
+        self.columns = np.unique(np.concatenate([rng.permutation(items)[:_ITEMS], *relevant]))
+        self.users = np.array([questions.users[row] for row in users], object)
+        self.pasts = [questions.pasts[row] for row in users]
+        self._wanted = np.zeros((len(users), len(self.columns)), np.float32)
+        self._taken = np.zeros(self._wanted.shape, bool)
+        place = np.full(items + 1, -1)
+        place[self.columns] = np.arange(len(self.columns))
+        for row, (own, past) in enumerate(zip(relevant, self.pasts, strict=True)):
+            self._wanted[row, place[own]] = 1.0 / len(own)
+            past = place[past - 1]
+            self._taken[row, past[past >= 0]] = True
+
+    def weights(self, scores: np.ndarray, start: np.ndarray, scale: np.ndarray, prior: float) -> tuple[np.ndarray, float]:
+        """The weights, 0 or more, by whose sum of `scores [n, C, k]` users are most likely to have taken what they took.
+
+        Args:
+            scores: of every item by every part.
+            start: `[k]`, the weights without any users.
+            scale: `[k]`, what is far from there.
+            prior: users that `start` stands for.
+
+        Returns:
+            `(weights [k], the negative logarithm of the likelihood in nats)`.
+        """
+
+        def unlikely(weights: np.ndarray) -> tuple[float, np.ndarray]:
+            logits = np.where(self._taken, -1e9, scores @ weights.astype(np.float32))
+            total = logsumexp(logits, axis=1)
+            error = np.exp(logits - total[:, None]) - self._wanted
+            return float((total - (self._wanted * logits).sum(axis=1)).sum()), np.einsum("nc,nck->k", error, scores)
+
+        def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+            value, slope = unlikely(weights)
+            away = (weights - start) / scale
+            return value + 0.5 * prior * float(away @ away), slope.astype(np.float64) + prior * away / scale
+
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(start)).x
+        return found, unlikely(found)[0]
+
+
+def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> None:
     """Sets `model.blend`, the weights of the blocks' scores and of popularity, to what makes held-out events most likely.
 
     Per user, the softmax over the items that the user had not taken; weights are 0 or more. On the events that a model was
@@ -29,72 +83,37 @@ def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> float:
         questions: of events that it was not trained on.
         seed: of the users and items drawn.
 
-    Returns:
-        The negative logarithm of the events' likelihood, in nats.
-
     Reference: Wolpert, Stacked Generalization, Neural Networks 1992; Breiman, Stacked Regressions, Machine Learning 1996, for
     weights that are not negative.
     """
-    if model.voting:
-        return 0.0
-    rng = np.random.default_rng(seed)
-    users = np.sort(rng.permutation(len(questions.users))[:_USERS])
-    relevant = [questions.relevant[row] for row in users]
-    items = len(model.data.item_ids)
-    columns = np.unique(np.concatenate([rng.permutation(items)[:_ITEMS], *relevant]))
-    names = np.array([questions.users[row] for row in users], object)
-    pasts = [questions.pasts[row] for row in users]
-    scores = model.block_scores(names, pasts, columns)  # [n, C, K + 1]
-    alike = bool(model.alike.numpy())
-    together = model.combine == "sum" and not alike  # media blocks that have one weight
-    if together:
-        media = scores[..., : model.media_blocks].mean(axis=2, keepdims=True)
-        scores = np.concatenate([media, scores[..., model.media_blocks :]], axis=2)
-    wanted = np.zeros(scores.shape[:2], np.float32)
-    taken = np.zeros(scores.shape[:2], bool)
-    place = np.full(items + 1, -1)
-    place[columns] = np.arange(len(columns))
-    for row, (own, past) in enumerate(zip(relevant, pasts, strict=True)):
-        wanted[row, place[own]] = 1.0 / len(own)
-        past = place[past - 1]
-        taken[row, past[past >= 0]] = True
-    start, scale, prior = _start(model, scores.shape[2], alike)
-    bounds = [(0.0, None if each else 0.0) for each in scale]
+    if not model.voting:
+        _blend(model, _Choices(model, questions, seed))
 
-    def unlikely(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = np.where(taken, -1e9, scores @ weights.astype(np.float32))
-        total = logsumexp(logits, axis=1)
-        error = np.exp(logits - total[:, None]) - wanted
-        return float((total - (wanted * logits).sum(axis=1)).sum()), np.einsum("nc,nck->k", error, scores).astype(np.float64)
 
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = unlikely(weights)
-        away = (weights - start) / np.maximum(scale, 1e-9)
-        return value + 0.5 * prior * float(away @ away), slope + prior * away / np.maximum(scale, 1e-9)
-
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    value = unlikely(found)[0]
-    if together:
-        found = np.concatenate([np.full(model.media_blocks, found[0] / max(model.media_blocks, 1)), found[1:]])
+def _blend(model: TwoTower, choices: _Choices) -> float:
+    """As `fit_blend`; the negative logarithm of the likelihood in nats."""
+    scores = model.block_scores(choices.users, choices.pasts, choices.columns)
+    count, media = scores.shape[2], model.media_blocks
+    learned = 1.0 / model.config.loss.temperature
+    found = np.zeros(count)
+    if model.alike.numpy():  # likeness stands in the first block, and of the others nothing was learned
+        start = np.array([_ALIKE, _POPULAR])
+        (found[0], found[-1]), value = choices.weights(scores[..., [0, -1]], start, start, _UNLEARNED)
+    else:
+        if model.combine == "sum":  # media blocks that have one weight
+            scores = np.concatenate([scores[..., :media].mean(axis=2, keepdims=True), scores[..., media:]], axis=2)
+        start = np.append(np.full(scores.shape[2] - 1, learned), 0.0)
+        weights, value = choices.weights(scores, start, np.full(len(start), max(learned, 1.0)), _LEARNED)
+        found[media:] = weights[len(weights) - count + media :]
+        found[:media] = weights[0] / media if model.combine == "sum" else weights[:media]
     total = found[:-1].sum() or found[-1]  # nothing but popularity, if no block says anything
     if total > 0:
         model.blend.assign(found / total)
     return value
 
 
-def _start(model: TwoTower, count: int, alike: bool) -> tuple[np.ndarray, np.ndarray, float]:
-    """Where weights start, `[count]`, what counts as far from there, `[count]`, 0 for those that stay, and how many users that
-    stands for: blocks by their training, or likeness and popularity alone where nothing was learned."""
-    learned = 1.0 / model.config.loss.temperature
-    if not alike:
-        return np.append(np.full(count - 1, learned), 0.0), np.full(count, max(learned, 1.0)), _LEARNED
-    start = np.zeros(count)
-    start[0], start[-1] = _ALIKE, _POPULAR
-    return start, start.copy(), _UNLEARNED
-
-
-def settle_media(model: TwoTower, questions: Questions, metric: str) -> None:
-    """Decides what the media's block holds, and what it counts.
+def settle_media(model: TwoTower, questions: Questions, metric: str, seed: int = 0) -> None:
+    """Decides what the media's block holds, what it counts, and what counts the guess at the ids of new items.
 
     Where towers do not plainly make the events more likely than the media's own likeness does, likeness is taken: a short log
     has taught them nothing that holds. Else see `temper_media`.
@@ -103,16 +122,34 @@ def settle_media(model: TwoTower, questions: Questions, metric: str) -> None:
         model: at its best epoch.
         questions: of events that it was not trained on.
         metric: `METRIC@K`.
+        seed: of the users and items drawn.
     """
     if model.voting or not model.media_blocks:
         return
+    choices = _Choices(model, questions, seed)
     model.alike.assign(0.0)
-    learned, blend = fit_blend(model, questions), model.blend.numpy()
+    learned, blend = _blend(model, choices), model.blend.numpy()
     model.alike.assign(1.0)
-    if learned < fit_blend(model, questions) - _PLAIN:
+    if learned < _blend(model, choices) - _PLAIN:
         model.alike.assign(0.0)
         model.blend.assign(blend)
         temper_media(model, questions, metric)
+    _settle_fresh(model, choices, seed)
+
+
+def _settle_fresh(model: TwoTower, choices: _Choices, seed: int) -> None:
+    """Sets `model.fresh` to what makes events most likely when half of the items are asked for as if nobody had taken them."""
+    ids = model.blend.numpy()[-2]
+    if model.id_guess is None or not ids:
+        return
+    model.fresh.assign(1.0)
+    unknown = model.device.item_id_rows.numpy()[choices.columns + 1] == 0
+    hidden = unknown | (np.random.default_rng(seed).random(len(unknown)) < 0.5)
+    scores = model.block_scores(choices.users, choices.pasts, choices.columns, hidden) * model.blend.numpy()
+    guess = np.where(hidden, scores[..., -2], 0.0)
+    start = np.array([1.0, FRESH]) / model.config.loss.temperature
+    (rest, fresh), _ = choices.weights(np.stack([scores.sum(axis=2) - guess, guess], axis=2), start, start, _LEARNED)
+    model.fresh.assign(fresh / rest if rest > 0 else FRESH)
 
 
 def temper_media(model: TwoTower, questions: Questions, metric: str) -> None:

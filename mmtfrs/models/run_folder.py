@@ -21,7 +21,7 @@ from mmtfrs.data.splits import Split
 from mmtfrs.errors import RunError
 from mmtfrs.features.tables import Tables
 
-FORMAT = 6
+FORMAT = 7
 RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
 WEIGHTS = "weights.npz"
 _PARTS = ("train", "validation", "test")

@@ -21,11 +21,13 @@ from mmtfrs.models.rating import RatingHead
 from mmtfrs.models.voting import votes
 from mmtfrs.towers.candidate import CandidateTower
 from mmtfrs.towers.device_tables import DeviceTables
+from mmtfrs.towers.id_guess import IdGuess
 from mmtfrs.towers.imputers import make_imputer
 from mmtfrs.towers.likeness import Likeness
 from mmtfrs.towers.query import QueryTower
 
 _BATCH = 4096
+FRESH = 0.8  # Last.fm-2K and the digits have it at .75 to .88
 
 
 class TwoTower(tfrs.Model):
@@ -35,6 +37,7 @@ class TwoTower(tfrs.Model):
     one per modality of a late fusion, and one of the ids; last, the item's popularity. Each block is trained on its own (see
     `mmtfrs.models.objective`); how much each counts is learned on held-out events (see `mmtfrs.evaluation.blend`) and stands
     on the query's side. Where they show that a log taught the media's block nothing, it holds the media's own likeness instead.
+    An item that nobody took has in the block of the ids what its media say of it (see `mmtfrs.towers.id_guess`).
 
     Args:
         config: every setting; frozen with the model.
@@ -81,8 +84,8 @@ class TwoTower(tfrs.Model):
         self.block = config.model.embedding_dim + self.score.extra
         self.width = self.blocks * self.block + 1
         self.combine = getattr(late, "combine", "")
-        # What the id of an item that nobody took yet would say: the mean over items of such media, short where these differ.
-        self.id_guess = keras.layers.Dense(self.block, name="id_guess") if ids and self.media_blocks else None
+        self.id_guess = IdGuess(self.block, name="id_guess") if ids and self.media_blocks else None
+        self.fresh = tf.Variable(FRESH, trainable=False, name="fresh")  # how much the guess at an unknown id counts
         start = [1.0 / self.blocks] * self.blocks + [0.0]
         self.blend = tf.Variable(start, trainable=False, name="blend")  # of each block's score, and of popularity
         # 1: what media are alike by themselves stands in for what their blocks learned.
@@ -127,19 +130,22 @@ class TwoTower(tfrs.Model):
         """`{user [B], history [B, H], item [B]}` int32 rows -> `{query [B, W], candidate [B, W]}`."""
         return {
             "query": self.query_from_rows(inputs["user"], inputs["history"], training=training)[0],
-            "candidate": self.candidate_from_rows(inputs["item"], training=training)[0],
+            "candidate": self.candidate_from_rows(inputs["item"])[0],
         }
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         query, _ = self.query_blocks(inputs["user"], inputs["history"], training=training)
-
+        asked = query
+        if self.id_guess is not None:
+            asked = tf.concat([query, tf.stop_gradient(query[:, -1:])], axis=1)
         extra: list[tf.Tensor] = []  # the alignment's and the imputer's terms
 
         def embed(rows: tf.Tensor) -> tf.Tensor:
-            return self.candidate_blocks(rows, training=training, extra=extra)[0]
+            return self.trained_blocks(rows, training, extra)
 
-        losses, candidate = self.objective(query, inputs["user"], inputs["item"], embed)
+        losses, candidate = self.objective(asked, inputs["user"], inputs["item"], embed)
         if self.rating is not None:
+            candidate = candidate[:, : self.blocks]
             losses += self.config.loss.rating * self.rating.loss(_flat(query), _flat(candidate), inputs["rating"])
         return tf.add_n([tf.reduce_mean(losses * inputs["weight"] if "weight" in inputs else losses), *extra])
 
@@ -166,16 +172,35 @@ class TwoTower(tfrs.Model):
     def test_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return super().test_step(inputs)
 
-    def candidate_blocks(
-        self, items: tf.Tensor, training: bool | None = None, extra: list | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """`[B] int32` item rows -> `(blocks [B, K, D] float32, weights [B, M] float32)`: what is scored block by block."""
-        media, presence = self.device.item_media(items)
-        return self._candidate(media, presence, tf.gather(self.device.item_id_rows, items), training, extra)
+    def candidate_blocks(self, items: tf.Tensor, ids: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """What is scored block by block.
 
-    def candidate_from_rows(self, items: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        Args:
+            items: `[B] int32` item rows.
+            ids: `[B] int32` id rows to show instead of their own, 0 for none.
+
+        Returns:
+            `(blocks [B, K, D] float32, weights [B, M] float32)`.
+        """
+        media, presence = self.device.item_media(items)
+        return self._candidate(media, presence, tf.gather(self.device.item_id_rows, items) if ids is None else ids)
+
+    def trained_blocks(self, items: tf.Tensor, training: bool | None = None, extra: list | None = None) -> tf.Tensor:
+        """What is trained block by block: `[B] int32` item rows -> `[B, K, D] float32`, or `[B, K + 1, D]` with what media say
+        of the block of the ids; in training, half of the items have their ids there, for the others to be measured by. A list
+        `extra` takes the towers' own terms of the loss."""
+        media, presence = self.device.item_media(items)
+        blocks, guess, _ = self._learned(media, presence, tf.gather(self.device.item_id_rows, items), training, extra)
+        if guess is None:
+            return blocks
+        if training:  # a new item is ranked among known ones
+            shown = tf.random.uniform([tf.shape(items)[0], 1]) < 0.5
+            guess = tf.where(shown, tf.stop_gradient(blocks[:, -1]), guess)
+        return tf.concat([blocks, guess[:, None]], axis=1)
+
+    def candidate_from_rows(self, items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B] int32` item rows -> `(embedding [B, W], weights [B, M])`."""
-        blocks, weights = self.candidate_blocks(items, training)
+        blocks, weights = self.candidate_blocks(items)
         return tf.concat([_flat(blocks), tf.gather(self.device.popularity, items)[:, None]], axis=1), weights
 
     def candidate_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -183,22 +208,24 @@ class TwoTower(tfrs.Model):
         blocks, weights = self._candidate(self.device.reduced(media, presence), presence)
         return _unpopular(blocks), weights
 
-    def _candidate(self, media, presence, ids=None, training: bool | None = None, extra: list | None = None):
-        own, standing = media, presence
+    def _learned(self, media, presence, ids=None, training: bool | None = None, extra: list | None = None):
+        """`(blocks [B, K, D], guess of the last block [B, D] or None, weights [B, M])`, by what was learned alone."""
+        standing = presence
         if self.imputer is not None:
             media, standing = self.imputer(media, presence, extra)
         blocks, weights = self.candidate_tower(media, presence, ids, standing, training=training, extra=extra)
         blocks = self.score.candidate(blocks)
-        if self.id_guess is not None:
-            said, id_block = blocks[:, : self.media_blocks], blocks[:, -1]
-            guess = self.id_guess(tf.stop_gradient(_flat(said)))
-            known = tf.zeros(tf.shape(id_block)[:1], tf.bool) if ids is None else ids > 0
-            if extra is not None:
-                away = tf.reduce_sum(tf.square(guess - tf.stop_gradient(id_block)), axis=1)
-                extra.append(tf.math.divide_no_nan(tf.reduce_sum(tf.where(known, away, 0.0)),
-                                                   tf.reduce_sum(tf.cast(known, tf.float32))))  # fmt: skip
-            blocks = tf.concat([said, tf.where(known[:, None], id_block, guess)[:, None]], axis=1)
-        return self._or_alike(blocks, self.score.candidate, (own, presence), training=training), weights
+        if self.id_guess is None:
+            return blocks, None, weights
+        return blocks, self.id_guess(blocks[:, : self.media_blocks], media, training=training), weights
+
+    def _candidate(self, media, presence, ids=None):
+        blocks, guess, weights = self._learned(media, presence, ids)
+        if guess is not None:
+            known = tf.zeros(tf.shape(guess)[:1], tf.bool) if ids is None else ids > 0
+            own = tf.where(known[:, None], blocks[:, -1], self.fresh * guess)
+            blocks = tf.concat([blocks[:, :-1], own[:, None]], axis=1)
+        return self._or_alike(blocks, self.score.candidate, (media, presence)), weights
 
     def _or_alike(self, blocks: tf.Tensor, side, *shown: tuple, training: bool | None = None) -> tf.Tensor:
         """`[B, K, block]`: what the blocks of the media learned or, where `alike` is set, the likeness of these media."""
@@ -311,14 +338,24 @@ class TwoTower(tfrs.Model):
             return votes(queries[:, :-1], candidates[:, :-1], self.blocks)
         return tf.matmul(queries, candidates, transpose_b=True)
 
-    def block_scores(self, user_ids, pasts: Pasts, columns: np.ndarray) -> np.ndarray:
-        """`[n]` users who took these items before, `[C]` item indices -> `[n, C, K + 1] float32`: the score of each block, and
-        the popularity of each item."""
-        rows, past = self.data.user_rows(user_ids), newest(pasts, self.config.model.history_length)
-        queries = np.concatenate(list(self._batches(lambda *inputs: self.query_blocks(*inputs)[0], rows, past)))
-        candidates = np.concatenate(list(self._batches(lambda items: self.candidate_blocks(items)[0], columns + 1)))
+    def block_scores(self, user_ids, pasts: Pasts, columns: np.ndarray, hidden: np.ndarray | None = None) -> np.ndarray:
+        """The scores of items, part by part.
+
+        Args:
+            user_ids, pasts: `[n]` users who took these items before.
+            columns: `[C]` item indices.
+            hidden: `[C] bool`, items to be scored as if nobody had taken them.
+
+        Returns:
+            `[n, C, K + 1] float32`: the score of each block, and the popularity of each item.
+        """
+        users, past = self.data.user_rows(user_ids), newest(pasts, self.config.model.history_length)
+        shown = columns + 1 if hidden is None else np.where(hidden, 0, columns + 1)
+        ids = self.device.item_id_rows.numpy()[shown]
+        queries = np.concatenate(list(self._batches(lambda *inputs: self.query_blocks(*inputs)[0], users, past)))
+        candidates = np.concatenate(list(self._batches(lambda *inputs: self.candidate_blocks(*inputs)[0], columns + 1, ids)))
         scores = np.einsum("nkd,ckd->nck", queries, candidates, optimize=True)
-        popular = np.broadcast_to(self.data.popularity[1:][columns][None, :, None], (*scores.shape[:2], 1))
+        popular = np.broadcast_to(self.data.popularity[shown][None, :, None], (*scores.shape[:2], 1))
         return np.concatenate([scores, popular], axis=2)
 
     def predict_ratings(self, user_ids, pasts: Pasts, items: np.ndarray) -> np.ndarray:

@@ -74,8 +74,8 @@ def fit_to_best(
     if progress:
         print(f"once more on training and validation events, {best} epochs", file=sys.stderr)
     final = _on(model, both)
-    final.blend.assign(model.blend)  # for want of events that it was not trained on
-    final.alike.assign(model.alike)
+    for name in ("blend", "alike", "fresh"):  # for want of events that it was not trained on
+        getattr(final, name).assign(getattr(model, name))
     nothing = both.take(np.array([], np.int64))
     rates = [logs["learning_rate"] for logs in history[:best]]
     fit(final, Split(split.kind, both, nothing, nothing), folder / "refit" if folder else None, progress, rates)

@@ -11,7 +11,7 @@ from models.test_two_tower import planted
 
 from mmtfrs import Config, TwoTower
 from mmtfrs._keras import tf
-from mmtfrs.evaluation.blend import fit_blend, temper_media
+from mmtfrs.evaluation.blend import _Choices, _settle_fresh, fit_blend, temper_media
 from mmtfrs.evaluation.content import content_queries
 from mmtfrs.evaluation.evaluate import Questions
 
@@ -32,7 +32,7 @@ def _asked(truth, users, temperature=0.17, combine="", media=1):
     model = types.SimpleNamespace(
         voting=False, combine=combine, media_blocks=media, blend=blend, alike=tf.Variable(0.0), config=Config(loss={"temperature": temperature}),
         data=types.SimpleNamespace(item_ids=np.arange(ITEMS)),
-        block_scores=lambda names, pasts, columns: scores[[int(name) for name in names]][:, columns],
+        block_scores=lambda names, pasts, columns, hidden=None: scores[[int(name) for name in names]][:, columns],
     )  # fmt: skip
     names = [str(row) for row in range(users)]
     return model, types.SimpleNamespace(users=names, pasts=past, relevant=relevant)
@@ -55,6 +55,24 @@ def test_a_block_that_says_nothing_gets_nothing_and_a_handful_decides_little():
     nothing, asked = _asked([-9.0, -9.0, 5.0], 512)
     fit_blend(nothing, asked)
     np.testing.assert_allclose(nothing.blend.numpy(), [0.0, 0.0, 1.0], atol=1e-6)  # popularity is all there is
+
+
+def test_what_the_guess_at_new_items_counts_is_found():
+    """Half of the items are hidden, as the seed says; users choose by media and, of hidden ones, by 0.4 of the guess."""
+    hidden = np.random.default_rng(0).random(ITEMS) < 0.5
+    parts = np.random.default_rng(3).normal(size=(2000, ITEMS, 3)).astype(np.float32) * 0.5
+    blend = np.array([0.3, 0.7, 0.0], np.float32)
+    chances = 6.0 * (parts * blend * np.where(hidden[:, None], [1.0, 0.4, 1.0], 1.0)).sum(axis=2)
+    took = np.argmax(chances + np.random.default_rng(4).gumbel(size=chances.shape), axis=1)
+    model = types.SimpleNamespace(
+        voting=False, media_blocks=1, blend=tf.Variable(blend), fresh=tf.Variable(0.9), id_guess=object(),
+        config=Config(), data=types.SimpleNamespace(item_ids=np.arange(ITEMS)),
+        device=types.SimpleNamespace(item_id_rows=tf.range(ITEMS + 1)),
+        block_scores=lambda names, pasts, columns, hidden: parts[[int(name) for name in names]][:, columns],
+    )  # fmt: skip
+    asked = types.SimpleNamespace(users=[str(n) for n in range(2000)], pasts=[np.zeros(0, int)] * 2000, relevant=took[:, None])
+    _settle_fresh(model, _Choices(model, asked, 0), 0)
+    assert model.fresh.numpy() == pytest.approx(0.4, abs=0.12)
 
 
 def test_modalities_of_a_sum_count_the_same():
