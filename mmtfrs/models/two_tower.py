@@ -138,16 +138,15 @@ class TwoTower(tfrs.Model):
         asked = query
         if self.id_guess is not None:
             asked = tf.concat([query, tf.stop_gradient(query[:, -1:])], axis=1)
-        extra: list[tf.Tensor] = []  # the alignment's and the imputer's terms
 
         def embed(rows: tf.Tensor) -> tf.Tensor:
-            return self.trained_blocks(rows, training, extra)
+            return self.trained_blocks(rows, training)
 
         losses, candidate = self.objective(asked, inputs["user"], inputs["item"], embed)
         if self.rating is not None:
             candidate = candidate[:, : self.blocks]
             losses += self.config.loss.rating * self.rating.loss(_flat(query), _flat(candidate), inputs["rating"])
-        return tf.add_n([tf.reduce_mean(losses * inputs["weight"] if "weight" in inputs else losses), *extra])
+        return tf.reduce_mean(losses * inputs["weight"] if "weight" in inputs else losses)
 
     def fit(self, *args, **kwargs):
         """Keras `fit`."""
@@ -166,7 +165,7 @@ class TwoTower(tfrs.Model):
             # Gradients of replicas are added up, and each has a part of the batch: the mean is over all of it.
             part = total / tf.distribute.get_strategy().num_replicas_in_sync
         self.optimizer.minimize(part, self.trainable_variables, tape=tape)
-        return {metric.name: metric.result() for metric in self.metrics} | {"loss": loss}
+        return {metric.name: metric.result() for metric in self.metrics} | {"loss": total}
 
     @tf.autograph.experimental.do_not_convert
     def test_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -185,12 +184,11 @@ class TwoTower(tfrs.Model):
         media, presence = self.device.item_media(items)
         return self._candidate(media, presence, tf.gather(self.device.item_id_rows, items) if ids is None else ids)
 
-    def trained_blocks(self, items: tf.Tensor, training: bool | None = None, extra: list | None = None) -> tf.Tensor:
+    def trained_blocks(self, items: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """What is trained block by block: `[B] int32` item rows -> `[B, K, D] float32`, or `[B, K + 1, D]` with what media say
-        of the block of the ids; in training, half of the items have their ids there, for the others to be measured by. A list
-        `extra` takes the towers' own terms of the loss."""
+        of the block of the ids; in training, half of the items have their ids there, for the others to be measured by."""
         media, presence = self.device.item_media(items)
-        blocks, guess, _ = self._learned(media, presence, tf.gather(self.device.item_id_rows, items), training, extra)
+        blocks, guess, _ = self._learned(media, presence, tf.gather(self.device.item_id_rows, items), training)
         if guess is None:
             return blocks
         if training:  # a new item is ranked among known ones
@@ -208,12 +206,12 @@ class TwoTower(tfrs.Model):
         blocks, weights = self._candidate(self.device.reduced(media, presence), presence)
         return _unpopular(blocks), weights
 
-    def _learned(self, media, presence, ids=None, training: bool | None = None, extra: list | None = None):
+    def _learned(self, media, presence, ids=None, training: bool | None = None):
         """`(blocks [B, K, D], guess of the last block [B, D] or None, weights [B, M])`, by what was learned alone."""
         standing = presence
         if self.imputer is not None:
-            media, standing = self.imputer(media, presence, extra)
-        blocks, weights = self.candidate_tower(media, presence, ids, standing, training=training, extra=extra)
+            media, standing = self.imputer(media, presence, training=training)
+        blocks, weights = self.candidate_tower(media, presence, ids, standing, training=training)
         blocks = self.score.candidate(blocks)
         if self.id_guess is None:
             return blocks, None, weights

@@ -27,7 +27,7 @@ class CandidateTower(keras.layers.Layer):
         presence: `[B, M]` float32 in the order of `modalities`.
         ids: `[B]` int32 id rows, 0 for unknown, or None for items without an id.
         standing: `[B, M]` float32, where `media` has features, real or guessed; `presence` if None.
-        extra: takes the tower's own terms of the loss, in training.
+        training: whether to drop out, and to add the alignment to the losses.
 
     Returns:
         `(blocks [B, K, D] float32, weights [B, M] float32)`: the blocks of the media and, last, that of the id, zeros where it
@@ -48,17 +48,15 @@ class CandidateTower(keras.layers.Layer):
         if self.config.use_item_id or not self.modalities:
             self.ids = IdEmbedding(item_rows, dim, name="item_id", dtype=policy)
 
-    def call(
-        self, media, presence, ids=None, standing=None, training: bool | None = None, extra: list | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(self, media, presence, ids=None, standing=None, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         parts, weights = [], tf.zeros_like(presence)
         if self.modalities:
             standing = presence if standing is None else standing
             if training:
                 standing = hide_modalities(standing, self.config.modality_dropout)
             vectors = {name: self.project[name](media[name]) for name in self.modalities}
-            if self.alignment and extra is not None:
-                extra.append(self.alignment * alignment_loss(vectors, presence))
+            if self.alignment and training:
+                self.add_loss(self.alignment * alignment_loss(vectors, presence))
             fused, weights = self.fusion(vectors, standing, training=training)
             weights = fusion.masked_share(weights, presence)
             parts.append(fused if self.mlp is None else fused + self.mlp(tf.nn.relu(fused), training=training))

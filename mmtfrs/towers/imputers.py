@@ -26,7 +26,7 @@ class GeneratorImputer(keras.layers.Layer):
     Call arguments:
         media: `{modality: [B, r]}` reduced features, zeros where absent.
         presence: `[B, M]` float32.
-        extra: takes the imputer's own terms of the loss, in training.
+        training: whether to add the imputer's own terms to the losses.
 
     Returns:
         `(media, standing [B, M] float32)`: what is present untouched, guesses for the rest, and where either stands.
@@ -58,14 +58,14 @@ class GeneratorImputer(keras.layers.Layer):
             self.judges[-1].build((None, dim))
         super().build(input_shape)
 
-    def call(self, media: Media, presence: tf.Tensor, extra: list | None = None) -> tuple[Media, tf.Tensor]:
+    def call(self, media: Media, presence: tf.Tensor, training: bool | None = None) -> tuple[Media, tf.Tensor]:
         filled, standing = {}, []
         for index, name in enumerate(self.modalities):
             there = presence[:, index]
             others = tf.minimum(tf.reduce_sum(presence, axis=1) - there, 1.0)
             guess = self.guess(index, self.context(index, media, presence))
-            if extra is not None:
-                extra += self.losses_of(index, media[name], guess, there * others)
+            if training:
+                self.add_loss(self.loss_of(index, media[name], guess, there * others))
             missing = ((1.0 - there) * others)[:, None]
             filled[name] = media[name] + missing * guess
             standing.append(tf.maximum(there, others))
@@ -82,13 +82,13 @@ class GeneratorImputer(keras.layers.Layer):
         """`[B, c]` context -> `[B, r]` features of one modality."""
         return self.generators[index](context)
 
-    def losses_of(self, index: int, real: tf.Tensor, guess: tf.Tensor, both: tf.Tensor) -> list[tf.Tensor]:
-        """What guesses are worth where the truth is known (`both [B]` is 1), as terms of the loss."""
+    def loss_of(self, index: int, real: tf.Tensor, guess: tf.Tensor, both: tf.Tensor) -> tf.Tensor:
+        """The imputation loss on observed entries (`both [B]` is 1), a scalar."""
         judge = self.judges[index]
         verdict = tf.nn.softplus(-judge(real)) + tf.nn.softplus(judge(_reverse(guess)))
         error = tf.reduce_mean(tf.square(real - guess), axis=1)
         losses = error + self.adversarial * verdict[:, 0]
-        return [tf.math.divide_no_nan(tf.reduce_sum(both * losses), tf.reduce_sum(both))]
+        return tf.math.divide_no_nan(tf.reduce_sum(both * losses), tf.reduce_sum(both))
 
     def get_config(self) -> dict:
         names = ("modalities", "dims", "hidden", "adversarial")

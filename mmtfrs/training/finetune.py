@@ -154,7 +154,7 @@ class _Stage:
                 features = self.encoder._encode(batch["pictures"])
                 reduced = tf.matmul(features - self.adapter.mean, self.adapter.projection)
                 with self.table.replaced(batch["item"], reduced):
-                    loss = self.model.compute_loss(batch, training=True)
+                    loss = self.model.compute_loss(batch, training=True) + tf.add_n([0.0, *self.model.losses])
             gradients = tape.gradient(loss, self.variables)
             pairs = [pair for pair in zip(gradients, self.variables, strict=True) if pair[0] is not None]
             optimizer.apply_gradients(pairs)

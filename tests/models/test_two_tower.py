@@ -193,12 +193,11 @@ def test_gradient_reaches_every_weight(modalities):
     batch = next(iter(model.dataset(events, batch_size=64)))
     with tf.GradientTape() as tape:
         query, _ = model.query_blocks(batch["user"], batch["history"], training=True)
-        extra: list = []
-        candidate = model.trained_blocks(batch["item"], training=True, extra=extra)
+        candidate = model.trained_blocks(batch["item"], training=True)
         if modalities:
             query = tf.concat([query, query[:, -1:]], axis=1)
         loss = tf.reduce_sum(tf.square(query - tf.reverse(candidate, [0])) * tf.random.uniform(tf.shape(query)))
-        loss += sum(extra)
+        loss += sum(model.losses)
     for weight, gradient in zip(model.trainable_weights, tape.gradient(loss, model.trainable_weights), strict=True):
         assert gradient is not None, weight.name
         assert np.abs(tf.convert_to_tensor(gradient)).max() > 0, weight.name

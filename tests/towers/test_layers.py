@@ -77,9 +77,8 @@ def test_the_generator_learns_and_its_judge_pulls_the_other_way():
     @tf.function
     def step():
         with tf.GradientTape() as tape:
-            extra: list = []
-            imputer(media, presence, extra)
-            loss = tf.add_n(extra)
+            imputer(media, presence, training=True)
+            loss = tf.add_n(imputer.losses)
         gradients = tape.gradient(loss, imputer.trainable_weights)
         optimizer.apply_gradients(zip(gradients, imputer.trainable_weights, strict=True))
         return gradients
@@ -96,7 +95,7 @@ def test_the_generator_learns_and_its_judge_pulls_the_other_way():
     ones = tf.ones([5])
     with tf.GradientTape(persistent=True) as tape:
         fooled = tf.reduce_sum(tf.nn.softplus(imputer.judges[2](guess)))
-        term = imputer.losses_of(2, tf.stop_gradient(guess), guess, ones)[0]
+        term = imputer.loss_of(2, tf.stop_gradient(guess), guess, ones)
     np.testing.assert_allclose(tape.gradient(term, guess), -0.1 / 5 * tape.gradient(fooled, guess), atol=1e-6)
 
 
