@@ -18,7 +18,7 @@ POPULARITY = 2.6
 
 
 def rating_like_log(seed: int = 0) -> tuple[Catalog, Events]:
-    """The catalogue, ids only, and the log, in random order."""
+    """The catalog, ids only, and the log, in random order."""
     rng = np.random.default_rng(seed)
     activity = np.clip(np.exp(rng.normal(4.15, 0.95, USERS)), 20, 737)
     activity = np.clip(activity * EVENTS / activity.sum(), 20, 800).astype(int)

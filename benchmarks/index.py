@@ -2,7 +2,7 @@
 
 The baseline is `tf.math.top_k(tf.matmul(queries, vectors))`, measured in the same run; ScaNN stands in the table where it is
 installed. Three kinds of vectors: in clusters; the embeddings of a trained model; 32 Gaussian factors with noise, which have no
-neighbourhoods to speak of.
+neighborhoods to speak of.
 
     python -m benchmarks.index [--count 1000000] [--data clustered,trained,gaussian] [--recall 0.95]
 """
@@ -28,10 +28,10 @@ DIM, QUERIES = 64, 512
 
 
 def clustered(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors and queries around a thousand centres."""
+    """Vectors and queries around a thousand centers."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(1000, DIM))
-    return tuple(_unit(centres[rng.integers(0, 1000, n)] + 0.5 * rng.normal(size=(n, DIM))) for n in (count, QUERIES))
+    centers = rng.normal(size=(1000, DIM))
+    return tuple(_unit(centers[rng.integers(0, 1000, n)] + 0.5 * rng.normal(size=(n, DIM))) for n in (count, QUERIES))
 
 
 def gaussian(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -40,7 +40,7 @@ METHODS = {
     **{f"negatives: {name}": {"loss": {"negatives": name}} for name in ("in_batch", "mixed")},
     "negatives: in_batch, no logQ": {"loss": {"negatives": "in_batch", "logq_correction": False}},
     "known items among the negatives": {"loss": {"mask_known": False}},
-    "item graph": {"model": {"graph": {"neighbours": 10}}},
+    "item graph": {"model": {"graph": {"neighbors": 10}}},
     "missing: generator": {"model": {"missing": "generator"}},
     "alignment 0.1": {"loss": {"alignment": 0.1}},
     "no modality dropout": {"model": {"modality_dropout": 0.0}},
@@ -112,7 +112,7 @@ def new_items(data: Dataset, seed: int) -> dict[str, float]:
     found = evaluate(model, asked, ks=(5, 20))["model"]
     among, fresh = found["new_items_among_themselves"], found["new_items"]
     return {"recall@5": among["recall@5"], "chance": 5 / among["items"], "recall@20 among all": fresh["recall@20"],
-            "share of lists": fresh["share_of_lists"], "share of catalogue": fresh["share_of_catalogue"]}  # fmt: skip
+            "share of lists": fresh["share_of_lists"], "share of catalog": fresh["share_of_catalog"]}  # fmt: skip
 
 
 def _row(metrics: dict) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """The local server beside the same model called in the process, swaps of versions under load, a refresh beside a full export.
 
-    python -m benchmarks.serving [--parts latency,swaps,refresh] [--items 10000] [--catalogue 100000] [--image offline]
+    python -m benchmarks.serving [--parts latency,swaps,refresh] [--items 10000] [--catalog 100000] [--image offline]
 
 `latency`: `recommend_user` through gRPC on loopback; the baseline is the exported model called in this process. Client and
 server share the machine's cores. `swaps`: ten new versions appear one after the other under a steady load. `refresh`: 1 % of a
-catalogue of pictures and texts is new; the baseline is the way without it: every medium encoded, and the export.
+catalog of pictures and texts is new; the baseline is the way without it: every medium encoded, and the export.
 """
 
 from __future__ import annotations
@@ -155,13 +155,13 @@ def refreshing(count: int, image: str, folder: Path) -> None:
         small.resize((96, 96), Image.Resampling.BILINEAR).save(folder / "media" / f"{row}.jpg")
     words = rng.integers(0, 5000, (count + count // 100, 12))
 
-    def catalogue(size: int) -> mmtfrs.Catalog:
+    def made(size: int) -> mmtfrs.Catalog:
         texts = [" ".join(f"w{word}" for word in words[row]) for row in range(size)]
         return mmtfrs.Catalog.from_dict({"item_id": [f"i{row}" for row in range(size)], "text": texts,
                                          "image": [f"media/{row}.jpg" for row in range(size)]}, folder)  # fmt: skip
 
     config = mmtfrs.Config(encoders={"image": image, "text": "offline"})
-    catalog = catalogue(count)
+    catalog = made(count)
     events = mmtfrs.Events([f"u{row % 1000}" for row in range(count)], catalog.ids[rng.permutation(count)], np.arange(count))
     start = time.perf_counter()
     features = mmtfrs.extract(catalog, config, folder / "store", progress=False)
@@ -170,7 +170,7 @@ def refreshing(count: int, image: str, folder: Path) -> None:
     start = time.perf_counter()
     mmtfrs.export(model, folder / "fresh")
     written = time.perf_counter() - start
-    more = catalogue(count + count // 100)  # read before the clock starts, as above
+    more = made(count + count // 100)  # read before the clock starts, as above
     start = time.perf_counter()
     done = refresh(folder / "fresh", more, folder / "store", progress=False)
     spent = time.perf_counter() - start
@@ -182,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="latency,swaps,refresh")
     parser.add_argument("--items", type=int, default=10_000)
-    parser.add_argument("--catalogue", type=int, default=100_000)
+    parser.add_argument("--catalog", type=int, default=100_000)
     parser.add_argument("--image", default="offline")
     options = parser.parse_args()
     parts = options.parts.split(",")
@@ -194,7 +194,7 @@ def main() -> None:
                 if part.__name__ in parts:
                     part(model)
         if "refresh" in parts:
-            refreshing(options.catalogue, options.image, folder)
+            refreshing(options.catalog, options.image, folder)
 
 
 if __name__ == "__main__":

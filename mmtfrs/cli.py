@@ -54,7 +54,7 @@ def demo_data(
     seed: Annotated[int, typer.Option(help="Fixes every byte of every file.")] = 42,
     as_json: Json = False,
 ) -> None:
-    """Write the demo catalogue: pictures, texts, sounds and a log of events with planted tastes."""
+    """Write the demo catalog: pictures, texts, sounds and a log of events with planted tastes."""
     from mmtfrs.data.demo import write_demo
 
     counts = write_demo(folder, seed)
@@ -110,7 +110,7 @@ def extract(
                 "users": {name: int(rows.present.sum()) for name, rows in features.users.items()},
                 "rejects": [vars(reject) for reject in features.rejects]}  # fmt: skip
     held = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no media"
-    show(document, as_json, f"{store}: {features.encoded} media encoded now; the catalogue has {held}")
+    show(document, as_json, f"{store}: {features.encoded} media encoded now; the catalog has {held}")
 
 
 @app.command()
@@ -160,7 +160,7 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Rank the whole catalogue for every user of a part; write RUN/metrics.json and .png, print a table."""
+    """Rank the whole catalog for every user of a part; write RUN/metrics.json and .png, print a table."""
     facts = _check_part(split, run)
     names = None if baselines is None else [name for name in split_ids(baselines) if name != "none"]
     check_baselines(names or (), facts["modalities"])

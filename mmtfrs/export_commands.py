@@ -1,4 +1,4 @@
-"""The commands around an exported model: write it, follow a changing catalogue, choose its index, ask it."""
+"""The commands around an exported model: write it, follow a changing catalog, choose its index, ask it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def refresh(
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
-    """Write the next version with items added, changed and removed, without training; --items is the whole catalogue."""
+    """Write the next version with items added, changed and removed, without training; --items is the whole catalog."""
     carried = carried_model(newest_version(folder)) / "config.yaml"
     settings = Config.read(config if config is not None else carried)
     settings = settings.replace(export=_given(keep=keep))
@@ -108,7 +108,7 @@ def index_report(
     recalls: Annotated[str, typer.Option(help="Comma-separated.")] = "0.8,0.9,0.95,0.99",
     as_json: Json = False,
 ) -> None:
-    """Measure recall against latency of every index on a run's catalogue; write RUN/index.json and RUN/index.png."""
+    """Measure recall against latency of every index on a run's catalog; write RUN/index.json and RUN/index.png."""
     try:
         wanted = [float(part) for part in split_ids(recalls)]
     except ValueError:

@@ -36,7 +36,7 @@ def read_settings(
 
 
 def read_items(items: Path, users: Path | None, settings: Config) -> tuple[Catalog, Users | None]:
-    """Catalogue and users, their problems told."""
+    """Catalog and users, their problems told."""
     note(f"reading {items} ...")
     catalog = Catalog.read(items, settings)
     people = Users.read(users, settings) if users is not None else None
@@ -64,7 +64,7 @@ def check_encoders(catalog: Catalog, people: Users | None, settings: Config) -> 
 
 
 def extract_features(catalog: Catalog, people: Users | None, settings: Config, store: Path, strict: bool, progress: bool):
-    """Features of catalogue and users; media that were set aside are told."""
+    """Features of catalog and users; media that were set aside are told."""
     check_encoders(catalog, people, settings)
     from mmtfrs.features.extract import extract
 

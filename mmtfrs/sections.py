@@ -81,9 +81,9 @@ class ExtractionConfig(Section):
 class GraphConfig(Section):
     """The frozen graph of similar items that smooths the candidates' features."""
 
-    neighbours: Count = Field(0, description="nearest items per modality; 0: no graph")
+    neighbors: Count = Field(0, description="nearest items per modality; 0: no graph")
     layers: Positive = 1
-    share: Share = Field(0.5, description="of an item's features that comes from its neighbours")
+    share: Share = Field(0.5, description="of an item's features that comes from its neighbors")
 
 
 class ModelConfig(Section):
@@ -108,7 +108,7 @@ class ModelConfig(Section):
     )
     modality_dropout: Share = Field(
         0.8,
-        description="share of items and queries in training of which half the media are hidden, so that absent ones are borne",
+        description="share of training rows of which half the media are hidden, to be robust to missing modalities",
     )
     missing: Literal[MISSING] = Field(
         "null", description="what stands for an absent medium: one learned vector, or a guess from the others"
@@ -118,7 +118,7 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """What is minimised, and against which negatives."""
+    """What is minimized, and against which negatives."""
 
     name: Literal[LOSSES] = "softmax"
     temperature: Annotated[float, Field(gt=0)] = 0.17
@@ -127,9 +127,10 @@ class LossConfig(Section):
     negatives: Literal[NEGATIVES] = Field("auto", description="auto: full up to `full_up_to` items, above it in_batch")
     full_up_to: Count = Field(4096, description="items up to which every item is a negative of every event")
     uniform: Positive = Field(1024, description="items drawn uniformly beside the batch (negatives: mixed)")
-    mask_known: bool = Field(True, description="what else the user took is no negative")
+    mask_known: bool = Field(True, description="exclude the user's other interactions from the negatives")
     user_balance: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.3, description="an event of a user who took n items weighs n to the minus this; 1: every user weighs the same"
+        0.3,
+        description="events of a user with n of them are weighted by n ** -user_balance; 1: every user weighs the same",
     )
     logq_correction: bool = True
     alignment: Weight = Field(0.0, description="weight of the contrast between an item's modalities")
@@ -154,7 +155,7 @@ class TrainingConfig(Section):
     patience: Positive = Field(10, description="epochs without a better validation metric before the end")
     refit: bool | None = Field(
         None,
-        description="train once more on training and validation events, for as many epochs as were best; "
+        description="train refitting on training and validation events, for as many epochs as were best; "
         "none: only where a split has no validation part, then the epochs are found on a part of the training events",
     )
     slower: Share = Field(0.3, description="the learning rate falls by this factor after half of the patience; 0: never")
@@ -171,7 +172,7 @@ def metric(value: str) -> str:
 
 
 class EvaluationConfig(Section):
-    """What is measured, over the whole catalogue."""
+    """What is measured, over the whole catalog."""
 
     ks: tuple[Positive, ...] = (5, 10, 20, 50)
     monitor: str = Field("recall@20", description="the validation metric that picks the best epoch")
@@ -192,7 +193,7 @@ class EvaluationConfig(Section):
 class ExportConfig(Section):
     """What the SavedModel answers."""
 
-    k: Positive = Field(100, description="results per query; never more than the catalogue")
+    k: Positive = Field(100, description="results per query; never more than the catalog")
     index: Literal[INDEXES] = Field("auto", description="auto: exact below 100 000 items, above it what reads least")
     recall: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="of an approximate index, against the exact one")
     histories: Count = Field(
@@ -200,7 +201,7 @@ class ExportConfig(Section):
         description="newest items per user that are a request's history where it has none; 0: an export knows of none",
     )
     int8: bool = Field(False, description="partitions in 16 instead of 32 bits a number: 0.6 of the memory")
-    tpu: bool = Field(False, description="an approximate index as a TPU does it fastest")
+    tpu: bool = Field(False, description="search with approx_max_k, which a TPU runs fastest")
     keep: Count = Field(0, description="newest versions that are kept when another one is written; 0: all")
 
 

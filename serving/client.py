@@ -49,7 +49,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 # A name with several addresses, as `dns:///` of a headless service, is asked at all of them in turn.
-_TAKE_TURNS = [("grpc.lb_policy_name", "round_robin")]
+_ROUND_ROBIN = [("grpc.lb_policy_name", "round_robin")]
 
 
 class ServingError(Error):
@@ -93,7 +93,7 @@ class Client:
         self.version = version
         self.timeout = timeout
         self.retries, self.backoff = retries, backoff
-        self._channel = grpc.insecure_channel(target, options=[*sizes(), *_TAKE_TURNS])
+        self._channel = grpc.insecure_channel(target, options=[*sizes(), *_ROUND_ROBIN])
         from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MAX_MESSAGE = 64 << 20
-# Rows of one request to the local server: all of them are scored against the whole catalogue at once.
+# Rows of one request to the local server: all of them are scored against the whole catalog at once.
 MAX_ROWS = 1024
 # Seconds of one request, whatever its client would wait for: a run that never ends must not hold a thread for ever.
 MAX_SECONDS = 60.0

@@ -74,7 +74,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def demo(once) -> Path:
-    """The demo catalogue."""
+    """The demo catalog."""
     return once("demo", write_demo)
 
 
@@ -91,7 +91,7 @@ def demo_store(demo, once) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_features(demo, demo_store, once):
-    """`(catalog, users, features, config)` of the demo catalogue, offline encoders."""
+    """`(catalog, users, features, config)` of the demo catalog, offline encoders."""
     config = mmtfrs.Config(encoders=OFFLINE)
     catalog, users = mmtfrs.Catalog.read(demo / "items.csv"), mmtfrs.Users.read(demo / "users.csv")
     with locked(demo_store):  # a store has one user at a time

@@ -93,8 +93,8 @@ def test_bare_ids_need_no_encoder(tiny, tmp_path):
     ("arguments", "code", "message"),
     [
         (["train", "--items", "none.csv", "--events", "none.csv", "--out", "/tmp/none"], 1, "error: none.csv: there is no such file."),
-        (["evaluate", "/nowhere"], 1, "error: /nowhere: this is no run folder"),
-        (["export", "/nowhere", "/tmp/x"], 1, "error: /nowhere: this is no run folder"),
+        (["evaluate", "/nowhere"], 1, "error: /nowhere: not a run folder"),
+        (["export", "/nowhere", "/tmp/x"], 1, "error: /nowhere: not a run folder"),
         (["recommend", "/nowhere"], 1, "error: /nowhere: holds no version of a model"),
         (["demo-data", "/proc/x"], 1, "error: /proc/x: the folder cannot be made"),
         (["evaluate", "/nowhere", "--split", "train"], 2, "must be test or validation"),
@@ -111,7 +111,7 @@ def test_mistakes(arguments, code, message):
 def test_debug_shows_the_traceback_and_json_the_error():
     assert "Traceback" in run_cli("--debug", "evaluate", "/nowhere").stderr
     result = run_cli("evaluate", "/nowhere", "--json")
-    assert "this is no run folder" in json.loads(result.stdout)["error"] and result.returncode == 1
+    assert "not a run folder" in json.loads(result.stdout)["error"] and result.returncode == 1
 
 
 def test_unknown_split_and_config_key(tiny, tmp_path):

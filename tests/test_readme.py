@@ -46,7 +46,7 @@ def test_config_example_is_valid(tmp_path):
     assert Config.read(tmp_path / "c.yaml").data.columns.items == {"item_id": "sku", "text": "title"}
     (tmp_path / "s.yaml").write_text(search)
     space = Space(Config.read(tmp_path / "s.yaml"))
-    assert space.fixed == {"loss.name": "softmax"} and space.parts["model.graph.neighbours"].values == (0, 10)
+    assert space.fixed == {"loss.name": "softmax"} and space.parts["model.graph.neighbors"].values == (0, 10)
 
 
 def test_every_command_is_run_by_a_test_or_by_make():

@@ -1,4 +1,4 @@
-"""The whole path on the real catalogue of pictures, texts and sounds, by the commands, with the real YAMNet."""
+"""The whole path on the real catalog of pictures, texts and sounds, by the commands, with the real YAMNet."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def serve(tuner: ProcessTuner, address: str | None = None, check: Callable[[], l
             for worker in {*check(), *_silent(tuner, signs)}:
                 lost = oracle.give_up(worker)
                 if lost is not None:
-                    note(f"{worker} is gone; trial {lost} is given to another")
+                    note(f"{worker} lost; trial {lost} re-queued")
             if tuner.hours is not None and tuner.trials.spent() > 3600 * tuner.hours:
                 oracle.max_trials = len(oracle.trials)
             if tuner.seen is not None:

@@ -19,7 +19,7 @@ from mmtfrs.models.run_folder import data_mark, read_split, write_split
 
 @dataclasses.dataclass(frozen=True)
 class SearchData:
-    """A catalogue's ids, its features and the split log."""
+    """A catalog's ids, its features and the split log."""
 
     catalog: Catalog
     features: Features

@@ -96,7 +96,7 @@ class Job:
             return cls(Config(**saved["config"]), tuple(saved["modalities"]), saved["method"], saved["objective"],
                        saved["trials"], saved["data"])  # fmt: skip
         except (OSError, ValueError, KeyError) as error:
-            raise TuningError(f"{folder}: this is no search folder ({error}). Give the --out of a `tuning.search`.") from None
+            raise TuningError(f"{folder}: not a search folder ({error}). Give the --out of a `tuning.search`.") from None
 
     def _document(self) -> dict[str, Any]:
         return {"method": self.method, "objective": self.objective, "trials": self.trials, "data": self.mark,

@@ -41,7 +41,7 @@ def curves(trials: Trials) -> Figure:
 
 
 def parallel(space: Space, rows: list[Row], name: str) -> Figure:
-    """A line per completed trial through its settings, coloured by the objective."""
+    """A line per completed trial through its settings, colored by the objective."""
     figure = Figure(figsize=(max(8, 1.1 * len(space.parts)), 5), layout="constrained")
     panel = figure.subplots()
     scores = np.array([row.score for row in rows])

@@ -27,7 +27,7 @@ def write_report(folder: str | Path) -> Path:
     """Writes both files and returns the page.
 
     Raises:
-        TuningError: this is no search folder, or nothing was completed in it.
+        TuningError: not a search folder, or nothing was completed in it.
     """
     folder = Path(folder)
     job = Job.read(folder)

@@ -54,7 +54,7 @@ def search(
 
     Args:
         config: the settings to start from; its `tuning` section changes the space.
-        data: catalogue, features and split log.
+        data: catalog, features and split log.
         folder: where the search lives.
         trials: how many in all; a search that has ended goes on when it gets more.
         method: hyperband, bayesian or random.
@@ -82,7 +82,7 @@ def search(
             else:
                 tuner.search()
         except BudgetSpent:
-            note(f"the {hours:g} hours are over")
+            note(f"time budget of {hours:g} hours exhausted")
         except RuntimeError as error:
             failed = [row for row in tuner.trials.rows() if row.status == "failed"]
             if "consecutive failures" not in str(error):

@@ -41,7 +41,7 @@ class Watch(keras.callbacks.Callback):
         super().__init__()
         self.path, self.metric, self.bar, self.started = path, metric, bar, started
         self.first_step: float | None = None
-        self.hopeless = False
+        self.pruned = False
         self._best = -np.inf
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -55,7 +55,7 @@ class Watch(keras.callbacks.Callback):
         self._best = max(self._best, values.get(self.metric, np.inf))
         bar = self.bar[epoch] if epoch < len(self.bar) else None
         if bar is not None and self._best < bar:
-            self.hopeless = self.model.stop_training = True
+            self.pruned = self.model.stop_training = True
 
 
 def run(folder: Path) -> dict:
@@ -81,7 +81,7 @@ def run(folder: Path) -> dict:
     seconds = time.monotonic() - start
     metrics = _numbers(evaluate(model, data.split.validation)["model"])
     metrics |= {"loss": history[-1]["loss"], "seconds": seconds, "parameters": float(model.count_params())}
-    result = {"metrics": metrics, "epochs": len(history), "hopeless": watch.hopeless, "first_step": watch.first_step,
+    result = {"metrics": metrics, "epochs": len(history), "pruned": watch.pruned, "first_step": watch.first_step,
               "peak_mib": _peak()}  # fmt: skip
     if spec.get("test"):
         result["test"] = {name: _numbers(values) for name, values in evaluate(model, data.split.test).items()}

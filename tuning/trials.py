@@ -24,7 +24,7 @@ class Row:
         metrics: of the validation part.
         curve: the logs of each epoch.
         seconds: of training.
-        note: why it failed, or `hopeless` where the rest of its epochs were saved.
+        note: why it failed, or `pruned` where the rest of its epochs were saved.
     """
 
     id: str
@@ -110,7 +110,7 @@ class Trials:
         result = read_result(folder)
         if result is not None:
             score = result["metrics"].get(self.objective.name)
-            note = "hopeless" if result["hopeless"] else ""
+            note = "pruned" if result["pruned"] else ""
             return Row(name, "completed", spec["values"], score, result["metrics"], curve, seconds, note)
         state = folder / "trial.json"
         known = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}

@@ -19,7 +19,7 @@ from tuning.process import read_result, run_trial, write_spec
 from tuning.space import Space
 from tuning.trials import Trials
 
-_GRACE = 5  # epochs, and finished trials, before a trial can be hopeless
+_GRACE = 5  # epochs, and finished trials, before a trial can be pruned
 
 
 class BudgetSpent(Exception):

@@ -1,1 +1,1 @@
-"""Catalogue, events and users: reading, validation, splits; and the generated demo catalogue."""
+"""Catalog, events and users: reading, validation, splits; and the generated demo catalog."""

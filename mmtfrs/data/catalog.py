@@ -1,4 +1,4 @@
-"""The catalogue: every item that can be recommended."""
+"""The catalog: every item that can be recommended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo catalogue: real files with planted tastes, of which each modality tells a different part.
+"""The demo catalog: real files with planted tastes, of which each modality tells a different part.
 
 Every item has a shape that only its picture shows, a topic that only its text tells and a timbre that only its sound
 carries. Every user likes two of the six values of each, and takes an item with probability proportional to
@@ -40,7 +40,7 @@ def write_demo(folder: str | Path, seed: int = 42) -> dict[str, int]:
         Counts: `items`, `users`, `events`, and the number of files of each modality.
 
     Raises:
-        DataError: the folder already holds a catalogue, or cannot be written.
+        DataError: the folder already holds a catalog, or cannot be written.
     """
     folder = Path(folder)
     if (folder / "items.csv").exists():

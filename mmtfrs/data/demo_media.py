@@ -1,4 +1,4 @@
-"""Pictures, texts and sounds of the demo catalogue: six shapes, six topics, six timbres, everything else at random."""
+"""Pictures, texts and sounds of the demo catalog: six shapes, six topics, six timbres, everything else at random."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def profile(topics) -> str:
 
 
 def picture(rng: np.random.Generator, shape: int) -> Image.Image:
-    """An RGB picture of 96 x 96: the shape at a random place, size and colour on a noisy ground."""
-    ground, colour = rng.integers(0, 110, 3), rng.integers(140, 255, 3)
+    """An RGB picture of 96 x 96: the shape at a random place, size and color on a noisy ground."""
+    ground, color = rng.integers(0, 110, 3), rng.integers(140, 255, 3)
     if rng.random() < 0.5:
-        ground, colour = colour, ground
+        ground, color = color, ground
     image = Image.new("RGB", (SIZE, SIZE), tuple(int(value) for value in ground))
     draw = ImageDraw.Draw(image)
-    fill = tuple(int(value) for value in colour)
+    fill = tuple(int(value) for value in color)
     radius = int(rng.integers(24, 36))
     x, y = (int(value) for value in rng.integers(radius + 4, SIZE - radius - 4, 2))
     box = (x - radius, y - radius, x + radius, y + radius)

@@ -53,7 +53,7 @@ class Events:
 
     @classmethod
     def read(cls, path: str | Path, config: Config | None = None, catalog: Catalog | None = None) -> Events:
-        """Reads and validates a log; with a catalogue, events on unknown items are set aside and reported.
+        """Reads and validates a log; with a catalog, events on unknown items are set aside and reported.
 
         Raises:
             DataError: with every problem of the file, each with its rows and remedy.
@@ -86,13 +86,13 @@ class Events:
                 names = sorted(set(items[unknown]))
                 problems.warning(
                     path, np.flatnonzero(unknown) + first,
-                    f"the event is on an item that the catalogue does not have ({', '.join(names[:3])}"
+                    f"the event is on an item that the catalog does not have ({', '.join(names[:3])}"
                     f"{', ...' if len(names) > 3 else ''}).",
-                    "Set aside; add the items to the catalogue to use it.",
+                    "Set aside; add the items to the catalog to use it.",
                 )  # fmt: skip
                 events = events.take(np.flatnonzero(~unknown))
                 if not len(events):
-                    problems.error(path, (), "no event is on an item of the catalogue.", "Check the item ids.")
+                    problems.error(path, (), "no event is on an item of the catalog.", "Check the item ids.")
         events.problems = problems
         return events, problems
 

@@ -1,4 +1,4 @@
-"""What users show of themselves: a text, a picture or a sound each."""
+"""User-side media: a text, an image or an audio of each user."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
             image: a keras.applications name (`efficientnetb0`, `vgg16`, ...; pretrained on ImageNet),
             `NAME:random` or `NAME:WEIGHTS.h5`, a Keras model file or folder, a weights file named after its network;
             text: `use`, a TF Hub handle, a local SavedModel folder that maps `[B] string` to `[B, dim]`, or `tfidf:FILE`
-            (`tfidf` alone is fitted on the catalogue by `extract`);
+            (`tfidf` alone is fitted on the catalog by `extract`);
             audio: `yamnet`, a checkpoint file in YAMNet's layout, a TF Hub handle, a local SavedModel folder, `mfcc`
             (statistics), `lstm` (a small recurrent reservoir) or `lstm:WEIGHTS.h5`.
 
@@ -64,7 +64,7 @@ def _load_text(name: str) -> Encoder:
         from mmtfrs.encoders.tfidf import load_tfidf
 
         if not path:
-            raise EncoderError("`tfidf` is fitted on a catalogue by `mmtfrs extract`; elsewhere give the file: `tfidf:FILE`.")
+            raise EncoderError("`tfidf` is fitted on a catalog by `mmtfrs extract`; elsewhere give the file: `tfidf:FILE`.")
         return load_tfidf(path)
     return load_text_module(name)
 

@@ -143,7 +143,7 @@ def _as_encoder(label: str, model: keras.Model, preprocess, size: int, version: 
 def _efficientnet_correction(model: keras.Model):
     """Gives local EfficientNet weights the input scale that keras.applications gives the same weights by name.
 
-    The published checkpoints hold the standard deviation where the normalisation layer expects the variance;
+    The published checkpoints hold the standard deviation where the normalization layer expects the variance;
     keras.applications adds a layer that divides once more by its square root, but only for `weights="imagenet"`. The
     layer cannot be added afterwards, so the same is done to the input.
     """

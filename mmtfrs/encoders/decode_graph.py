@@ -12,7 +12,7 @@ from mmtfrs._keras import tf
 
 SAMPLE_RATE = 16_000
 MAX_PIXELS = 50_000_000
-_ZEROS = 16  # zero crossings of the sinc on each side of its centre
+_ZEROS = 16  # zero crossings of the sinc on each side of its center
 _CHUNK = 16_000  # output samples computed at a time, which bounds the memory
 
 
@@ -54,7 +54,7 @@ def decode_image(data: tf.Tensor) -> tf.Tensor:
         )
     bounded = tf.Assert(pixels <= MAX_PIXELS, ["image: more than 50000000 pixels; the number is", pixels])
     with tf.control_dependencies([bounded]):
-        # Colour types 3, 4 and 6 can be transparent. Not asked of the others: decode_png gives greys of less than 8 bits
+        # Color types 3, 4 and 6 can be transparent. Not asked of the others: decode_png gives grays of less than 8 bits
         # a wrong alpha.
         kind = _integer(data, 25, 1, True)
         rgb = tf.cond(
@@ -72,9 +72,9 @@ def _bmp_height(data: tf.Tensor) -> tf.Tensor:
 
 
 def _on_white(rgba: tf.Tensor) -> tf.Tensor:
-    colour = tf.cast(rgba[..., :3], tf.float32)
+    color = tf.cast(rgba[..., :3], tf.float32)
     alpha = tf.cast(rgba[..., 3:], tf.float32) / 255.0
-    return tf.cast(tf.round(colour * alpha + 255.0 * (1.0 - alpha)), tf.uint8)
+    return tf.cast(tf.round(color * alpha + 255.0 * (1.0 - alpha)), tf.uint8)
 
 
 def decode_wav(data: tf.Tensor, max_seconds: float = 600.0) -> tf.Tensor:

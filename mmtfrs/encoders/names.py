@@ -42,6 +42,6 @@ def check_name(modality: str, name: str) -> None:
             return
         raise EncoderError(f"{path}: there is no such weights file.")
     raise EncoderError(
-        f"there is no {modality} encoder `{name}`: not a known name, nor an existing path.{nearest(name, known)} "
+        f"unknown {modality} encoder `{name}`: neither a known name nor an existing path.{nearest(name, known)} "
         f"Known names: {', '.join(known)}."
     )

@@ -58,7 +58,7 @@ class _Expansion(tf.Module):
 
 
 class _ImageNetwork(tf.Module):
-    """`[B, 64, 64, 3]` in 0..255 -> gradients by orientation (local and global), spectrum, small picture, colours."""
+    """`[B, 64, 64, 3]` in 0..255 -> gradients by orientation (local and global), spectrum, small picture, colors."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -67,18 +67,18 @@ class _ImageNetwork(tf.Module):
 
     def __call__(self, pictures: tf.Tensor) -> tf.Tensor:
         pictures = pictures / 255.0
-        grey = tf.reduce_mean(pictures, axis=-1, keepdims=True)
-        grey = tf.nn.avg_pool2d(grey, 3, 1, "SAME")
-        grey -= tf.reduce_mean(grey, axis=[1, 2, 3], keepdims=True)
-        dy, dx = tf.image.image_gradients(grey)
+        gray = tf.reduce_mean(pictures, axis=-1, keepdims=True)
+        gray = tf.nn.avg_pool2d(gray, 3, 1, "SAME")
+        gray -= tf.reduce_mean(gray, axis=[1, 2, 3], keepdims=True)
+        dy, dx = tf.image.image_gradients(gray)
         size = tf.sqrt(dx * dx + dy * dy + 1e-8)
         # Orientation without sign, so that dark on light is the same as light on dark; soft bins on a circle.
         angle = 2.0 * tf.atan2(dy, dx)
-        centres = np.linspace(0, 2 * np.pi, _ORIENTATIONS, endpoint=False, dtype=np.float32)
-        bins = size * tf.exp(4.0 * (tf.cos(angle - centres) - 1.0))
+        centers = np.linspace(0, 2 * np.pi, _ORIENTATIONS, endpoint=False, dtype=np.float32)
+        bins = size * tf.exp(4.0 * (tf.cos(angle - centers) - 1.0))
         cells = tf.nn.avg_pool2d(bins, 8, 8, "VALID")
         overall = tf.reduce_mean(bins, axis=[1, 2])
-        spectrum = tf.abs(tf.signal.fft2d(tf.cast(grey[..., 0], tf.complex64)))[:, :32, :]
+        spectrum = tf.abs(tf.signal.fft2d(tf.cast(gray[..., 0], tf.complex64)))[:, :32, :]
         spectrum = tf.nn.avg_pool2d(tf.math.log1p(spectrum)[..., None], 2, 2, "VALID")
         shape = tf.sort(_unit(overall), axis=1)  # how peaked the orientations are, whichever they are
         parts = [
@@ -88,7 +88,7 @@ class _ImageNetwork(tf.Module):
             2.0 * _unit(tf.sqrt(overall)),
             2.0 * tf.sort(_unit(tf.reduce_max(bins, axis=[1, 2])), axis=1),
             3.0 * _unit(_flat(spectrum)),
-            2.0 * _unit(_flat(tf.nn.avg_pool2d(grey, 4, 4, "VALID"))),
+            2.0 * _unit(_flat(tf.nn.avg_pool2d(gray, 4, 4, "VALID"))),
             _unit(_flat(tf.nn.avg_pool2d(pictures, 16, 16, "VALID"))),
         ]
         return self.expand(tf.concat(parts, axis=1))

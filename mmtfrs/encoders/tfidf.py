@@ -1,4 +1,4 @@
-"""TF-IDF of words, for texts of one catalogue: a classical encoder that is fitted and not pretrained."""
+"""TF-IDF of words, for texts of one catalog: a classical encoder that is fitted and not pretrained."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fit_tfidf(texts: Iterable[str], path: str | Path) -> None:
     """Counts in how many texts each word occurs, and writes the weights that `load_tfidf` reads.
 
     Args:
-        texts: of the catalogue.
+        texts: of the catalog.
         path: `.npz`; written beside and renamed.
     """
     documents, count = np.zeros(BUCKETS, np.int64), 0

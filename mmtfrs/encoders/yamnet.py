@@ -47,7 +47,7 @@ class YAMNet:
             try:
                 self.model.load_weights(weights)
             except Exception as error:
-                raise EncoderError(f"{weights}: these are no weights of YAMNet ({first_line(error)}).") from error
+                raise EncoderError(f"{weights}: not a YAMNet checkpoint ({first_line(error)}).") from error
         self.model.trainable = False
         self._classify = tf.function(
             self._run,
@@ -83,20 +83,20 @@ def _build() -> keras.Model:
     """The layers of the published checkpoint, under its names."""
     layers = keras.layers
 
-    def normalised(name: str, x):
+    def normalized(name: str, x):
         x = layers.BatchNormalization(scale=False, epsilon=1e-4, name=f"{name}/bn")(x)
         return layers.ReLU()(x)
 
     x = inputs = keras.Input((PATCH // _STEP - 1, _BANDS), name="log_mel")
     x = layers.Reshape((*inputs.shape[1:], 1))(x)
     x = layers.Conv2D(32, 3, 2, "same", use_bias=False, name="layer1/conv")(x)
-    x = normalised("layer1/conv", x)
+    x = normalized("layer1/conv", x)
     for number, (stride, filters) in enumerate(_BLOCKS, start=2):
         name = f"layer{number}"
         x = layers.DepthwiseConv2D(3, stride, "same", use_bias=False, name=f"{name}/depthwise_conv")(x)
-        x = normalised(f"{name}/depthwise_conv", x)
+        x = normalized(f"{name}/depthwise_conv", x)
         x = layers.Conv2D(filters, 1, 1, "same", use_bias=False, name=f"{name}/pointwise_conv")(x)
-        x = normalised(f"{name}/pointwise_conv", x)
+        x = normalized(f"{name}/pointwise_conv", x)
     embeddings = layers.GlobalAveragePooling2D()(x)
     scores = layers.Activation("sigmoid")(layers.Dense(CLASSES, name="dense")(embeddings))
     return keras.Model(inputs, [embeddings, scores], name="yamnet")

@@ -1,1 +1,1 @@
-"""Metrics over the whole catalogue, exact, beside baselines."""
+"""Metrics over the whole catalog, exact, beside baselines."""

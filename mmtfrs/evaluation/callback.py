@@ -1,4 +1,4 @@
-"""A Keras callback that measures the whole catalogue at the end of every epoch."""
+"""A Keras callback that measures the whole catalog at the end of every epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation over the whole catalogue: every item is ranked for every user, seen items left out, nothing is sampled."""
+"""Evaluation over the whole catalog: every item is ranked for every user, seen items left out, nothing is sampled."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def evaluate(
     against: dict[str, TwoTower | Scorer] | None = None,
     ks: Sequence[int] | None = None,
 ) -> dict[str, dict]:
-    """Ranks the whole catalogue for every user of `events`.
+    """Ranks the whole catalog for every user of `events`.
 
     Args:
         model: a trained model.
@@ -41,7 +41,7 @@ def evaluate(
     Returns:
         `{"model": metrics, "popularity": metrics, ...}`. Metrics hold each `metric@k`, and groups, of which the empty ones are
         absent: `new_users` (users without a known event), `new_items` (ranked among all, relevant are items without a training
-        event) and `new_items_among_themselves` (only such items are ranked), with `share_of_lists` and `share_of_catalogue` of
+        event) and `new_items_among_themselves` (only such items are ranked), with `share_of_lists` and `share_of_catalog` of
         the new items. `rolling` asks anew before every event of a part that is later than all that is known, with what its
         user took until then; with `evaluation.history: rolling` this is what the metrics are of, and `static` the group.
         `content_queries` are those of `mmtfrs.evaluation.content`. A model with the rating task has `rating_mae` and
@@ -149,7 +149,7 @@ class Questions:
             pasts = self.pasts[start : start + chunk]
             scores = np.array(scorer.scores(users, pasts), np.float32)
             # Exact ties fall in random orders, the same ones for every scorer: one that cannot tell items apart is at
-            # chance, not at the mercy of the catalogue's order.
+            # chance, not at the mercy of the catalog's order.
             order = np.random.default_rng(start).permutation(items)
             for row, past in enumerate(pasts if not self.repeats else ()):
                 scores[row, past - 1] = -np.inf
@@ -178,7 +178,7 @@ class Questions:
         if new_items.count:
             shares = {
                 "share_of_lists": float(newly_listed / listed),
-                "share_of_catalogue": float(self.new_items.mean()),
+                "share_of_catalog": float(self.new_items.mean()),
             }
             result["new_items"] = {"users": new_items.count, **shares, **new_items.result()}
             result["new_items_among_themselves"] = {

@@ -85,7 +85,7 @@ class ListMetrics:
                 self._sums[k][1] += (1.0 - ((total**2).sum(axis=1) - own) / pairs).sum()
 
     def result(self) -> dict[str, float]:
-        """`coverage@k` (share of the catalogue in any list), `novelty@k` (mean -log2 of popularity, bits) and, where
+        """`coverage@k` (share of the catalog in any list), `novelty@k` (mean -log2 of popularity, bits) and, where
         content is known, `diversity@k` (mean 1 - cosine over pairs of a list)."""
         result = {}
         for k in self.ks:

@@ -11,7 +11,7 @@ from mmtfrs.evaluation.compare import Difference
 ROWS = {
     "model": "this model",
     "popularity": "popularity",
-    "item_knn": "content, nearest neighbours",
+    "item_knn": "content, nearest neighbors",
     "recent": "popularity, fading",
     "ease": "EASE",
     "ease_media": "EASE with media",
@@ -27,7 +27,7 @@ ROWS = {
 def overall_table(results: dict[str, dict], k: int = 20) -> Table:
     """Every scorer, overall: the metrics at k that people compare first."""
     names = [f"recall@{k}", f"ndcg@{k}", f"precision@{k}", f"hit_rate@{k}", f"mrr@{k}", f"map@{k}", f"coverage@{k}"]
-    table = Table(title=f"{results['model']['users']} users, whole catalogue, seen items left out", title_justify="left")
+    table = Table(title=f"{results['model']['users']} users, whole catalog, seen items left out", title_justify="left")
     table.add_column("")
     for name in names:
         table.add_column(name, justify="right")
@@ -104,7 +104,7 @@ def _group_title(new: dict, among: dict, users: dict) -> str:
         parts.append(f"{users['users']} new users")
     if new:
         parts.append(
-            f"{among['items']} new items ({new['share_of_catalogue']:.1%} of the catalogue), taken by {new['users']} users"
+            f"{among['items']} new items ({new['share_of_catalog']:.1%} of the catalog), taken by {new['users']} users"
         )
     return "; ".join(parts)
 

@@ -1,4 +1,4 @@
-"""Who gives scores: a two-tower model, or popularity."""
+"""Scorers over the whole catalog: a two-tower model, or popularity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmtfrs.models.two_tower import TwoTower
 
 
 class Scorer(Protocol):
-    """Scores the whole catalogue for some users."""
+    """Scores the whole catalog for some users."""
 
     def scores(self, user_ids: np.ndarray, pasts: Pasts) -> np.ndarray:
         """`[n]` users, and the item rows that are known of each, oldest first -> `[n, N] float32`, higher is better."""

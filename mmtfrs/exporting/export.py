@@ -107,7 +107,7 @@ def found_index(version: Path) -> Found | None:
 
 
 def make_index(model: TwoTower, before: Found | None = None) -> Index:
-    """The index of a model's catalogue, as the `export` section of its config wants it."""
+    """The index of a model's catalog, as the `export` section of its config wants it."""
     settings = model.config.export
     vectors = model.candidate_embeddings()
     score = model.score_matrix if model.voting else None

@@ -1,4 +1,4 @@
-"""A catalogue that changes under a trained model: the next version, without training."""
+"""A catalog that changes under a trained model: the next version, without training."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def refresh(
     strict: bool = False,
     progress: bool = True,
 ) -> Refreshed:
-    """Writes the next version of an exported model with another catalogue.
+    """Writes the next version of an exported model with another catalog.
 
     Items that the model was trained with keep what it learned about their ids, whatever changed about their media. New ones are
-    placed by their media alone. What is not in the catalogue is gone, also from histories. Media that the feature store has are
+    placed by their media alone. What is not in the catalog is gone, also from histories. Media that the feature store has are
     not encoded again.
 
     Args:
         folder: `saved_models/NAME`, or a version folder of it.
-        catalog: the whole new catalogue.
+        catalog: the whole new catalog.
         store: the feature store.
         config: settings of the extraction and the export; those of the version if None. What was trained stays.
         strict, progress: as in `extract`.

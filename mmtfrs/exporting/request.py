@@ -31,7 +31,7 @@ class Query:
         exclude: item ids that must not be answered.
         allow: `attribute=value` entries: values of one attribute are alternatives, different attributes must all fit.
         boosts: `{attribute=value: what is added to the scores of such items}`.
-        diversity: from 0, as the scores are, to 1, as unlike each other as can be.
+        diversity: MMR trade-off, from 0 (by score alone) to 1 (as different as possible).
         min_score: the score below which the list ends; None: nowhere.
         repeats: whether what the user took may be answered.
     """

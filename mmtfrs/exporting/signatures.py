@@ -25,7 +25,7 @@ class ServingModule(tf.Module):
     Args:
         model: trained.
         encoders: of the modalities whose raw media requests may carry.
-        index: of its catalogue.
+        index: of its catalog.
     """
 
     def __init__(self, model: TwoTower, encoders: dict[str, Encoder], index: Index) -> None:

@@ -1,6 +1,6 @@
 """Features of one modality -> their principal components: what the towers are trained on.
 
-Pretrained features are wide (512 to 2816 numbers), far from centred and strongly correlated. A fixed linear map to their
+Pretrained features are wide (512 to 2816 numbers), far from centered and strongly correlated. A fixed linear map to their
 leading components keeps what tells items apart, makes the device tables several times smaller and a training step
 several times cheaper; being linear, it is one more matrix product in front of the towers at serving time.
 """
@@ -33,7 +33,7 @@ class Adapter:
 
         Args:
             features: at least one present.
-            dim: components to keep, at most; None keeps the features as they are, centred and scaled.
+            dim: components to keep, at most; None keeps the features as they are, centered and scaled.
             seed: of the sample.
         """
         used = np.unique(features.rows[features.present])
@@ -41,12 +41,12 @@ class Adapter:
             used = np.sort(np.random.default_rng(seed).choice(used, _SAMPLE, replace=False))
         sample = np.asarray(features.matrix[used], np.float64)
         mean = sample.mean(axis=0)
-        centred = sample - mean
+        centered = sample - mean
         if dim is None or len(used) < 2:
             projection = np.eye(sample.shape[1])
         else:
-            projection = components(centred)[:, :dim]
-        scale = np.sqrt(np.mean((centred @ projection) ** 2))
+            projection = components(centered)[:, :dim]
+        scale = np.sqrt(np.mean((centered @ projection) ** 2))
         projection = projection / (scale if scale > 1e-12 else 1.0)
         return cls(mean.astype(np.float32), projection.astype(np.float32))
 
@@ -64,12 +64,12 @@ class Adapter:
         return (np.asarray(features, np.float32) - self.mean) @ self.projection
 
 
-def components(centred: np.ndarray) -> np.ndarray:
+def components(centered: np.ndarray) -> np.ndarray:
     """The directions in which rows differ: `[n, dim] -> [dim, min(n, dim)]`, the strongest first, signs fixed so that the same
     data give the same model."""
-    if centred.shape[0] > centred.shape[1]:
-        vectors = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
+    if centered.shape[0] > centered.shape[1]:
+        vectors = np.linalg.eigh(centered.T @ centered)[1][:, ::-1]
     else:
-        vectors = np.linalg.svd(centred, full_matrices=False)[2].T
+        vectors = np.linalg.svd(centered, full_matrices=False)[2].T
     largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
     return vectors * np.where(largest < 0, -1.0, 1.0)

@@ -52,7 +52,7 @@ class ColumnJob:
         self.rejects: list[Reject] = []
         self.encoded = 0
         self.rows = np.array([], np.int64)
-        self._waiting: dict[bytes, list[int]] = {}  # digest -> catalogue rows of the batch being filled
+        self._waiting: dict[bytes, list[int]] = {}  # digest -> catalog rows of the batch being filled
         self._decoded: list[np.ndarray] = []
         self._files: list[tuple[str, os.stat_result, bytes]] = []
 
@@ -127,7 +127,7 @@ class ColumnJob:
 
     def _take(self, row: int, prepared: _Prepared) -> None:
         if prepared.reason == NO_SOUND:
-            return  # a silent film is no mistake
+            return  # a video without a sound track is fine
         if prepared.reason:
             name = self.table.table.column(self.column)[row].as_py()
             self.rejects.append(Reject(self.table.section, str(self.table.ids[row]), self.column, name[:200], prepared.reason))

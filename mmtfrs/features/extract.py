@@ -1,4 +1,4 @@
-"""Extraction: every distinct medium of a catalogue through its encoder, once."""
+"""Extraction: every distinct medium of a catalog through its encoder, once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def extract(
     strict: bool = False,
     progress: bool = True,
 ) -> Features:
-    """Encodes what the store does not have yet, and gives the features of the whole catalogue.
+    """Encodes what the store does not have yet, and gives the features of the whole catalog.
 
     An encoder is loaded only if some item or user carries its modality. A medium that cannot be decoded is set aside in
     `STORE/rejects.csv` and counts as absent.
@@ -97,7 +97,7 @@ def extract(
 
 
 def _encoder(modality: Modality, config: Config, catalog: Catalog, store: Path) -> Encoder:
-    """The config's encoder; one that is fitted on a catalogue is fitted here, and its file kept in the store."""
+    """The config's encoder; one that is fitted on a catalog is fitted here, and its file kept in the store."""
     name = getattr(config.encoders, modality)
     if name == "tfidf":
         from mmtfrs.encoders.tfidf import fit_tfidf

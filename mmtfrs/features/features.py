@@ -1,4 +1,4 @@
-"""Features of a catalogue and of users, in their order, memory-mapped."""
+"""Features of a catalog and of users, in their order, memory-mapped."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class FeatureRows:
-    """`[N, dim]` features in catalogue order over a memory-mapped matrix, with absent rows.
+    """`[N, dim]` features in catalog order over a memory-mapped matrix, with absent rows.
 
     Args:
         matrix: `[U, dim] float32`, one row per distinct medium, in any order.
-        rows: `[N] int64`, the matrix row of each catalogue row, -1 where the medium is absent.
+        rows: `[N] int64`, the matrix row of each catalog row, -1 where the medium is absent.
         fingerprint: of the encoder that made them.
     """
 
@@ -40,7 +40,7 @@ class FeatureRows:
         return len(self.rows)
 
     def __getitem__(self, index) -> np.ndarray:
-        """Rows of the catalogue as `[n, dim] float32`, zeros where absent; only these are read from disk."""
+        """Rows of the catalog as `[n, dim] float32`, zeros where absent; only these are read from disk."""
         rows = self.rows[index]
         features = np.array(self.matrix[np.maximum(rows, 0)]) if len(self.matrix) else np.zeros((*rows.shape, self.dim))
         features = features.astype(np.float32, copy=False)
@@ -75,7 +75,7 @@ class Features:
 
     @classmethod
     def from_arrays(cls, items: dict[Modality, np.ndarray], present: dict[Modality, np.ndarray] | None = None):
-        """Features made elsewhere: `{modality: [N, dim]}` in catalogue order, and which rows count."""
+        """Features made elsewhere: `{modality: [N, dim]}` in catalog order, and which rows count."""
         made = {}
         for modality, values in items.items():
             mask = np.ones(len(values), bool) if present is None else np.asarray(present[modality], bool)

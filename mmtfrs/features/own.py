@@ -19,7 +19,7 @@ def load_own(modality: str, path: str | Path, catalog: Catalog) -> FeatureRows:
 
     Args:
         modality: its name, for messages.
-        path: `[N, dim]` floating, in the order of the catalogue; or in the order of the ids in a text file beside it,
+        path: `[N, dim]` floating, in the order of the catalog; or in the order of the ids in a text file beside it,
             `NAME.ids.txt`, one per line. Items that it does not list have no such features.
         catalog: the items.
 
@@ -54,7 +54,7 @@ def load_own(modality: str, path: str | Path, catalog: Catalog) -> FeatureRows:
 
 
 def _rows(path: Path, catalog: Catalog, count: int) -> np.ndarray:
-    """`[N]`: the matrix row of each item of the catalogue, -1 where it is not listed."""
+    """`[N]`: the matrix row of each item of the catalog, -1 where it is not listed."""
     ids = path.read_text(encoding="utf-8").splitlines()
     if len(ids) != count or len(set(ids)) != count:
         raise DataError(
@@ -63,7 +63,7 @@ def _rows(path: Path, catalog: Catalog, count: int) -> np.ndarray:
     rows = np.full(len(catalog), -1, np.int64)
     places = catalog.rows_of(ids)
     if (places < 0).all():
-        raise DataError(f"{path}: no id is in the catalogue. Check the ids of both files.")
+        raise DataError(f"{path}: no id is in the catalog. Check the ids of both files.")
     known = places >= 0
     rows[places[known]] = np.flatnonzero(known)
     return rows

@@ -1,7 +1,7 @@
-"""Everything about a catalogue, its users and its log that a model needs, as arrays: rows instead of ids, and the features
+"""Everything about a catalog, its users and its log that a model needs, as arrays: rows instead of ids, and the features
 reduced to their principal components.
 
-Rows: item row 0 is "no item" (padding, or an id that nobody knows), the catalogue follows from 1. User row 0 is the
+Rows: item row 0 is "no item" (padding, or an id that nobody knows), the catalog follows from 1. User row 0 is the
 unknown user. Feature matrices have an all-zero row 0 for absent media.
 """
 
@@ -40,7 +40,7 @@ _FADED, _TAKEN, _SEEN = "faded.npz", "taken.npz", "seen.npz"
 class Tables:
     """Attributes:
 
-    item_ids: `[N] object`, the catalogue; row `i + 1`.
+    item_ids: `[N] object`, the catalog; row `i + 1`.
     user_ids: `[M] object`, users of the training log and of the users file, sorted; row `i + 1`.
     item_counts: `[N + 1] float32`, training events per item row.
     user_counts: `[M + 1] float32`, training events per user row.
@@ -49,7 +49,7 @@ class Tables:
     encoders: `{modality: (name, fingerprint)}` of what made the features.
     attributes: `{column: [N] object}` of what requests can filter by.
     id_rows: `[N + 1] int32`, where the ids of the items stand in `item_counts` and in the model's tables of ids, 0 for items
-        that came to the catalogue after the training.
+        that came to the catalog after the training.
     titles: `[N] object`, what a list of recommendations shows of each item; "" where there is nothing.
     faded: `[N + 1] float32`, training events per item row, of which old ones count less.
     fade: after what share of the log's time an event counts half.
@@ -95,7 +95,7 @@ class Tables:
         known: what users took, as an export will know it; the training log if None.
 
         Raises:
-            DataError: features and catalogue differ in length, or no event is on an item.
+            DataError: features and catalog differ in length, or no event is on an item.
         """
         item_ids = catalog.ids
         known = events if known is None else known
@@ -114,16 +114,16 @@ class Tables:
         for modality in _wanted(config, features):
             rows = features.items[modality]
             if not rows.present.any():
-                continue  # a catalogue without this modality has no such part of the towers
+                continue  # a catalog without this modality has no such part of the towers
             if len(rows) != len(item_ids):
                 raise DataError(
-                    f"`features` has {len(rows)} rows of {modality}, the catalogue {len(item_ids)} items. "
-                    "Extract them from this catalogue."
+                    f"`features` has {len(rows)} rows of {modality}, the catalog {len(item_ids)} items. "
+                    "Extract them from this catalog."
                 )
             adapter = Adapter.fit(rows, config.model.feature_dim, config.seed)
             tables.adapters[modality] = adapter
             media = reduce_media(adapter, rows, np.arange(1, len(rows) + 1), len(item_ids))
-            tables.items[modality] = smooth(media, modality, config.model.graph) if config.model.graph.neighbours else media
+            tables.items[modality] = smooth(media, modality, config.model.graph) if config.model.graph.neighbors else media
             own = features.users.get(modality)
             if own is not None:
                 tables.users[modality] = reduce_media(adapter, own, media_users, len(user_ids))
@@ -149,7 +149,7 @@ class Tables:
                     del part[modality]
 
     def on(self, events: Events) -> Tables:
-        """The same catalogue, media and users with the counts, and new users, of another log."""
+        """The same catalog, media and users with the counts, and new users, of another log."""
         user_ids = np.array(sorted({*events.user_ids, *self.user_ids}), dtype=object)
         counts = (np.zeros(len(ids) + 1, np.float32) for ids in (self.item_ids, user_ids))
         tables = dataclasses.replace(self, user_ids=user_ids, users={}, faded=None, **dict(zip(_COUNTS, counts, strict=True)))
@@ -162,7 +162,7 @@ class Tables:
         return tables
 
     def of_catalog(self, config: Config, catalog: Catalog, features: Features) -> Tables:
-        """What was learned, on another catalogue: what the old one had keeps its id, the rest is known by its media alone.
+        """What was learned, on another catalog: what the old one had keeps its id, the rest is known by its media alone.
 
         Raises:
             DataError: features that another encoder made.
@@ -182,7 +182,7 @@ class Tables:
                     f"({rows.fingerprint[:12]}, not {made[:12]})."
                 )
             media = reduce_media(adapter, rows, np.arange(1, len(rows) + 1), len(catalog))
-            items[modality] = smooth(media, modality, config.model.graph) if config.model.graph.neighbours else media
+            items[modality] = smooth(media, modality, config.model.graph) if config.model.graph.neighbors else media
         attributes, titles = catalog.attributes(config.data.attributes), _titles(config, catalog)
         places = np.zeros(len(self.item_ids) + 1, np.int32)
         places[old] = np.arange(1, len(old) + 1)
@@ -194,10 +194,10 @@ class Tables:
 
     def count(self, events: Events, fades: bool = False) -> None:
         """Adds up the events of each item and user, and finds how fast they fade, if they are said to. Raises `DataError` where
-        none is on an item of the catalogue."""
+        none is on an item of the catalog."""
         rows = self.item_rows(events.item_ids)
         if not (rows > 0).any():
-            raise DataError("no training event is on an item of the catalogue. Check the item ids of both files.")
+            raise DataError("no training event is on an item of the catalog. Check the item ids of both files.")
         items, timestamps = rows[rows > 0], events.timestamps[rows > 0]
         if fades:
             object.__setattr__(self, "fade", best_fade(items, timestamps, len(self.item_counts)))
@@ -211,7 +211,7 @@ class Tables:
 
     @property
     def popularity(self) -> np.ndarray:
-        """`[N + 1] float32`, the popularity of each catalogue row, as part of a score."""
+        """`[N + 1] float32`, the popularity of each catalog row, as part of a score."""
         return log_popularity(np.where(self.item_counts > 0, self.faded, 0.0))[self.id_rows]
 
     @property
@@ -220,7 +220,7 @@ class Tables:
         return tuple(self.adapters)
 
     def item_rows(self, ids) -> np.ndarray:
-        """`[n] int32`, 0 for ids that the catalogue does not have."""
+        """`[n] int32`, 0 for ids that the catalog does not have."""
         return self._rows("_item_lookup", self.item_ids, ids)
 
     def user_rows(self, ids) -> np.ndarray:
@@ -256,7 +256,7 @@ class Tables:
 
     @classmethod
     def load(cls, folder: Path) -> Tables:
-        """What `save` wrote. Raises `ValueError` for titles of another catalogue."""
+        """What `save` wrote. Raises `ValueError` for titles of another catalog."""
 
         def ids(name: str) -> np.ndarray:
             return np.load(folder / f"{name}.npy").astype(object)

@@ -42,7 +42,7 @@ def told(users: np.ndarray, items: np.ndarray, media: MediaRows, seed: int) -> T
 
     Args:
         users, items: `[n] int` rows of the training events, item row 0 for none.
-        media: the reduced features of the catalogue.
+        media: the reduced features of the catalog.
         seed: of the users and orders drawn.
     """
     rng = np.random.default_rng(seed)

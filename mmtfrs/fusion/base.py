@@ -85,7 +85,7 @@ def masked_softmax(scores: tf.Tensor, presence: tf.Tensor) -> tuple[tf.Tensor, t
     presence = tf.cast(presence, tf.float32)
     while presence.shape.rank < scores.shape.rank:
         presence = presence[:, None]
-    # Before the softmax, not after: an absent one must not outshout the others.
+    # Before the softmax, not after: a missing modality must not take weight from the others.
     masked = tf.where(presence > 0, tf.cast(scores, tf.float32), tf.float32.min)
     mixed = tf.nn.softmax(masked, axis=-1)
     return mixed * presence, mixed

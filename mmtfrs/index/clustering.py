@@ -1,4 +1,4 @@
-"""Vectors in blocks of one size, each a neighbourhood: what an approximate search looks through instead of everything."""
+"""Vectors in blocks of one size, each a neighborhood: what an approximate search looks through instead of everything."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-_SAMPLE = 64  # vectors per partition from which the centres are found
+_SAMPLE = 64  # vectors per partition from which the centers are found
 _CHUNK = 65_536
 
 
@@ -20,7 +20,7 @@ def make_blocks(vectors: np.ndarray, size: int, partitions: int | None = None, s
         vectors: `[N, D] float32`.
         size: rows of a block.
         partitions: clusters of the k-means; about the square root of N if None.
-        seed: of the sample and the first centres.
+        seed: of the sample and the first centers.
 
     Returns:
         `[blocks, size] int32` rows; -1 pads.
@@ -44,29 +44,29 @@ def make_blocks(vectors: np.ndarray, size: int, partitions: int | None = None, s
 
 
 def k_means(vectors: np.ndarray, clusters: int, seed: int = 0, rounds: int = 8) -> np.ndarray:
-    """`[clusters, D] float32` centres by Lloyd's rounds on a sample; an empty cluster starts again at a random vector."""
+    """`[clusters, D] float32` centers by Lloyd's rounds on a sample; an empty cluster starts again at a random vector."""
     rng = np.random.default_rng(seed)
     sample = vectors
     if len(vectors) > clusters * _SAMPLE:
         sample = vectors[np.sort(rng.choice(len(vectors), clusters * _SAMPLE, replace=False))]
-    centres = sample[rng.choice(len(sample), clusters, replace=False)].copy()
+    centers = sample[rng.choice(len(sample), clusters, replace=False)].copy()
     for _ in range(rounds):
-        nearest = assign(sample, centres)
+        nearest = assign(sample, centers)
         counts = np.bincount(nearest, minlength=clusters)
         order = np.argsort(nearest, kind="stable")
         starts = np.flatnonzero(np.diff(nearest[order], prepend=-1))
-        centres[counts > 0] = np.add.reduceat(sample[order], starts) / counts[counts > 0, None]
+        centers[counts > 0] = np.add.reduceat(sample[order], starts) / counts[counts > 0, None]
         empty = np.flatnonzero(counts == 0)
-        centres[empty] = sample[rng.choice(len(sample), len(empty), replace=False)]
-    return centres
+        centers[empty] = sample[rng.choice(len(sample), len(empty), replace=False)]
+    return centers
 
 
-def assign(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """`[N] int32`: the nearest centre of each vector."""
-    half = 0.5 * (centres**2).sum(axis=1)
+def assign(vectors: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """`[N] int32`: the nearest center of each vector."""
+    half = 0.5 * (centers**2).sum(axis=1)
     nearest = np.empty(len(vectors), np.int32)
     for start in range(0, len(vectors), _CHUNK):
-        part = vectors[start : start + _CHUNK] @ centres.T
+        part = vectors[start : start + _CHUNK] @ centers.T
         part -= half
         nearest[start : start + _CHUNK] = part.argmax(axis=1)
     return nearest

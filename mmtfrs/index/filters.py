@@ -10,14 +10,14 @@ from mmtfrs._keras import tf
 
 
 class Attributes(tf.Module):
-    """The attributes of the catalogue's items, as `category` or `language`, and what requests say about them.
+    """The attributes of the catalog's items, as `category` or `language`, and what requests say about them.
 
     Requests name a value as `attribute=value`. Several values of one attribute are alternatives; different attributes must all
     fit. An item without a value of an attribute fits only where that attribute is not asked for.
 
     Args:
         columns: `{attribute: N values}`, as strings; "" is no value.
-        size: N, for a catalogue without attributes.
+        size: N, for a catalog without attributes.
     """
 
     def __init__(self, columns: Mapping[str, Sequence[str]], size: int) -> None:
@@ -47,7 +47,7 @@ class Attributes(tf.Module):
     def numbers(self, named: tf.Tensor, what: str) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B, L]` strings `attribute=value` -> `(values [B, L], attributes [B, L])` int32, -1 for "" and unknown values.
 
-        An attribute that the catalogue does not have is refused by an assertion: a filter must never be passed over.
+        An attribute that the catalog does not have is refused by an assertion: a filter must never be passed over.
         """
         attribute = self._places.lookup(tf.strings.regex_replace(named, "=(.|\n)*$", ""))
         attribute = attribute if self.names else tf.fill(tf.shape(named), -1)
@@ -90,7 +90,7 @@ class Attributes(tf.Module):
     @staticmethod
     def _scatter(places: tf.Tensor, values: tf.Tensor, size: int) -> tf.Tensor:
         """`[B, L]` places, -1 for nothing, and values -> `[B, size]` sums."""
-        width = size + 1  # the last column takes the nothings
+        width = size + 1  # the last column is for padding
         flat = tf.where(places >= 0, places, size) + tf.range(tf.shape(places)[0])[:, None] * width
         total = tf.math.unsorted_segment_sum(tf.reshape(values, [-1]), tf.reshape(flat, [-1]), tf.shape(places)[0] * width)
         return tf.reshape(total, [-1, width])[:, :size]

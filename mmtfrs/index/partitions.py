@@ -9,7 +9,7 @@ from mmtfrs.index.clustering import make_blocks
 from mmtfrs.index.search import LOWEST, Search, take, top_k
 from mmtfrs.index.storage import Int8Blocks, Storage, WholeBlocks, variable
 
-_SPREAD = 2.0  # standard deviations above its centre at which a block's best vectors are expected
+_SPREAD = 2.0  # standard deviations above its center at which a block's best vectors are expected
 
 
 class PartitionSearch(Search):
@@ -45,24 +45,24 @@ class PartitionSearch(Search):
         filled = table >= 0
         packed = np.where(filled[:, :, None], vectors[np.maximum(table, 0)], np.float32(0.0))
         counts = filled.sum(axis=1).astype(np.float32)
-        centres = packed.sum(axis=1) / counts[:, None]
-        variance = (packed**2).sum(axis=(1, 2)) / counts - (centres**2).sum(axis=1)
+        centers = packed.sum(axis=1) / counts[:, None]
+        variance = (packed**2).sum(axis=(1, 2)) / counts - (centers**2).sum(axis=1)
         spread = _SPREAD * np.sqrt(np.maximum(variance, 0.0) / vectors.shape[1])
         slots = np.empty(self.size, np.int32)
         slots[table[filled]] = np.flatnonzero(filled.ravel())
-        self.storage: Storage = Int8Blocks(packed, centres, filled) if int8 else WholeBlocks(packed, filled)
-        # One product gives what a block's best should score: its centre's score, and its spread times the query's norm.
-        self._centres = variable(np.column_stack([centres, spread]).astype(np.float32), "centres")
+        self.storage: Storage = Int8Blocks(packed, centers, filled) if int8 else WholeBlocks(packed, filled)
+        # One product gives what a block's best should score: its center's score, and its spread times the query's norm.
+        self._centers = variable(np.column_stack([centers, spread]).astype(np.float32), "centers")
         self.slot_rows = variable(table.ravel(), "slot_rows")
         self._slots = variable(slots, "slots")
 
     def cost(self):
         # Blocks that are read are written and read again, but mostly in the cache.
-        return 4.0 * self._centres.shape[1] * (self.most + 2.0 * self.effort * self.block)
+        return 4.0 * self._centers.shape[1] * (self.most + 2.0 * self.effort * self.block)
 
     def best(self, queries, count):
         asked = tf.concat([queries, tf.norm(queries, axis=1, keepdims=True)], axis=1)
-        expected = tf.matmul(asked, self._centres, transpose_b=True)
+        expected = tf.matmul(asked, self._centers, transpose_b=True)
         chosen = tf.math.top_k(expected, self.effort, sorted=False).indices
         found = self.effort * self.block
         scores = tf.reshape(self.storage.rough(queries, chosen), [tf.shape(queries)[0], found])

@@ -12,7 +12,7 @@ class ScanSearch(Search):
     """A product with the first principal directions in bfloat16 finds `again` times as many as are wanted; these are scored in
     float32.
 
-    For vectors without neighbourhoods, where partitions would have to look nearly everywhere. On a TPU the first step is what
+    For vectors without neighborhoods, where partitions would have to look nearly everywhere. On a TPU the first step is what
     its matrix unit and `tf.math.approx_max_k` are made for.
 
     Args:

@@ -13,7 +13,7 @@ _GROUP = 64
 class Search(tf.Module, abc.ABC):
     """Vectors, found again by their inner product with a query.
 
-    Vectors are kept in slots, in whatever order suits the search; `rows` are their numbers in the catalogue.
+    Vectors are kept in slots, in whatever order suits the search; `rows` are their numbers in the catalog.
 
     Attributes:
         size: how many vectors there are.
@@ -43,7 +43,7 @@ class Search(tf.Module, abc.ABC):
 
     @abc.abstractmethod
     def vectors(self, rows: tf.Tensor) -> tf.Tensor:
-        """`[...] int32` rows, all of them in the catalogue -> `[..., D] float32`."""
+        """`[...] int32` rows, all of them in the catalog -> `[..., D] float32`."""
 
     def rows_of(self, slots: tf.Tensor) -> tf.Tensor:
         """`[...] int32` slots -> rows."""

@@ -58,24 +58,24 @@ class WholeBlocks(Storage):
 
 
 class Int8Blocks(Storage):
-    """Distances from the centre as 8 bits for the rough scores, and 8 more for the final ones; one step size per block.
+    """Distances from the center as 8 bits for the rough scores, and 8 more for the final ones; one step size per block.
 
     Args:
         packed: `[blocks, block, D]`.
-        centres: `[blocks, D]`.
+        centers: `[blocks, D]`.
         filled: `[blocks, block] bool`.
     """
 
     again = 2
 
-    def __init__(self, packed: np.ndarray, centres: np.ndarray, filled: np.ndarray) -> None:
+    def __init__(self, packed: np.ndarray, centers: np.ndarray, filled: np.ndarray) -> None:
         super().__init__(name="int8")
-        away = packed - centres[:, None]
+        away = packed - centers[:, None]
         away[~filled] = 0.0
         steps = np.maximum(np.abs(away).max(axis=(1, 2)), 1e-30) / 127.0
         away /= steps[:, None, None]
         coarse = np.rint(away)
-        self._centres = variable(centres, "centres")
+        self._centers = variable(centers, "centers")
         self._steps = variable(steps.astype(np.float32), "steps")
         self._coarse = variable(coarse.astype(np.int8), "coarse")
         self._fine = variable(np.rint((away - coarse) * 254.0).astype(np.int8), "fine")
@@ -84,8 +84,8 @@ class Int8Blocks(Storage):
 
     def rough(self, queries, chosen):
         away = _matvec(tf.cast(take(self._coarse, chosen), tf.float32), queries)
-        centred = tf.linalg.matvec(take(self._centres, chosen), queries)
-        scores = away * take(self._steps, chosen)[:, :, None] + centred[:, :, None]
+        centered = tf.linalg.matvec(take(self._centers, chosen), queries)
+        scores = away * take(self._steps, chosen)[:, :, None] + centered[:, :, None]
         return tf.where(self._there(chosen), scores, LOWEST)
 
     def vectors(self, slots):
@@ -109,7 +109,7 @@ class Int8Blocks(Storage):
 
     def _decode(self, coarse: tf.Tensor, fine: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
         away = tf.cast(coarse, tf.float32) + tf.cast(fine, tf.float32) / 254.0
-        return away * tf.expand_dims(take(self._steps, block), -1) + take(self._centres, block)
+        return away * tf.expand_dims(take(self._steps, block), -1) + take(self._centers, block)
 
 
 def variable(value: np.ndarray, name: str) -> tf.Variable:

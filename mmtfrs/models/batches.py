@@ -21,7 +21,7 @@ class TrainingRows:
         events: the training log; events on unknown items are left out.
 
     Raises:
-        DataError: no event is on an item of the catalogue, or the rating task is asked of a log without ratings.
+        DataError: no event is on an item of the catalog, or the rating task is asked of a log without ratings.
     """
 
     def __init__(self, config: Config, tables: Tables, events: Events) -> None:
@@ -30,7 +30,7 @@ class TrainingRows:
         self.histories = Histories(tables, events, config.model.history_length)
         kept = self.histories.kept
         if not len(kept):
-            raise DataError("no event is on an item of the catalogue, so there is nothing to train on.")
+            raise DataError("no event is on an item of the catalog, so there is nothing to train on.")
         users = tables.user_rows(events.user_ids[kept])
         self.columns = {
             "user": users,

@@ -1,4 +1,4 @@
-"""What a training step minimises: a loss of each positive against columns of negatives."""
+"""What a training step minimizes: a loss of each positive against columns of negatives."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def check_run(folder: str | Path, part: str | None = None) -> dict:
     """`run.json` of a finished run, which has events in `part` if one is named.
 
     Raises:
-        RunError: this is no run folder, it is unfinished or of another version, or it has no such events.
+        RunError: not a run folder, it is unfinished or of another version, or it has no such events.
     """
     facts = read_facts(folder)
     if not (Path(folder) / WEIGHTS).exists():
@@ -61,7 +61,7 @@ def read_facts(folder: str | Path) -> dict:
         version = facts["format"]
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(
-            f"{folder}: this is no run folder (it has no readable run.json). Give the --out of a `mmtfrs train`."
+            f"{folder}: not a run folder (it has no readable run.json). Give the --out of a `mmtfrs train`."
         ) from None
     if version != FORMAT:
         raise RunError(

@@ -26,7 +26,7 @@ def _unit(x: tf.Tensor) -> tf.Tensor:
     return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)
 
 
-def _centred(x: tf.Tensor) -> tf.Tensor:
+def _centered(x: tf.Tensor) -> tf.Tensor:
     return _unit(x - tf.reduce_mean(x, axis=-1, keepdims=True))
 
 
@@ -44,7 +44,7 @@ SCORES: dict[str, Score] = {
         lambda c: tf.concat([c, tf.ones_like(c[..., :1]), -_square(c)], axis=-1),
         extra=2,
     ),
-    "pearson": Score(_centred, _centred),
+    "pearson": Score(_centered, _centered),
 }
 
 

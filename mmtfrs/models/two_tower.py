@@ -208,10 +208,10 @@ class TwoTower(tfrs.Model):
 
     def _learned(self, media, presence, ids=None, training: bool | None = None):
         """`(blocks [B, K, D], guess of the last block [B, D] or None, weights [B, M])`, by what was learned alone."""
-        standing = presence
+        available = presence
         if self.imputer is not None:
-            media, standing = self.imputer(media, presence, training=training)
-        blocks, weights = self.candidate_tower(media, presence, ids, standing, training=training)
+            media, available = self.imputer(media, presence, training=training)
+        blocks, weights = self.candidate_tower(media, presence, ids, available, training=training)
         blocks = self.score.candidate(blocks)
         if self.id_guess is None:
             return blocks, None, weights
@@ -306,10 +306,10 @@ class TwoTower(tfrs.Model):
 
     def _shown(self, reduced: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Media as a query for what is like them: `(blocks [B, K, D], weights [B, M])`, nothing in the block of the ids."""
-        own, standing = reduced, presence
+        own, available = reduced, presence
         if self.imputer is not None:
-            reduced, standing = self.imputer(reduced, presence)
-        blocks, weights = self.candidate_tower(reduced, presence, None, standing)
+            reduced, available = self.imputer(reduced, presence)
+        blocks, weights = self.candidate_tower(reduced, presence, None, available)
         blocks = self._or_alike(self.score.query(blocks), self.score.query, (own, presence))
         shares = tf.reshape(self.blend[: self.media_blocks] + 1e-6, [-1, 1])
         shares = tf.pad(shares / tf.reduce_sum(shares), [[0, self.blocks - self.media_blocks], [0, 0]])
@@ -366,7 +366,7 @@ class TwoTower(tfrs.Model):
         return np.concatenate([np.zeros(0, np.float32), *found])
 
     def candidate_embeddings(self) -> np.ndarray:
-        """`[N, W] float32`: the whole catalogue, in its order."""
+        """`[N, W] float32`: the whole catalog, in its order."""
         return np.concatenate(list(self._batches(self._candidates, np.arange(1, len(self.data.item_ids) + 1))))
 
     def query_embeddings(self, user_ids, pasts: Pasts) -> np.ndarray:

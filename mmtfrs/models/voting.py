@@ -8,7 +8,7 @@ VOTES = 100  # length of the list that each block votes for
 
 
 def votes(queries: tf.Tensor, candidates: tf.Tensor, blocks: int) -> tf.Tensor:
-    """Each block ranks the catalogue and gives its best item 1 vote, the next a little less, down to 0 after 100 items.
+    """Each block ranks the catalog and gives its best item 1 vote, the next a little less, down to 0 after 100 items.
 
     Args:
         queries: `[B, W]`, blocks side by side.

@@ -19,14 +19,14 @@ class CandidateTower(keras.layers.Layer):
 
     Args:
         config: sizes, fusion, dropout and the weight of the alignment.
-        modalities: those of the catalogue; may be none, then the id alone is left.
+        modalities: those of the catalog; may be none, then the id alone is left.
         item_rows: rows of the id embedding, 1 + the number of items.
 
     Call arguments:
         media: `{modality: [B, r]}` reduced features.
         presence: `[B, M]` float32 in the order of `modalities`.
         ids: `[B]` int32 id rows, 0 for unknown, or None for items without an id.
-        standing: `[B, M]` float32, where `media` has features, real or guessed; `presence` if None.
+        available: `[B, M]` float32, where `media` has features, real or guessed; `presence` if None.
         training: whether to drop out, and to add the alignment to the losses.
 
     Returns:
@@ -48,16 +48,16 @@ class CandidateTower(keras.layers.Layer):
         if self.config.use_item_id or not self.modalities:
             self.ids = IdEmbedding(item_rows, dim, name="item_id", dtype=policy)
 
-    def call(self, media, presence, ids=None, standing=None, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(self, media, presence, ids=None, available=None, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         parts, weights = [], tf.zeros_like(presence)
         if self.modalities:
-            standing = presence if standing is None else standing
+            available = presence if available is None else available
             if training:
-                standing = hide_modalities(standing, self.config.modality_dropout)
+                available = hide_modalities(available, self.config.modality_dropout)
             vectors = {name: self.project[name](media[name]) for name in self.modalities}
             if self.alignment and training:
                 self.add_loss(self.alignment * alignment_loss(vectors, presence))
-            fused, weights = self.fusion(vectors, standing, training=training)
+            fused, weights = self.fusion(vectors, available, training=training)
             weights = fusion.masked_share(weights, presence)
             parts.append(fused if self.mlp is None else fused + self.mlp(tf.nn.relu(fused), training=training))
         if self.ids is not None:

@@ -29,7 +29,7 @@ class GeneratorImputer(keras.layers.Layer):
         training: whether to add the imputer's own terms to the losses.
 
     Returns:
-        `(media, standing [B, M] float32)`: what is present untouched, guesses for the rest, and where either stands.
+        `(media, available [B, M] float32)`: what is present untouched, guesses for the rest, and where either stands.
 
     Reference: Peng and Qi, CM-GANs: Cross-modal Generative Adversarial Networks, TOMM 2019, arXiv:1710.05106; Goodfellow et
     al., Generative Adversarial Networks, 2014.
@@ -50,16 +50,16 @@ class GeneratorImputer(keras.layers.Layer):
             return keras.Sequential([dense(self.hidden, "relu"), dense(out)], name=f"{kind}_{name}")
 
         total, count = sum(self.dims), len(self.dims)
-        self.generators, self.judges = [], []
+        self.generators, self.discriminators = [], []
         for name, dim in zip(self.modalities, self.dims, strict=True):
             self.generators.append(network(name, dim, "generator"))
             self.generators[-1].build((None, total - dim + count - 1))
-            self.judges.append(network(name, 1, "judge"))
-            self.judges[-1].build((None, dim))
+            self.discriminators.append(network(name, 1, "discriminator"))
+            self.discriminators[-1].build((None, dim))
         super().build(input_shape)
 
     def call(self, media: Media, presence: tf.Tensor, training: bool | None = None) -> tuple[Media, tf.Tensor]:
-        filled, standing = {}, []
+        filled, available = {}, []
         for index, name in enumerate(self.modalities):
             there = presence[:, index]
             others = tf.minimum(tf.reduce_sum(presence, axis=1) - there, 1.0)
@@ -68,8 +68,8 @@ class GeneratorImputer(keras.layers.Layer):
                 self.add_loss(self.loss_of(index, media[name], guess, there * others))
             missing = ((1.0 - there) * others)[:, None]
             filled[name] = media[name] + missing * guess
-            standing.append(tf.maximum(there, others))
-        return filled, tf.stack(standing, axis=1)
+            available.append(tf.maximum(there, others))
+        return filled, tf.stack(available, axis=1)
 
     def context(self, index: int, media: Media, presence: tf.Tensor) -> tf.Tensor:
         """The other modalities side by side, and which of them are there."""
@@ -84,8 +84,8 @@ class GeneratorImputer(keras.layers.Layer):
 
     def loss_of(self, index: int, real: tf.Tensor, guess: tf.Tensor, both: tf.Tensor) -> tf.Tensor:
         """The imputation loss on observed entries (`both [B]` is 1), a scalar."""
-        judge = self.judges[index]
-        verdict = tf.nn.softplus(-judge(real)) + tf.nn.softplus(judge(_reverse(guess)))
+        discriminator = self.discriminators[index]
+        verdict = tf.nn.softplus(-discriminator(real)) + tf.nn.softplus(discriminator(_reverse(guess)))
         error = tf.reduce_mean(tf.square(real - guess), axis=1)
         losses = error + self.adversarial * verdict[:, 0]
         return tf.math.divide_no_nan(tf.reduce_sum(both * losses), tf.reduce_sum(both))

@@ -17,7 +17,7 @@ class QueryTower(keras.layers.Layer):
 
     Args:
         config: sizes, fusion and dropout.
-        modalities: those of the catalogue; may be none, then ids and history alone are left.
+        modalities: those of the catalog; may be none, then ids and history alone are left.
         user_rows: rows of the user embedding, 1 + the number of users.
         item_rows: rows of the history's id embedding, 1 + the number of items.
         owned: modalities that users have media of.

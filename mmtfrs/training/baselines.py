@@ -60,8 +60,8 @@ def train_baseline(name: str, model: TwoTower, split: Split, cache: Path | None 
         cache: folder that keeps the weights, so that the next call only loads them.
 
     Returns:
-        The baseline, or None where there is nothing for it to work on: a modality that the catalogue does not have, content of
-        items without media, EASE of a catalogue that is too large to invert.
+        The baseline, or None where there is nothing for it to work on: a modality that the catalog does not have, content of
+        items without media, EASE of a catalog that is too large to invert.
 
     Raises:
         ConfigError: an unknown name.
@@ -94,7 +94,7 @@ def _fixed(name: str, model: TwoTower, split: Split) -> Scorer | None:
         return ItemKNNScorer(content) if content is not None and len(content) > 1 else None
     items = len(model.data.item_ids)
     if items > MAX_ITEMS:
-        log.warning("ease is left out: the catalogue has %d items, more than %d", items, MAX_ITEMS)
+        log.warning("ease is left out: the catalog has %d items, more than %d", items, MAX_ITEMS)
         return None
 
     content = None

@@ -43,5 +43,5 @@ def compare_runs(first: str | Path, second: str | Path, part: str = "test", metr
         Questions(model.data, events, model.repeats).ask(ModelScorer(model), ks, collected)
         values.append({name: np.concatenate([each[name] for each in collected]) for name in metrics})
     if len(values[0][metrics[0]]) != len(values[1][metrics[0]]):
-        raise RunError(f"{first} and {second} have different catalogues, so users are not asked the same. Use the same items.")
+        raise RunError(f"{first} and {second} have different catalogs, so users are not asked the same. Use the same items.")
     return [paired_bootstrap(name, values[0][name], values[1][name]) for name in metrics]

@@ -33,7 +33,7 @@ def finetune(
     """Trains the top blocks of the image encoder with the towers, keeps the best epoch, and refreshes the features.
 
     Pictures are decoded in tf.data and encoded in the step; the batch's items take their features from there, all others
-    (histories, negatives) from the table. Batch normalisation stays as it was. Afterwards the tuned encoder encodes every
+    (histories, negatives) from the table. Batch normalization stays as it was. Afterwards the tuned encoder encodes every
     picture once, and a model on these features is returned; it is the one that went in where no epoch was better.
 
     Args:
@@ -209,7 +209,7 @@ class _Stage:
 
 
 def _top_variables(encoder: ImageEncoder, count: int) -> list[tf.Variable]:
-    """The weights of the top blocks; batch normalisation, which would forget what it knows, is left out.
+    """The weights of the top blocks; batch normalization, which would forget what it knows, is left out.
 
     A block is a run of layers whose names start alike (`block7a`, `conv5`), as keras.applications names them.
     """

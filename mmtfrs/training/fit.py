@@ -72,7 +72,7 @@ def fit_to_best(
     best = int(np.argmax([logs[metric] for logs in history])) + 1
     both = inner.test.known
     if progress:
-        print(f"once more on training and validation events, {best} epochs", file=sys.stderr)
+        print(f"refitting on training and validation events, {best} epochs", file=sys.stderr)
     final = _on(model, both)
     for name in ("blend", "alike", "fresh"):  # for want of events that it was not trained on
         getattr(final, name).assign(getattr(model, name))
@@ -221,7 +221,7 @@ class _Lines(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._start, self._done = time.monotonic(), self._checkpoint.epoch
         if self._done:
-            print(f"going on after epoch {self._done}", file=sys.stderr)
+            print(f"resuming after epoch {self._done}", file=sys.stderr)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         checkpoint = self._checkpoint

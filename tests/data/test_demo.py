@@ -1,4 +1,4 @@
-"""The demo catalogue holds what it promises."""
+"""The demo catalog holds what it promises."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_events_on_unknown_items_are_set_aside(tmp_path):
     assert events.item_ids.tolist() == ["a"]
     (problem,) = events.problems
     assert problem.rows == (3,) and problem.severity == "warning" and "zz" in problem.rule
-    with pytest.raises(DataError, match="no event is on an item of the catalogue"):
+    with pytest.raises(DataError, match="no event is on an item of the catalog"):
         Events.read(_write(tmp_path, HEADER + "u,zz,2\n"), catalog=catalog)
 
 

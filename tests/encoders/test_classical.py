@@ -88,7 +88,7 @@ def test_tfidf_is_fitted_by_the_extraction_and_travels(tmp_path):
         {name: np.array([value], object) for name, value in (("text", b"the red shoe"), ("image", b""), ("audio", b""))},
     )
     assert answer["weights"].tolist() == [[1.0]]
-    with pytest.raises(EncoderError, match="`tfidf` is fitted on a catalogue"):
+    with pytest.raises(EncoderError, match="`tfidf` is fitted on a catalog"):
         encoders.load("text", "tfidf")
     with pytest.raises(EncoderError, match="no file of fitted TF-IDF weights"):
         load_tfidf(tmp_path / "missing.npz")

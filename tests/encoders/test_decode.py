@@ -50,7 +50,7 @@ def test_every_layout_gives_rgb_on_host_and_in_graph(mode, name):
     host = np.asarray(decode.open_image(data, LIMIT))
     assert host.shape == (30, 20, 3) and host.dtype == np.uint8
     graph = _graph_image(data)
-    tolerance = 40 if mode == "CMYK" else (6 if name == "JPEG" else 1)  # decoders round colour conversion differently
+    tolerance = 40 if mode == "CMYK" else (6 if name == "JPEG" else 1)  # decoders round color conversion differently
     assert np.abs(host.astype(int) - graph).max() <= tolerance
     if name == "PNG" and mode == "RGB":
         np.testing.assert_array_equal(host, np.asarray(image))

@@ -79,7 +79,7 @@ def test_published_efficientnet_weights_get_their_missing_layer():
     published = keras.layers.Rescaling((1 / np.sqrt(stddev)).tolist())(local)
     pictures = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
     model = keras.Model(inputs, local)
-    # A normalisation given as arguments has no weights; what a checkpoint restores is these attributes.
+    # A normalization given as arguments has no weights; what a checkpoint restores is these attributes.
     corrected = model(_efficientnet_correction(model)(pictures)).numpy()
     np.testing.assert_allclose(corrected, keras.Model(inputs, published)(pictures).numpy(), atol=1e-5)
     plain = keras.Model(inputs, keras.layers.Normalization(mean=mean, variance=stddev**2)(scaled))
@@ -125,8 +125,8 @@ def test_a_failed_download_names_handle_and_alternative(modality, name, handle, 
 @pytest.mark.parametrize(
     ("modality", "name", "message"),
     [
-        ("image", "efficientnetb00", r"no image encoder `efficientnetb00`.*Did you mean `efficientnetb0`"),
-        ("text", "./nowhere", "not a known name, nor an existing path"),
+        ("image", "efficientnetb00", r"unknown image encoder `efficientnetb00`.*Did you mean `efficientnetb0`"),
+        ("text", "./nowhere", "neither a known name nor an existing path"),
         ("audio", "yamnett", "Did you mean `yamnet`"),
         ("smell", "x", "`modality` must be one of image, text, audio. Received: 'smell'."),
     ],

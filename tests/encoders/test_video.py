@@ -17,19 +17,19 @@ from mmtfrs.sections import ExtractionConfig
 
 av = pytest.importorskip("av", reason="videos need PyAV")
 BOUNDS = ExtractionConfig()
-GREYS = (20, 90, 160, 230)
+GRAYS = (20, 90, 160, 230)
 
 
-def _clip(path=None, frames_per_grey=6, sound=True, size=64) -> bytes:
-    """Four greys, one after the other, at 12 frames a second, with a tone of 440 Hz at 22 050 Hz."""
+def _clip(path=None, frames_per_gray=6, sound=True, size=64) -> bytes:
+    """Four grays, one after the other, at 12 frames a second, with a tone of 440 Hz at 22 050 Hz."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as container:
         stream = container.add_stream("mpeg4", rate=12)
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
         audio = container.add_stream("pcm_s16le", rate=22_050) if sound else None
-        for grey in np.repeat(GREYS, frames_per_grey):
-            picture = np.full((size, size, 3), grey, np.uint8)
+        for gray in np.repeat(GRAYS, frames_per_gray):
+            picture = np.full((size, size, 3), gray, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
         if audio is not None:
@@ -47,10 +47,10 @@ def _clip(path=None, frames_per_grey=6, sound=True, size=64) -> bytes:
 def test_frames_are_spread_evenly():
     frames = sample_frames(_clip(), 32, ExtractionConfig(frames=4))
     assert frames.shape == (4, 32, 32, 3) and frames.dtype == np.uint8
-    np.testing.assert_allclose(frames.mean(axis=(1, 2, 3)), GREYS, atol=6)
-    many = sample_frames(_clip(frames_per_grey=40), 8, ExtractionConfig(frames=4))
-    np.testing.assert_allclose(many.mean(axis=(1, 2, 3)), GREYS, atol=6)
-    assert len(sample_frames(_clip(frames_per_grey=1), 8, BOUNDS)) == 4  # fewer than asked for
+    np.testing.assert_allclose(frames.mean(axis=(1, 2, 3)), GRAYS, atol=6)
+    many = sample_frames(_clip(frames_per_gray=40), 8, ExtractionConfig(frames=4))
+    np.testing.assert_allclose(many.mean(axis=(1, 2, 3)), GRAYS, atol=6)
+    assert len(sample_frames(_clip(frames_per_gray=1), 8, BOUNDS)) == 4  # fewer than asked for
 
 
 def test_sound_track_is_resampled():
@@ -96,7 +96,7 @@ def test_bad_videos(data, bounds, message):
         sound_track(_clip(sound=False), 60.0)
 
 
-def test_a_catalogue_with_videos(tmp_path):
+def test_a_catalog_with_videos(tmp_path):
     """A video stands in for what an item lacks; its own picture comes first; silence is no mistake."""
     from PIL import Image
 

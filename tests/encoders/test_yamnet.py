@@ -101,5 +101,5 @@ def test_random_weights_do_not_leak_between_clips():
 
 def test_other_weights_are_refused(tmp_path):
     (tmp_path / "x.h5").write_bytes(b"no weights")
-    with pytest.raises(EncoderError, match="these are no weights of YAMNet"):
+    with pytest.raises(EncoderError, match="not a YAMNet checkpoint"):
         encoders.load("audio", tmp_path / "x.h5")

@@ -75,9 +75,9 @@ def test_item_knn_by_hand():
     events = Events(["u", "v"], ["a", "c"], [1, 2])
     tables = Tables.build(Config(), Catalog.from_dict({"item_id": list("abcd")}), Features({}), events)
     users = np.array(["u", "v", "w"], object)
-    scores = ItemKNNScorer(content, neighbours=2).scores(users, Histories(tables, events, 0).pasts(users))
+    scores = ItemKNNScorer(content, neighbors=2).scores(users, Histories(tables, events, 0).pasts(users))
     np.testing.assert_allclose(scores, [[0, 0.8, 0, 0], [0, 0.6, 0, 0], [0, 0, 0, 0]], atol=1e-6)
-    # u took a: its neighbours are b (0.8) and c (0.0); v took c: b (0.6) and a or d (0.0).
+    # u took a: its neighbors are b (0.8) and c (0.0); v took c: b (0.6) and a or d (0.0).
 
 
 def test_bpr_beats_popularity_on_planted_groups():

@@ -49,7 +49,7 @@ class _Fixed:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whole_catalogue_against_a_slow_loop(seed):
+def test_whole_catalog_against_a_slow_loop(seed):
     rng = np.random.default_rng(seed)
     items, users, ks = 40, 30, (1, 5, 20)
     pairs = [(f"u{u}", f"i{i}") for u in range(users) for i in rng.choice(items - 6, 9, False)]
@@ -85,7 +85,7 @@ def test_whole_catalogue_against_a_slow_loop(seed):
 
 
 def test_a_scorer_that_knows_nothing_is_at_chance():
-    """All scores equal: recall@5 of 50 unseen items must be near 0.1, whatever the catalogue's order."""
+    """All scores equal: recall@5 of 50 unseen items must be near 0.1, whatever the catalog's order."""
     users = 3000
     catalog = Catalog.from_dict({"item_id": [f"i{n:02d}" for n in range(50)]})
     known = Events(["someone"], ["i00"], [0])
@@ -105,7 +105,7 @@ def test_seen_items_are_left_out_and_groups_are_apart():
     assert result["recall@1"] == 1.0 and result["users"] == 2
     assert result["new_users"] == {"users": 1, **{name: 1.0 for name in result["new_users"] if name != "users"}}
     assert result["known_users"]["users"] == 1
-    assert result["new_items"]["share_of_lists"] == 0.5 and result["new_items"]["share_of_catalogue"] == 0.5
+    assert result["new_items"]["share_of_lists"] == 0.5 and result["new_items"]["share_of_catalog"] == 0.5
     with pytest.raises(DataError, match="there is nothing to evaluate"):
         Questions(tables, Events(["u"], ["a"], [9], known=known))
 

@@ -1,4 +1,4 @@
-"""A changed catalogue becomes the next version: without training, encoding only what is new, complete or not at all."""
+"""A changed catalog becomes the next version: without training, encoding only what is new, complete or not at all."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ def test_components(shape):
     adapter = Adapter.fit(FeatureRows(values, np.arange(len(values))), 8, seed=0)
     reduced = adapter.reduce(values)
     assert reduced.shape == (len(values), 8) and abs((reduced**2).mean() - 1) < 1e-4
-    centred = values - values.mean(axis=0)
-    _, singular, _ = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+    centered = values - values.mean(axis=0)
+    _, singular, _ = np.linalg.svd(centered.astype(np.float64), full_matrices=False)
     variances = np.sort((reduced.astype(np.float64) ** 2).sum(axis=0))[::-1]
     np.testing.assert_allclose(variances / variances.sum(), singular[:8] ** 2 / (singular[:8] ** 2).sum(), rtol=1e-3)
     covariance = reduced.T @ reduced
@@ -60,7 +60,7 @@ def test_tables_by_hand(tmp_path):
 def test_table_errors():
     catalog = Catalog.from_dict({"item_id": ["a", "b", "c"]})
     features = Features.from_arrays({"text": np.ones((2, 4))})
-    with pytest.raises(DataError, match="`features` has 2 rows of text, the catalogue 3 items"):
+    with pytest.raises(DataError, match="`features` has 2 rows of text, the catalog 3 items"):
         Tables.build(Config(), catalog, features, Events(["u"], ["a"], [1]))
-    with pytest.raises(DataError, match="no training event is on an item of the catalogue"):
+    with pytest.raises(DataError, match="no training event is on an item of the catalog"):
         Tables.build(Config(), catalog, Features({}), Events(["u"], ["zz"], [1]))

@@ -10,7 +10,7 @@ from mmtfrs.sections import GraphConfig
 
 
 def test_edges_by_hand():
-    # Two pairs of twins: each one's nearest neighbour is its twin.
+    # Two pairs of twins: each one's nearest neighbor is the other of its pair.
     vectors = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], np.float32)
     first, second, weights = edges(vectors, 1)
     assert list(zip(first, second, strict=True)) == [(0, 1), (1, 0), (2, 3), (3, 2)] and (weights == 1).all()
@@ -19,7 +19,7 @@ def test_edges_by_hand():
 def test_equals_the_dense_form():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(40, 5)).astype(np.float32)
-    config = GraphConfig(neighbours=3, layers=2, share=0.4)
+    config = GraphConfig(neighbors=3, layers=2, share=0.4)
     found = smooth(MediaRows(np.concatenate([np.zeros((1, 5), np.float32), vectors]), np.arange(41)), "image", config)
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     similar = units @ units.T

@@ -19,7 +19,7 @@ def _file(tmp_path, values, ids=None):
     return tmp_path / "clip.npy"
 
 
-def test_in_the_order_of_the_catalogue(tmp_path):
+def test_in_the_order_of_the_catalog(tmp_path):
     values = np.arange(6, dtype=np.float64).reshape(3, 2)
     rows = load_own("clip", _file(tmp_path, values), CATALOG)
     assert rows[:].tolist() == values.tolist() and rows[:].dtype == np.float32 and rows.present.all()
@@ -39,7 +39,7 @@ def test_in_the_order_of_its_ids(tmp_path):
         (np.array([["x"]] * 3), None, "Received: <U1"),
         (np.array([[0.0], [np.nan], [1.0]]), None, "NaN or infinity in 1 or more rows, the first is row 1"),
         (np.zeros((3, 1)), ["a", "b"], "must list each row's item once. Received: 2 ids, 2 different, 3 rows"),
-        (np.zeros((2, 1)), ["x", "y"], "no id is in the catalogue"),
+        (np.zeros((2, 1)), ["x", "y"], "no id is in the catalog"),
     ],
 )
 def test_bad_files(tmp_path, values, ids, message):

@@ -36,8 +36,8 @@ def test_the_share_is_what_its_definition_says():
             total += one @ one
     found = told(users, items, _media(features), 0)
     # What is subtracted is chance: items in any order, of which a user's other items are a sample without the one looked at.
-    centre = features.mean(axis=0)
-    chance = (40 * 40 * (centre @ centre) - np.square(features).sum()) / (40 * 39) / np.square(features).sum(axis=1).mean()
+    center = features.mean(axis=0)
+    chance = (40 * 40 * (center @ center) - np.square(features).sum()) / (40 * 39) / np.square(features).sum(axis=1).mean()
     assert found.share == pytest.approx(along / total - chance, abs=3 * found.error)
     assert 0.05 < found.share < 0.5 and found.share > 10 * found.error and not found.nothing
 

@@ -17,7 +17,7 @@ N, D, K = 9000, 8, 10
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(N, D)).astype(np.float32)
 IDS = np.array([f"i{row}" for row in range(N)], object)
-COLOURS = np.array(["red", "green", "blue", "", "gold"], object)[RNG.choice(5, N, p=[0.3, 0.3, 0.3, 0.09, 0.01])]
+COLORS = np.array(["red", "green", "blue", "", "gold"], object)[RNG.choice(5, N, p=[0.3, 0.3, 0.3, 0.09, 0.01])]
 SIZES = np.array(["s", "m=x", "l"], object)[RNG.integers(0, 3, N)]
 SEARCHES = {
     "exact": lambda: ExactSearch(VECTORS),
@@ -28,7 +28,7 @@ SEARCHES = {
 
 @pytest.fixture(scope="module", params=SEARCHES)
 def index(request):
-    return Index(IDS, SEARCHES[request.param](), K, {"colour": COLOURS, "size": SIZES})
+    return Index(IDS, SEARCHES[request.param](), K, {"color": COLORS, "size": SIZES})
 
 
 @functools.cache
@@ -62,12 +62,12 @@ def brute(query, fits, boost=0.0, k=K):
 
 
 @pytest.mark.parametrize("allow, fits", [
-    (["colour=gold"], COLOURS == "gold"),
-    (["colour=gold", "size=m=x"], (COLOURS == "gold") & (SIZES == "m=x")),
-    (["colour=red", "", "colour=gold"], (COLOURS == "red") | (COLOURS == "gold")),
-    (["size=l", "colour=blue"], (COLOURS == "blue") & (SIZES == "l")),
+    (["color=gold"], COLORS == "gold"),
+    (["color=gold", "size=m=x"], (COLORS == "gold") & (SIZES == "m=x")),
+    (["color=red", "", "color=gold"], (COLORS == "red") | (COLORS == "gold")),
+    (["size=l", "color=blue"], (COLORS == "blue") & (SIZES == "l")),
     (["size=l", "size=s", "size=m=x"], np.ones(N, bool)),
-    (["colour=pink"], np.zeros(N, bool)),
+    (["color=pink"], np.zeros(N, bool)),
 ])  # fmt: skip
 def test_the_best_of_what_fits(index, allow, fits):
     queries = RNG.normal(size=(3, D)).astype(np.float32)
@@ -85,18 +85,18 @@ def test_the_best_of_what_fits(index, allow, fits):
 def test_rows_of_a_batch_have_their_own_filters(index):
     queries = RNG.normal(size=(2, D)).astype(np.float32)
     nothing = tf.zeros([2, 0], tf.string)
-    found, _ = index.filtered(tf.constant(queries), nothing, tf.constant([["colour=gold", ""], ["colour=red", "size=s"]]),
+    found, _ = index.filtered(tf.constant(queries), nothing, tf.constant([["color=gold", ""], ["color=red", "size=s"]]),
                               nothing, tf.zeros([2, 0]), tf.zeros([2]))  # fmt: skip
-    assert [name.decode() for name in found.numpy()[0]] == brute(queries[0], COLOURS == "gold")[0]
-    assert [name.decode() for name in found.numpy()[1]] == brute(queries[1], (COLOURS == "red") & (SIZES == "s"))[0]
+    assert [name.decode() for name in found.numpy()[0]] == brute(queries[0], COLORS == "gold")[0]
+    assert [name.decode() for name in found.numpy()[1]] == brute(queries[1], (COLORS == "red") & (SIZES == "s"))[0]
 
 
-@pytest.mark.parametrize("allow", [(), ("colour=gold",), ("size=s",)])
+@pytest.mark.parametrize("allow", [(), ("color=gold",), ("size=s",)])
 def test_boosts_are_added(index, allow):
     query = RNG.normal(size=(1, D)).astype(np.float32)
-    boost = 1.5 * (COLOURS == "gold") - 0.7 * (SIZES == "s") + 0.5 * (COLOURS == "gold")
-    fits = np.ones(N, bool) if not allow else (COLOURS == "gold") if "colour" in allow[0] else (SIZES == "s")
-    found, scores = ask(index, query, (), allow, [("colour=gold", 1.5), ("size=s", -0.7), ("colour=gold", 0.5), ("", 9.0)])
+    boost = 1.5 * (COLORS == "gold") - 0.7 * (SIZES == "s") + 0.5 * (COLORS == "gold")
+    fits = np.ones(N, bool) if not allow else (COLORS == "gold") if "color" in allow[0] else (SIZES == "s")
+    found, scores = ask(index, query, (), allow, [("color=gold", 1.5), ("size=s", -0.7), ("color=gold", 0.5), ("", 9.0)])
     names, expected = brute(query[0], fits, boost)
     assert [name.decode() for name in found.numpy()[0]] == names
     np.testing.assert_allclose(scores[0], expected, atol=2e-3)
@@ -111,11 +111,11 @@ def test_without_requests_it_is_the_plain_call(index):
 
 
 @pytest.mark.parametrize("bad, message", [
-    ({"allow": ["weight=5"]}, "attribute=value, of the attributes this model knows .colour, size."),
-    ({"allow": ["colour"]}, "allow: every entry must be"),
-    ({"allow": ["colour="]}, "allow: every entry must be"),
+    ({"allow": ["weight=5"]}, "attribute=value, of the attributes this model knows .color, size."),
+    ({"allow": ["color"]}, "allow: every entry must be"),
+    ({"allow": ["color="]}, "allow: every entry must be"),
     ({"boosts": [("shape=x", 1.0)]}, "boost_attribute: every entry must be"),
-    ({"boosts": [("colour=red", float("nan"))]}, "boost: must be finite"),
+    ({"boosts": [("color=red", float("nan"))]}, "boost: must be finite"),
     ({"diversity": 1.5}, r"diversity: must lie in \[0, 1\]"),
     ({"diversity": float("nan")}, r"diversity: must lie in \[0, 1\]"),
 ])  # fmt: skip
@@ -124,11 +124,11 @@ def test_bad_requests(index, bad, message):
         ask(index, VECTORS[:1], **bad)
 
 
-def test_a_catalogue_without_attributes():
+def test_a_catalog_without_attributes():
     plain = Index(["a", "b"], np.eye(2), 2)
     assert ask(plain, np.float32([[0, 1]]))[0].numpy().tolist() == [[b"b", b"a"]]
     with pytest.raises(tf.errors.InvalidArgumentError, match="knows .none."):
-        ask(plain, np.float32([[0, 1]]), allow=["colour=red"])
+        ask(plain, np.float32([[0, 1]]), allow=["color=red"])
 
 
 def greedy(scores, vectors, diversity, count):
@@ -155,8 +155,8 @@ def test_mmr_against_the_definition(diversity):
 
 
 def test_diverse_lists_are_less_alike_and_keep_their_filter(index):
-    query = VECTORS[COLOURS == "red"][:1]
-    lists = [ask(index, query, (), ["colour=red"], diversity=value)[0].numpy()[0] for value in (0.0, 0.7)]
+    query = VECTORS[COLORS == "red"][:1]
+    lists = [ask(index, query, (), ["color=red"], diversity=value)[0].numpy()[0] for value in (0.0, 0.7)]
 
     def likeness(names):
         rows = [int(name[1:]) for name in names]
@@ -164,5 +164,5 @@ def test_diverse_lists_are_less_alike_and_keep_their_filter(index):
         return (units @ units.T)[np.triu_indices(K, 1)].mean()
 
     assert likeness(lists[1]) < likeness(lists[0]) - 0.1
-    assert all(COLOURS[int(name[1:])] == "red" for names in lists for name in names)
+    assert all(COLORS[int(name[1:])] == "red" for names in lists for name in names)
     assert len(set(lists[1])) == K

@@ -18,8 +18,8 @@ from mmtfrs.index.search import top_k
 
 def clustered(count=6000, dim=16, clusters=60, seed=0):
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(clusters, dim))
-    made = [centres[rng.integers(0, clusters, n)] + 0.3 * rng.normal(size=(n, dim)) for n in (count, 200)]
+    centers = rng.normal(size=(clusters, dim))
+    made = [centers[rng.integers(0, clusters, n)] + 0.3 * rng.normal(size=(n, dim)) for n in (count, 200)]
     return [np.float32(part / np.linalg.norm(part, axis=1, keepdims=True)) for part in made]
 
 
@@ -38,18 +38,18 @@ def test_top_k_is_tensorflows_ties_and_all(length, k):
 
 
 def test_k_means_finds_what_is_planted():
-    centres = np.float32([[0, 0], [10, 0], [0, 10]])
+    centers = np.float32([[0, 0], [10, 0], [0, 10]])
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 3, 900)
-    vectors = centres[rows] + np.float32(0.1 * rng.normal(size=(900, 2)))
-    # From some beginnings two centres share a cluster for ever: the best of several is meant.
+    vectors = centers[rows] + np.float32(0.1 * rng.normal(size=(900, 2)))
+    # From some beginnings two centers share a cluster for ever: the best of several is meant.
     found = min(
         (k_means(vectors, 3, seed, rounds=20) for seed in range(6)),
         key=lambda made: ((vectors - made[assign(vectors, made)]) ** 2).sum(),
     )
-    order = assign(centres, found)
+    order = assign(centers, found)
     assert sorted(order) == [0, 1, 2]
-    np.testing.assert_allclose(found[order], centres, atol=0.05)
+    np.testing.assert_allclose(found[order], centers, atol=0.05)
 
 
 @pytest.mark.parametrize("count", [1, 7, 64, 1000])

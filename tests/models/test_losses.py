@@ -1,4 +1,4 @@
-"""Every loss and every source of negatives, against hand-worked numbers and the loss over the whole catalogue."""
+"""Every loss and every source of negatives, against hand-worked numbers and the loss over the whole catalog."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def test_pairwise_by_hand():
 
 
 class _Case:
-    """A small catalogue with fixed embeddings, a skewed log, and what the loss over all items is."""
+    """A small catalog with fixed embeddings, a skewed log, and what the loss over all items is."""
 
     def __init__(self, seed=0):
         rng = np.random.default_rng(seed)
-        self.catalogue = tf.Variable(0.7 * rng.normal(size=(ITEMS, DIM)).astype(np.float32))
+        self.catalog = tf.Variable(0.7 * rng.normal(size=(ITEMS, DIM)).astype(np.float32))
         self.query = tf.Variable(rng.normal(size=(USERS, DIM)).astype(np.float32))
         self.counts = np.append(0.0, np.round(1000 * rng.dirichlet(np.full(ITEMS, 0.3)) + 15)).astype(np.float32)
         self.shares = self.counts[1:] / self.counts.sum()
@@ -62,7 +62,7 @@ class _Case:
         return float(loss), tf.convert_to_tensor(tape.gradient(loss, self.query)).numpy()
 
     def _embed(self, rows):
-        return tf.gather(self.catalogue, tf.maximum(rows - 1, 0))[:, None]
+        return tf.gather(self.catalog, tf.maximum(rows - 1, 0))[:, None]
 
     def objective(self, seen=None, **settings):
         made = Objective(LossConfig(temperature=1.0, **settings), self.counts, seen)
@@ -73,7 +73,7 @@ class _Case:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["softmax", "bpr", "hinge"])
 @pytest.mark.parametrize(("negatives", "more"), [("in_batch", {}), ("mixed", {"uniform": 3000})])
-def test_corrected_estimate_converges_to_the_whole_catalogue(name, negatives, more):
+def test_corrected_estimate_converges_to_the_whole_catalog(name, negatives, more):
     """Sign and scale: with many draws, value and gradient are those of the loss over all items."""
     case = _Case()
     full = case.objective(name=name, negatives="full")
@@ -99,7 +99,7 @@ def test_full_softmax_is_the_cross_entropy():
     case = _Case()
     users, items = case.draw(64)
     value, _ = case.gradient(case.objective(negatives="full"), users, items)
-    logits = case.query.numpy()[users] @ case.catalogue.numpy().T
+    logits = case.query.numpy()[users] @ case.catalog.numpy().T
     expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(64), items - 1]
     np.testing.assert_allclose(value, expected.mean(), rtol=1e-5)
 
@@ -113,7 +113,7 @@ def test_known_items_are_no_negatives(negatives):
     seen = TakenItems.of(pairs[:, 0] + 1, pairs[:, 1], np.arange(len(pairs)), USERS)
     objective = case.objective(seen, negatives=negatives)
     value, _ = case.gradient(objective, users, items)
-    logits = case.query.numpy()[users] @ case.catalogue.numpy().T
+    logits = case.query.numpy()[users] @ case.catalog.numpy().T
     total = np.zeros(len(users))
     pools = np.arange(1, ITEMS + 1) if negatives == "full" else items
     counts = np.ones(ITEMS + 1) if negatives == "full" else np.append(1, (len(items) - 1) * case.shares)

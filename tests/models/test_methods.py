@@ -28,7 +28,7 @@ ROWS = [
     {"fusion": "coattention", "more": {"loss": {"learn_temperature": True}}},
     {"fusion": "transformer", "score": "dot", "negatives": "in_batch"},
     {"fusion": "graph", "missing": "null", "negatives": "in_batch"},
-    {"fusion": "capsule", "negatives": "mixed", "more": {"loss": {"alignment": 0.1}, "model": {"graph": {"neighbours": 5}}}},
+    {"fusion": "capsule", "negatives": "mixed", "more": {"loss": {"alignment": 0.1}, "model": {"graph": {"neighbors": 5}}}},
     {"fusion": "late_sum", "score": "euclidean", "more": {"model": {"use_item_id": False}}},
     {"fusion": "late_stacking", "more": {"model": {"use_user_id": False, "history_length": 0}}},
     {"fusion": "late_voting", "loss": "bpr", "missing": "generator"},
@@ -161,12 +161,12 @@ def test_generator_learns_what_another_modality_tells():
     model.compile(optimizer=keras.optimizers.Adam(0.01))
     model.fit(model.dataset(events), epochs=40, verbose=0)
     media, presence = model.device.item_media(tf.range(1, 81))
-    filled, standing = model.imputer(media, presence)
+    filled, available = model.imputer(media, presence)
     absent = ~present["image"]
     truth = model.data.adapters["image"].reduce(image[absent])
     assert np.mean((filled["image"].numpy()[absent] - truth) ** 2) / np.mean(truth**2) < 0.5
     np.testing.assert_allclose(filled["image"].numpy()[~absent], media["image"].numpy()[~absent])
-    assert standing.numpy().all()
+    assert available.numpy().all()
 
 
 def test_alignment_by_hand():
@@ -204,6 +204,6 @@ def test_bad_methods():
     three, few = mmtfrs.Catalog.from_dict({"item_id": list("abc")}), mmtfrs.Features.from_arrays({"text": np.eye(3)})
     log = Events(["u", "v"], ["a", "b"], [1, 2])
     with pytest.raises(
-        ConfigError, match="must be less than the number of different media. Received: 10 neighbours, 3 items with"
+        ConfigError, match="must be less than the number of different media. Received: 10 neighbors, 3 items with"
     ):
-        TwoTower(Config(**FAST).replace(model={"graph": {"neighbours": 10}}), three, few, log)
+        TwoTower(Config(**FAST).replace(model={"graph": {"neighbors": 10}}), three, few, log)

@@ -33,13 +33,13 @@ def test_round_trip(small, run):
 
 
 def test_what_is_no_run(tmp_path, run):
-    with pytest.raises(RunError, match="this is no run folder"):
+    with pytest.raises(RunError, match="not a run folder"):
         mmtfrs.load_run(tmp_path)
     for name, change, message in (
         ("version", lambda path: _edit(path / "run.json", format=99), "the run is of format 99"),
         ("unfinished", lambda path: (path / "weights.npz").unlink(), "the training has not ended"),
         ("damaged", lambda path: (path / "weights.npz").write_bytes(b"x"), "the run is damaged"),
-        ("json", lambda path: (path / "run.json").write_text("{"), "this is no run folder"),
+        ("json", lambda path: (path / "run.json").write_text("{"), "not a run folder"),
     ):
         shutil.copytree(run, tmp_path / name)
         change(tmp_path / name)

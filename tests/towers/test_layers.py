@@ -34,8 +34,8 @@ def imputer():
 
 def test_imputers_leave_what_is_there_and_guess_only_from_what_is(imputer):
     media = _media()
-    filled, standing = imputer(media, PRESENCE)
-    assert standing.numpy().tolist() == [[1, 1, 1], [1, 1, 1], [1, 1, 1], [0, 0, 0]]
+    filled, available = imputer(media, PRESENCE)
+    assert available.numpy().tolist() == [[1, 1, 1], [1, 1, 1], [1, 1, 1], [0, 0, 0]]
     for index, name in enumerate(NAMES):
         there = PRESENCE[:, index] > 0
         np.testing.assert_array_equal(filled[name][there], media[name][there])
@@ -66,7 +66,7 @@ def _planted(rows=400):
 
 
 @pytest.mark.slow
-def test_the_generator_learns_and_its_judge_pulls_the_other_way():
+def test_the_generator_learns_and_its_discriminator_pulls_the_other_way():
     keras.utils.set_random_seed(0)
     media = {name: tf.constant(value) for name, value in _planted().items()}
     imputer = GeneratorImputer(NAMES, DIMS, hidden=32)
@@ -90,11 +90,11 @@ def test_the_generator_learns_and_its_judge_pulls_the_other_way():
     shown = np.tile(np.array([[1, 1, 0]], np.float32), (400, 1))
     filled, _ = imputer({name: value * shown[:, i, None] for i, (name, value) in enumerate(media.items())}, shown)
     assert np.square(filled["audio"] - media["audio"]).mean() < 0.3 * np.square(media["audio"]).mean()
-    # A guess that the judge finds out is bad for the generator and good for the judge: the sign changes between them.
+    # A guess that the discriminator finds out is bad for the generator and good for the discriminator: the sign changes between them.
     guess = tf.Variable(tf.random.stateless_normal([5, 2], (1, 2)))
     ones = tf.ones([5])
     with tf.GradientTape(persistent=True) as tape:
-        fooled = tf.reduce_sum(tf.nn.softplus(imputer.judges[2](guess)))
+        fooled = tf.reduce_sum(tf.nn.softplus(imputer.discriminators[2](guess)))
         term = imputer.loss_of(2, tf.stop_gradient(guess), guess, ones)
     np.testing.assert_allclose(tape.gradient(term, guess), -0.1 / 5 * tape.gradient(fooled, guess), atol=1e-6)
 

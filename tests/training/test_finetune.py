@@ -1,4 +1,4 @@
-"""Fine-tuning a small image network on pictures whose colour is what users like, which it cannot see at first."""
+"""Fine-tuning a small image network on pictures whose color is what users like, which it cannot see at first."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory):
-    """40 pictures, reddish or bluish; a network that looks almost only at green; users who take one colour."""
+def colors(tmp_path_factory):
+    """40 pictures, reddish or bluish; a network that looks almost only at green; users who take one color."""
     keras.utils.set_random_seed(0)  # of the network, whatever ran before
-    folder, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("colors"), np.random.default_rng(0)
     for item in range(40):
         pixels = rng.integers(60, 120, (16, 16, 3))
         pixels[..., 0 if item % 2 else 2] += 100
@@ -59,9 +59,9 @@ def _run(folder, out, **training):
     return model, split
 
 
-def test_the_encoder_learns_what_users_see(colours, tmp_path):
-    frozen, split = _run(colours, tmp_path / "frozen", finetune={"blocks": 0})
-    tuned, _ = _run(colours, tmp_path / "tuned")
+def test_the_encoder_learns_what_users_see(colors, tmp_path):
+    frozen, split = _run(colors, tmp_path / "frozen", finetune={"blocks": 0})
+    tuned, _ = _run(colors, tmp_path / "tuned")
     recalls = [mmtfrs.evaluate(model, split.test, ks=(5,))["model"]["recall@5"] for model in (frozen, tuned)]
     assert recalls[1] > recalls[0] + 0.15, recalls
 
@@ -72,14 +72,14 @@ def test_the_encoder_learns_what_users_see(colours, tmp_path):
     path = mmtfrs.export(again, tmp_path / "m")
     from mmtfrs.exporting.loaded import LoadedModel
 
-    picture = np.array([(colours / "3.png").read_bytes()], object)
+    picture = np.array([(colors / "3.png").read_bytes()], object)
     empty = np.array([b""], object)
     answer = LoadedModel(path).ask("embed_candidate", {"text": empty, "audio": empty, "image": picture})
     np.testing.assert_allclose(answer["embedding"][0, :-1], again.candidate_embeddings()[3, :-1], atol=1e-4)  # but popularity
 
 
-def test_gradient_reaches_the_pictures(colours, tmp_path):
-    model, _ = _run(colours, tmp_path / "run", finetune={"blocks": 0})
+def test_gradient_reaches_the_pictures(colors, tmp_path):
+    model, _ = _run(colors, tmp_path / "run", finetune={"blocks": 0})
     table = model.device.items["image"]
     rows = tf.constant([3, 5, 3])
     features = tf.Variable(np.random.default_rng(0).normal(size=(3, table.dim)).astype(np.float32))
@@ -93,24 +93,24 @@ def test_gradient_reaches_the_pictures(colours, tmp_path):
     np.testing.assert_allclose(tape.gradient(total, features), np.array([[0.5], [1.0], [0.5]]) * np.ones(table.dim), atol=1e-6)
 
 
-def test_by_the_command_line_and_again(colours, tmp_path):
-    settings = json.loads(json.dumps(SETTINGS | {"encoders": {"image": str(colours / "network.h5")}}))
+def test_by_the_command_line_and_again(colors, tmp_path):
+    settings = json.loads(json.dumps(SETTINGS | {"encoders": {"image": str(colors / "network.h5")}}))
     settings["training"]["finetune"]["epochs"] = 2
     (tmp_path / "c.yaml").write_text(json.dumps(settings))
-    command = ["train", "--items", colours / "items.csv", "--events", colours / "events.csv", "--out", tmp_path / "run",
-               "--store", colours / "store", "--config", tmp_path / "c.yaml"]  # fmt: skip
+    command = ["train", "--items", colors / "items.csv", "--events", colors / "events.csv", "--out", tmp_path / "run",
+               "--store", colors / "store", "--config", tmp_path / "c.yaml"]  # fmt: skip
     first = run_cli(*command)
     assert first.returncode == 0 and "fine-tuning epoch 2/2" in first.stderr, first.stderr
     second = run_cli(*command)
     assert second.returncode == 0 and "fine-tuning" not in second.stderr, second.stderr
 
 
-def test_what_cannot_be_trained(colours, tmp_path):
+def test_what_cannot_be_trained(colors, tmp_path):
     with pytest.raises(ConfigError, match=r"must be at most 2 for .*network.h5. Received: 5"):
-        _run(colours, tmp_path / "many", finetune={"blocks": 5})
+        _run(colors, tmp_path / "many", finetune={"blocks": 5})
     config = mmtfrs.Config(encoders={"image": "offline"}, training={"epochs": 1, "finetune": {"blocks": 1}})
-    catalog = mmtfrs.Catalog.read(colours / "items.csv")
-    events = mmtfrs.Events.read(colours / "events.csv", catalog=catalog)
+    catalog = mmtfrs.Catalog.read(colors / "items.csv")
+    events = mmtfrs.Events.read(colors / "events.csv", catalog=catalog)
     features = mmtfrs.extract(catalog, config, tmp_path / "store", progress=False)
     with pytest.raises(ConfigError, match="the image encoder offline cannot be trained"):
         train(config, catalog, features, events.split("time"), tmp_path / "run", progress=False)

@@ -104,7 +104,7 @@ def test_kill_9_then_the_same_command_goes_on(demo, demo_events, demo_store, tmp
     assert not (tmp_path / "r" / "weights.npz").exists()
     job = jobs(*command)
     assert job.wait() == 0, job.stderr
-    assert "going on after epoch" in job.stderr and "epoch 2/" not in job.stderr
+    assert "resuming after epoch" in job.stderr and "epoch 2/" not in job.stderr
     history = json.loads((tmp_path / "r" / "history.json").read_text())
     assert len(history) == 8
     assert history[7]["loss"] < history[3]["loss"] < history[0]["loss"]
@@ -137,7 +137,7 @@ def test_a_log_without_validation_part_finds_its_epochs_too(inputs, tmp_path, ca
     model, history = train(config, catalog, features, events.split("none"), tmp_path / "r")
     best = int(np.argmax([logs["val_recall@20"] for logs in history])) + 1
     printed = capsys.readouterr().err
-    assert f"once more on training and validation events, {best} epochs" in printed
+    assert f"refitting on training and validation events, {best} epochs" in printed
     assert f"epoch {best}/{best}" in printed.partition("once more")[2]
     assert model.data.item_counts.sum() == len(events)
 
@@ -164,7 +164,7 @@ def test_epochs_are_found_on_users_who_are_asked_again(capsys):
     _, history = fit_to_best(tables, split, progress=True)
     said = capsys.readouterr().err
     assert (
-        "the best epoch is found on a random 10% of the events, of " in said and "once more on training and validation" in said
+        "the best epoch is found on a random 10% of the events, of " in said and "refitting on training and validation" in said
     )
     assert len(history) > 5 and "does not beat popularity" not in said
 

@@ -68,7 +68,7 @@ def test_workers_that_die_again_and_again_end_the_search(tmp_path):
     ):
         local._left = 0
         wait_until(local.check)
-    assert "this is no search folder" in (tmp_path / "worker-0.txt").read_text()
+    assert "not a search folder" in (tmp_path / "worker-0.txt").read_text()
 
 
 def test_the_kubernetes_file_starts_a_chief_and_workers_that_find_each_other():

@@ -111,7 +111,7 @@ def test_two_workers_share_a_search_and_one_that_dies_is_survived(tmp_path, jobs
     assert job.wait() == 0, job.stderr
     rows = _rows(folder)
     assert len(rows) == 3 and all(row.status == "completed" for row in rows)
-    assert re.search(r"worker-0 is gone; trial \d is given to another", job.stderr)
+    assert re.search(r"worker-0 lost; trial \d re-queued", job.stderr)
     wait_until(lambda: not _worker(folder, "worker-0") and not _worker(folder, "worker-1") and not _working(folder))
 
 
@@ -177,7 +177,7 @@ def test_folders_that_cannot_be(tmp_path):
         _job().settle(tmp_path / "file" / "s", small_data())
     with pytest.raises(TuningError, match="not empty and holds no search"):
         _job().settle(tmp_path, small_data())
-    with pytest.raises(TuningError, match="this is no search folder"):
+    with pytest.raises(TuningError, match="not a search folder"):
         Job.read(tmp_path)
     data = small_data()
     with pytest.raises(TuningError, match="has none"):

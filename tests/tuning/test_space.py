@@ -27,18 +27,18 @@ def test_the_default_space_has_the_default_in_it_and_all_of_it_is_valid():
             space.config({name: end})
 
 
-def test_a_catalogue_without_media_has_no_choice_of_them():
+def test_a_catalog_without_media_has_no_choice_of_them():
     assert "model.modalities" not in Space(Config()).parts
 
 
 def test_a_config_narrows_widens_and_fixes():
-    space = _space({"model.fusion": ["concat", "gated"], "model.graph.neighbours": [0, 10], "loss.name": "bpr",
+    space = _space({"model.fusion": ["concat", "gated"], "model.graph.neighbors": [0, 10], "loss.name": "bpr",
                     "training.epochs": {"min": 2, "max": 9}}, defaults=True)  # fmt: skip
     assert space.parts["model.fusion"] == Choice(("concat", "gated"))
     assert space.parts["training.epochs"] == Range(2, 9, "linear", True)
     assert "loss.name" not in space.parts and space.parts["loss.temperature"] == DEFAULT["loss.temperature"]
-    made = space.config({"model.graph.neighbours": 10})
-    assert made.loss.name == "bpr" and made.model.graph.neighbours == 10 and made.tuning.space == {}
+    made = space.config({"model.graph.neighbors": 10})
+    assert made.loss.name == "bpr" and made.model.graph.neighbors == 10 and made.tuning.space == {}
     assert set(_space({"model.dropout": {"min": 0.0, "max": 0.3}}).parts) == {"model.dropout"}
     assert _space({"model.dropout": [0.1, 0.2], "model.embedding_dim": [8]}).fixed == {"model.embedding_dim": 8}
 

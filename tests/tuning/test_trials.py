@@ -1,4 +1,4 @@
-"""What the folders of trials tell, and what comes of it: the bar for hopeless trials, importance, tables and pages."""
+"""What the folders of trials tell, and what comes of it: the threshold for pruned trials, importance, tables and pages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _trial(folder, name, curve, done=True, values=None, **more):
     lines = [json.dumps({"epoch": n, "time": 2.0 * n, "val_recall@20": value}) for n, value in enumerate(curve, start=1)]
     (path / "history.jsonl").write_text("".join(f"{line}\n" for line in lines))
     if done:
-        write_json(path / "result.json", {"metrics": {"recall@20": max(curve)}, "hopeless": False, **more})
+        write_json(path / "result.json", {"metrics": {"recall@20": max(curve)}, "pruned": False, **more})
     return path
 
 
