@@ -148,11 +148,18 @@ class Tables:
                 for part in (self.adapters, self.items, self.encoders):
                     del part[modality]
 
-    def on(self, events: Events) -> Tables:
-        """The same catalog, media and users with the counts, and new users, of another log."""
+    def fade_for(self, known: Events, asked: Events) -> float:
+        """The half-life, as `best_fade` gives it, by which the popularity of a log tells what is asked."""
+        rows, held = self.item_rows(known.item_ids), self.item_rows(asked.item_ids)
+        return best_fade(rows[rows > 0], known.timestamps[rows > 0], len(self.item_counts), held[held > 0])
+
+    def on(self, events: Events, fade: float | None = None) -> Tables:
+        """The same catalog, media and users with the counts, and new users, of another log; and another half-life of events."""
         user_ids = np.array(sorted({*events.user_ids, *self.user_ids}), dtype=object)
         counts = (np.zeros(len(ids) + 1, np.float32) for ids in (self.item_ids, user_ids))
-        tables = dataclasses.replace(self, user_ids=user_ids, users={}, faded=None, **dict(zip(_COUNTS, counts, strict=True)))
+        fade = self.fade if fade is None else fade
+        more = dict(zip(_COUNTS, counts, strict=True))
+        tables = dataclasses.replace(self, user_ids=user_ids, users={}, faded=None, fade=fade, **more)
         tables.count(events)
         old = self.user_rows(user_ids)
         tables = dataclasses.replace(tables, taken=self.taken.of_users(old))

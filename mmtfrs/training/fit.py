@@ -57,8 +57,10 @@ def fit_to_best(
     inner = split
     if settings.refit is not False and not len(split.validation):
         inner = inner_split(split, model.config)
-    if inner is not split:
-        model = _on(model, inner.train)
+    # Popularity is that of what is asked: the newest events of a log are something else where it was split in another way.
+    fade = model.data.fade_for(inner.train, inner.validation) if len(inner.validation) else model.data.fade
+    if inner is not split or fade != model.data.fade:
+        model = _on(model, inner.train, fade)
     if progress:
         tell_fold(inner, inner is not split)
     history = fit(model, inner, folder, progress)
@@ -82,9 +84,9 @@ def fit_to_best(
     return final, history
 
 
-def _on(model: TwoTower, events: Events) -> TwoTower:
+def _on(model: TwoTower, events: Events, fade: float | None = None) -> TwoTower:
     """An untrained model like this one, on another log."""
-    fresh = TwoTower(model.config, tables=model.data.on(events))
+    fresh = TwoTower(model.config, tables=model.data.on(events, fade))
     fresh.keep_encoders(model.encoders)
     return fresh
 

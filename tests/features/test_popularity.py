@@ -30,5 +30,8 @@ def test_the_half_life_is_what_the_newest_events_say(moving):
     times[-4000:] += 1
     shown = np.concatenate([items[:16_000], items[-4000:-2000], items[-4000:-2000]]) if moving else items
     assert best_fade(shown, times, 51) in (FADES[3:] if moving else FADES[:1])
+    # Held-out events that are spread over the whole log do not fade, however fast what is popular changes in it.
+    rows = rng.permutation(20_000)
+    assert best_fade(items[rows[2000:]], times[rows[2000:]], 51, items[rows[:2000]]) == np.inf
     assert best_fade(np.array([1]), np.array([5]), 2) == np.inf
     assert best_fade(np.array([1, 2]), np.array([5, 5]), 3) == np.inf
