@@ -138,7 +138,7 @@ def test_a_log_without_validation_part_finds_its_epochs_too(inputs, tmp_path, ca
     best = int(np.argmax([logs["val_recall@20"] for logs in history])) + 1
     printed = capsys.readouterr().err
     assert f"refitting on training and validation events, {best} epochs" in printed
-    assert f"epoch {best}/{best}" in printed.partition("once more")[2]
+    assert f"epoch {best}/{best}" in printed.partition("refitting")[2]
     assert model.data.item_counts.sum() == len(events)
 
 
@@ -148,6 +148,23 @@ def _rated_log(sessions: bool) -> mmtfrs.Events:
     rows = [(user, item, user * 1000 + n if sessions else rng.integers(200_000)) for user in range(200)
             for n, item in enumerate(rng.choice(np.arange(user % 2, 100, 2), 20, False))]  # fmt: skip
     return mmtfrs.Events([f"u{user}" for user, _, _ in rows], [f"i{item}" for _, item, _ in rows], [time for *_, time in rows])
+
+
+@pytest.mark.slow
+def test_popularity_is_that_of_what_is_asked():
+    """Timestamps count each user's own events, so that the newest of the log are those of few users, who take other items."""
+    rng = np.random.default_rng(0)
+    rows = [(f"u{user}", item, n) for user in range(300) for n, item in enumerate(rng.permutation(40)[:8])]
+    rows += [(f"long{user}", 40 + item, 8 + n) for user in range(8) for n, item in enumerate(rng.permutation(60)[:50])]
+    users, items, times = zip(*rows, strict=True)
+    catalog = mmtfrs.Catalog.from_dict({"item_id": [f"i{item}" for item in range(100)]})
+    split = mmtfrs.Events(users, [f"i{item}" for item in items], times).split("user")
+    model = mmtfrs.TwoTower(
+        mmtfrs.Config(**FAST, seed=1).replace(training={"epochs": 1}), catalog, mmtfrs.Features({}), split.train
+    )
+    assert np.isfinite(model.data.fade)
+    asked, _ = fit_to_best(model, split)
+    assert asked.data.fade == np.inf and np.array_equal(asked.data.faded, asked.data.item_counts)
 
 
 @pytest.mark.slow
