@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Two workers, each with one half of the tests; the one that is done first takes from the other.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-fast test-all lint lock bench clean setup
+.PHONY: demo test test-fast test-all fuzz lint lock bench clean setup
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
@@ -19,6 +19,9 @@ test-fast: setup
 
 test-all:
 	bash scripts/test_all.sh
+
+fuzz: setup
+	MMTFRS_FUZZ=20000 $(BIN)/python -m pytest tests/serving/test_fuzz.py
 
 lint: setup
 	$(BIN)/ruff check .
