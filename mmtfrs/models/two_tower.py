@@ -10,7 +10,7 @@ from mmtfrs._keras import keras, tf, tfrs
 from mmtfrs.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
-from mmtfrs.errors import DataError
+from mmtfrs.errors import DataError, RunError
 from mmtfrs.features.features import Features
 from mmtfrs.features.tables import Tables
 from mmtfrs.models import scores
@@ -155,6 +155,10 @@ class TwoTower(tfrs.Model):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         return super().fit(*args, **kwargs)
+
+    def save(self, *args, **kwargs):
+        """Raises `RunError`: what Keras would write could not be loaded, for the catalog and the log are no part of it."""
+        raise RunError("a TwoTower is no Keras file: `save_weights` keeps its weights, `mmtfrs.export` writes a SavedModel.")
 
     # Nothing here is for AutoGraph to translate: two seconds before the first step, for nothing.
     @tf.autograph.experimental.do_not_convert

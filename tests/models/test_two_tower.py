@@ -9,6 +9,7 @@ from conftest import FAST, run_python
 import mmtfrs
 from mmtfrs import Catalog, Config, Events, TwoTower
 from mmtfrs._keras import keras, tf
+from mmtfrs.errors import RunError
 from mmtfrs.features.features import Features
 from mmtfrs.features.tables import Tables
 from mmtfrs.models.histories import Histories
@@ -168,6 +169,21 @@ def test_an_item_that_nobody_took_has_what_its_media_say_of_it():
     assert found == {variable.name for variable in model.id_guess.trainable_variables}
     trained = model.trained_blocks(rows, training=True).numpy()
     assert 15 < (trained[:, 2] == trained[:, 1]).all(axis=1).sum() < 45  # half of the items stand there with their ids
+
+
+def test_what_keras_cannot_save_is_refused(tmp_path):
+    model, events = _model()
+    model.compile(optimizer="adam")
+    with pytest.raises(RunError, match="`save_weights`.*`mmtfrs.export`"):
+        model.fit(model.dataset(events), verbose=0, callbacks=[keras.callbacks.ModelCheckpoint(str(tmp_path / "x.keras"))])
+    model.fit(
+        model.dataset(events),
+        verbose=0,
+        callbacks=[keras.callbacks.ModelCheckpoint(str(tmp_path / "w.h5"), save_weights_only=True)],
+    )
+    other, _ = _model()
+    other.load_weights(str(tmp_path / "w.h5"))
+    np.testing.assert_array_equal(other.candidate_embeddings(), model.candidate_embeddings())
 
 
 def test_items_without_events_share_the_unknown_row():
