@@ -27,7 +27,7 @@ class _Choices:
         seed: of the users and items drawn.
     """
 
-    def __init__(self, model: TwoTower, questions: Questions, seed: int) -> None:
+    def __init__(self, model: TwoTower, questions: Questions, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         users = np.sort(rng.permutation(len(questions.users))[:_USERS])
         relevant = [questions.relevant[row] for row in users]
@@ -112,7 +112,7 @@ def _blend(model: TwoTower, choices: _Choices) -> float:
     return value
 
 
-def settle_media(model: TwoTower, questions: Questions, metric: str, seed: int = 0) -> None:
+def settle_media(model: TwoTower, questions: Questions, metric: str) -> None:
     """Decides what the media's block holds, what it counts, and what counts the guess at the ids of new items.
 
     Where towers do not plainly make the events more likely than the media's own likeness does, likeness is taken: a short log
@@ -122,11 +122,10 @@ def settle_media(model: TwoTower, questions: Questions, metric: str, seed: int =
         model: at its best epoch.
         questions: of events that it was not trained on.
         metric: `METRIC@K`.
-        seed: of the users and items drawn.
     """
     if model.voting or not model.media_blocks:
         return
-    choices = _Choices(model, questions, seed)
+    choices = _Choices(model, questions)
     model.alike.assign(0.0)
     learned, blend = _blend(model, choices), model.blend.numpy()
     model.alike.assign(1.0)
@@ -134,17 +133,17 @@ def settle_media(model: TwoTower, questions: Questions, metric: str, seed: int =
         model.alike.assign(0.0)
         model.blend.assign(blend)
         temper_media(model, questions, metric)
-    _settle_fresh(model, choices, seed)
+    _settle_fresh(model, choices)
 
 
-def _settle_fresh(model: TwoTower, choices: _Choices, seed: int) -> None:
+def _settle_fresh(model: TwoTower, choices: _Choices) -> None:
     """Sets `model.fresh` to what makes events most likely when half of the items are asked for as if nobody had taken them."""
     ids = model.blend.numpy()[-2]
     if model.id_guess is None or not ids:
         return
     model.fresh.assign(1.0)
     unknown = model.device.item_id_rows.numpy()[choices.columns + 1] == 0
-    hidden = unknown | (np.random.default_rng(seed).random(len(unknown)) < 0.5)
+    hidden = unknown | (np.random.default_rng(0).random(len(unknown)) < 0.5)
     scores = model.block_scores(choices.users, choices.pasts, choices.columns, hidden) * model.blend.numpy()
     guess = np.where(hidden, scores[..., -2], 0.0)
     start = np.array([1.0, FRESH]) / model.config.loss.temperature

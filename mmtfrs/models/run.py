@@ -54,7 +54,7 @@ def load_run(folder: str | Path) -> TwoTower:
     """The trained model of a run folder.
 
     Raises:
-        RunError: not a run folder, it is unfinished, damaged, or of another version.
+        RunError: not a run folder, unfinished, damaged, or of another version.
     """
     folder = Path(folder)
     config, tables = read_run(folder)

@@ -31,7 +31,7 @@ def check_run(folder: str | Path, part: str | None = None) -> dict:
     """`run.json` of a finished run, which has events in `part` if one is named.
 
     Raises:
-        RunError: not a run folder, it is unfinished or of another version, or it has no such events.
+        RunError: not a run folder, unfinished or of another version, or it has no such events.
     """
     facts = read_facts(folder)
     if not (Path(folder) / WEIGHTS).exists():

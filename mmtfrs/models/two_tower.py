@@ -212,14 +212,18 @@ class TwoTower(tfrs.Model):
 
     def _learned(self, media, presence, ids=None, training: bool | None = None):
         """`(blocks [B, K, D], guess of the last block [B, D] or None, weights [B, M])`, by what was learned alone."""
-        available = presence
-        if self.imputer is not None:
-            media, available = self.imputer(media, presence, training=training)
-        blocks, weights = self.candidate_tower(media, presence, ids, available, training=training)
+        blocks, weights, media = self._fused(media, presence, ids, training)
         blocks = self.score.candidate(blocks)
         if self.id_guess is None:
             return blocks, None, weights
         return blocks, self.id_guess(blocks[:, : self.media_blocks], media, training=training), weights
+
+    def _fused(self, media, presence, ids=None, training: bool | None = None):
+        """`(blocks [B, K, D], weights [B, M], media)`: what the candidate tower makes of media, and these with guesses."""
+        available = presence
+        if self.imputer is not None:
+            media, available = self.imputer(media, presence, training=training)
+        return *self.candidate_tower(media, presence, ids, available, training=training), media
 
     def _candidate(self, media, presence, ids=None):
         blocks, guess, weights = self._learned(media, presence, ids)
@@ -310,11 +314,8 @@ class TwoTower(tfrs.Model):
 
     def _shown(self, reduced: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Media as a query for what is like them: `(blocks [B, K, D], weights [B, M])`, nothing in the block of the ids."""
-        own, available = reduced, presence
-        if self.imputer is not None:
-            reduced, available = self.imputer(reduced, presence)
-        blocks, weights = self.candidate_tower(reduced, presence, None, available)
-        blocks = self._or_alike(self.score.query(blocks), self.score.query, (own, presence))
+        blocks, weights, _ = self._fused(reduced, presence)
+        blocks = self._or_alike(self.score.query(blocks), self.score.query, (reduced, presence))
         shares = tf.reshape(self.blend[: self.media_blocks] + 1e-6, [-1, 1])
         shares = tf.pad(shares / tf.reduce_sum(shares), [[0, self.blocks - self.media_blocks], [0, 0]])
         return blocks * shares, weights

@@ -71,7 +71,7 @@ def test_what_the_guess_at_new_items_counts_is_found():
         block_scores=lambda names, pasts, columns, hidden: parts[[int(name) for name in names]][:, columns],
     )  # fmt: skip
     asked = types.SimpleNamespace(users=[str(n) for n in range(2000)], pasts=[np.zeros(0, int)] * 2000, relevant=took[:, None])
-    _settle_fresh(model, _Choices(model, asked, 0), 0)
+    _settle_fresh(model, _Choices(model, asked))
     assert model.fresh.numpy() == pytest.approx(0.4, abs=0.12)
 
 
