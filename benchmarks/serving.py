@@ -40,9 +40,10 @@ def exported(items: int, folder: Path) -> Path:
     rng = np.random.default_rng(0)
     ids = np.array([f"i{row}" for row in range(items)], object)
     values = {name: rng.normal(size=(items, 512)).astype(np.float32) for name in ("image", "text", "audio")}
+    config = mmtfrs.Config(model={"modalities": ("image", "text", "audio")})  # random ones, which say nothing
     events = mmtfrs.Events([f"u{row % 1000}" for row in range(20 * items)], ids[rng.integers(0, items, 20 * items)],
                            np.arange(20 * items))  # fmt: skip
-    model = mmtfrs.TwoTower(mmtfrs.Config(), mmtfrs.Catalog.from_dict({"item_id": ids}), Features.from_arrays(values), events)
+    model = mmtfrs.TwoTower(config, mmtfrs.Catalog.from_dict({"item_id": ids}), Features.from_arrays(values), events)
     mmtfrs.export(model, folder / "bench")
     return folder / "bench"
 
@@ -160,7 +161,7 @@ def refreshing(count: int, image: str, folder: Path) -> None:
         return mmtfrs.Catalog.from_dict({"item_id": [f"i{row}" for row in range(size)], "text": texts,
                                          "image": [f"media/{row}.jpg" for row in range(size)]}, folder)  # fmt: skip
 
-    config = mmtfrs.Config(encoders={"image": image, "text": "offline"})
+    config = mmtfrs.Config(encoders={"image": image, "text": "offline"}, model={"modalities": ("image", "text")})
     catalog = made(count)
     events = mmtfrs.Events([f"u{row % 1000}" for row in range(count)], catalog.ids[rng.permutation(count)], np.arange(count))
     start = time.perf_counter()

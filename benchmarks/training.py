@@ -46,7 +46,7 @@ def main() -> None:
     catalog = mmtfrs.Catalog.from_dict({"item_id": [f"i{row}" for row in range(options.items)]})
     users, items = rng.integers(0, options.users, options.events), rng.integers(0, options.items, options.events)
     events = mmtfrs.Events([f"u{row}" for row in users], [f"i{row}" for row in items], np.arange(options.events))
-    config = mmtfrs.Config()
+    config = mmtfrs.Config(model={"modalities": ("image", "text", "audio")})  # random ones, which say nothing
     batch = config.training.batch_size
     model = mmtfrs.TwoTower(config, catalog, Features.from_arrays(values), events)
     model.compile(optimizer=keras.optimizers.Adam(0.001))

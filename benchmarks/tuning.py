@@ -23,7 +23,8 @@ from tuning.data import SearchData
 from tuning.search import search
 
 SPACE = {"model.dropout": {"min": 0.0, "max": 0.5}, "loss.temperature": {"min": 0.1, "max": 0.5}}
-CONFIG = mmtfrs.Config(training={"epochs": 3}, tuning={"defaults": False, "space": SPACE})
+CONFIG = mmtfrs.Config(training={"epochs": 3}, model={"modalities": ("image",)},
+                       tuning={"defaults": False, "space": SPACE})  # fmt: skip
 
 
 def small_data(users: int = 500, items: int = 400, each: int = 20) -> SearchData:

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
-from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from mmtfrs.errors import DataError
@@ -17,7 +17,6 @@ from mmtfrs.exporting.loaded import short_message
 from mmtfrs.exporting.request import check_media
 from mmtfrs.exporting.versions import check_saved_model, facts
 from serving.limits import MAX_MESSAGE, MAX_ROWS
-from serving.session import Session
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -48,15 +47,12 @@ class Servable:
     def __init__(self, path: Path) -> None:
         check_saved_model(path)
         self.version = int(path.name)
-        saved = saved_model_pb2.SavedModel()
-        saved.ParseFromString((path / "saved_model.pb").read_bytes())
-        meta_graph = next(graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags)
+        self._session, meta_graph = _load(path)
         self.signature_defs: dict[str, meta_graph_pb2.SignatureDef] = {
             name: signature for name, signature in meta_graph.signature_def.items() if name != "__saved_model_init_op"
         }
         self._path = path
         self._learned = facts(path).get("learned")
-        self._session = Session(path)
 
     def warm_up(self) -> int:
         """Runs the version's warm-up records, as TF Serving does, and returns how many there were.
@@ -90,19 +86,32 @@ class Servable:
         if signature is None:
             raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{signature_name}" not found.')
         _check_names(inputs, signature)
-        feeds = [(info.name, _array(name, inputs[name], info)) for name, info in signature.inputs.items()]
+        values = {name: _array(name, inputs[name], info) for name, info in signature.inputs.items()}
         wanted = _wanted(output_filter, signature)
-        values = {name: value for name, (_, value) in zip(signature.inputs, feeds, strict=True) if value.dtype == object}
         try:
-            check_media(values, self._learned)
+            check_media({name: value for name, value in values.items() if value.dtype == object}, self._learned)
         except DataError as error:
             raise invalid(str(error)) from None
+        feeds = {signature.inputs[name].name: value for name, value in values.items()}
+        options = None if seconds is None else config_pb2.RunOptions(timeout_in_ms=max(int(1000 * seconds), 1))
         try:
-            values = self._session.run(feeds, [signature.outputs[name].name for name in wanted], seconds)
+            found = self._session.run([signature.outputs[name].name for name in wanted], feeds, options)
         except tf.errors.OpError as error:
             code = _STATUS.get(type(error), grpc.StatusCode.INTERNAL)
             raise RequestError(code, short_message(error)) from None
-        return {name: tf.make_tensor_proto(value) for name, value in zip(wanted, values, strict=True)}
+        return {name: tf.make_tensor_proto(value) for name, value in zip(wanted, found, strict=True)}
+
+
+def _load(path: Path) -> tuple[tf.compat.v1.Session, meta_graph_pb2.MetaGraphDef]:
+    """As TF Serving loads it: tag `serve`, the names of tensors, Session.run."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")  # that this loader is an old one is no news to those who start a server
+    try:
+        session = tf.compat.v1.Session(graph=tf.Graph())
+        return session, tf.compat.v1.saved_model.load(session, ["serve"], str(path))
+    finally:
+        logger.setLevel(level)
 
 
 _STRING = 16  # bytes that a string takes at least

@@ -5,7 +5,6 @@ In production, run TF Serving itself on the same folder.
 
 from __future__ import annotations
 
-import gc
 import logging
 import signal
 import sys
@@ -51,13 +50,8 @@ def serve(
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.DEBUG if log_requests else logging.INFO)
-    # Many threads, each with little to do in Python: they get their turn ten times as often as by default.
-    sys.setswitchinterval(0.0005)
     found = read_models(models) if models is not None else [one_model(folder, name)]
     server = Server(found, None, host, port, poll, max_bytes=max_mib << 20, seconds=max_seconds).start()
-    # What is there now stays: else the collector walks all of TensorFlow, and requests wait, whenever a version is loaded.
-    gc.collect()
-    gc.freeze()
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

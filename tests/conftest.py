@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ import mmtfrs
 from mmtfrs.data.demo import write_demo
 from mmtfrs.models.run import load_run, save_run
 from mmtfrs.models.run_folder import load_split
+
+# A traced graph is objects without number that live on: to look through them for cycles is a twentieth of the suite.
+gc.set_threshold(50_000)
 
 __all__ = ["FAST", "OFFLINE", "REAL", "ROOT", "run_cli", "run_python", "wait_until"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import io
 import multiprocessing
@@ -165,6 +166,7 @@ def started(folder: Path) -> Iterator[Jobs]:
 
 
 def _child(target, arguments, out: str, err: str, before: tuple) -> None:
+    gc.set_threshold(50_000)  # as in conftest.py
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive the fork server, which ends with pytest
     for path, number in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_APPEND)

@@ -140,7 +140,7 @@ def test_media_are_removed_and_come_back(small):
 @pytest.mark.slow
 def test_by_the_command_line(demo, demo_events, demo_store, tmp_path):
     (tmp_path / "c.yaml").write_text(
-        json.dumps({"encoders": OFFLINE, **FAST, "model": {**FAST["model"], "modalities": ["image", "text"]}})
+        json.dumps({"encoders": OFFLINE, **FAST, "model": {**FAST["model"], "modalities": ["text"]}})
     )
     command = ["train", "--items", demo / "items.csv", "--events", demo_events, "--config", tmp_path / "c.yaml",
                "--store", tmp_path / "store"]  # fmt: skip

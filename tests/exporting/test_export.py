@@ -14,6 +14,7 @@ import soundfile
 from conftest import FAST, OFFLINE, run_python
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 
 import mmtfrs
 from mmtfrs._keras import tf
@@ -23,6 +24,7 @@ from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.exporting.request import Query, image_bytes, results, wav_bytes
 from mmtfrs.exporting.versions import new_version, newest_version, versions
 from mmtfrs.models.histories import Histories
+from serving.servable import Servable
 
 SIGNATURES = {
     "serving_default": ({"user_id", "history", "text", "image", "audio", "exclude"}, {"item_id", "score", "known"}),
@@ -44,6 +46,14 @@ NO_SCORE = np.array([tf.float32.min], np.float32)
 @pytest.fixture(scope="module")
 def loaded(exported):
     return LoadedModel(exported)
+
+
+@pytest.fixture(scope="module")
+def servable(exported):
+    """Warmed up, which takes ten seconds."""
+    made = Servable(exported / "1")
+    assert made.warm_up() == len(SIGNATURES)
+    return made
 
 
 def _strings(rows):
@@ -129,20 +139,24 @@ def test_export_equals_training_in_a_fresh_process(small, exported, tmp_path):
     assert (answer["item_id"][decided] == model.data.item_ids[order][decided]).all()
 
 
-def _by_session(path, document) -> dict[str, dict[str, np.ndarray]]:
-    """What each signature answers, through the tensor names that it says, as TF Serving runs it."""
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        meta = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
-        answers = {}
-        for name, inputs in document.items():
-            signature = meta.signature_def[name]
-            feed = {signature.inputs[key].name: value for key, value in inputs.items()}
-            answers[name] = session.run({key: info.name for key, info in signature.outputs.items()}, feed)
-    return answers
+@pytest.mark.slow
+def test_every_signature_is_warmed_up(exported, servable):
+    """One record each, fit to be run, with media for the encoders; those that a server runs are all of them."""
+    path = exported / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    records = [prediction_log_pb2.PredictionLog.FromString(raw.numpy()) for raw in tf.data.TFRecordDataset(str(path))]
+    signatures = [record.predict_log.request.model_spec.signature_name for record in records]
+    assert sorted(signatures) == sorted(servable.signature_defs)
+    assert len(records) <= 1000  # TF Serving takes no more
+    for record in records:
+        request = record.predict_log.request
+        assert set(request.inputs) == set(servable.signature_defs[request.model_spec.signature_name].inputs)
+        if "image" in request.inputs and "user_id" in request.inputs:
+            assert tf.make_ndarray(request.inputs["image"])[0].startswith(b"\x89PNG")
+            assert tf.make_ndarray(request.inputs["audio"])[0].startswith(b"RIFF")
 
 
 @pytest.mark.slow
-def test_the_session_loader_of_tf_serving_gives_the_same(exported, loaded):
+def test_the_session_loader_of_tf_serving_gives_the_same(servable, loaded):
     """Every signature, as TF Serving runs it: tag `serve`, tensor names of the signature, Session.run."""
     lists, words = [["item-0001", ""], ["", ""]], ["a rocket", ""]
     media = {"text": words, "image": ["", ""], "audio": ["", ""]}
@@ -163,19 +177,20 @@ def test_the_session_loader_of_tf_serving_gives_the_same(exported, loaded):
         "recommend_from_embedding": {"embedding": rng.normal(size=(2, 33)).tolist()} | exclude,
         "embed_query_dense": dense, "embed_candidate_dense": dense,
     }  # fmt: skip
-    assert set(document) == set(_graph(exported).signature_def) - {"__saved_model_init_op"}
-    answers = _by_session(newest_version(exported), document)
+    assert set(document) == set(servable.signature_defs)
     for name, inputs in document.items():
         arrays = {
             key: np.array(value, {float: np.float32, bool: bool}.get(type(np.array(value).ravel()[0].item()), bytes))
             for key, value in inputs.items()
         }
         arrays = {key: value.astype(object) if value.dtype.kind == "S" else value for key, value in arrays.items()}
+        answer = servable.predict(name, {key: tf.make_tensor_proto(value) for key, value in arrays.items()}, [])
         for key, expected in loaded.ask(name, arrays).items():
+            found = tf.make_ndarray(answer[key])
             if expected.dtype == object:
-                assert expected.tolist() == answers[name][key].tolist(), name
+                assert expected.tolist() == found.tolist(), name
             else:
-                np.testing.assert_allclose(answers[name][key], expected, atol=1e-5, err_msg=name)
+                np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow
@@ -426,6 +441,7 @@ def test_a_model_without_media(tmp_path):
     features = mmtfrs.extract(catalog, mmtfrs.Config(), tmp_path / "s", progress=False)
     model = mmtfrs.TwoTower(mmtfrs.Config(**FAST), catalog, features, events)
     loaded = LoadedModel(mmtfrs.export(model, tmp_path / "m").parent)
+    assert Servable(tmp_path / "m" / "1").warm_up() == len(SIGNATURES)
     signature, inputs = Query("u", ["a"]).request()
     assert {item for item, _ in results(loaded.ask(signature, inputs))} == {"b", "c"}
     with pytest.raises(DataError, match=r"text: this model cannot be asked by text. It has learned from: ids\."):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import FAST, ROOT, run_cli
+from conftest import FAST, ROOT, run_cli, unwarmed
 from models.test_two_tower import planted
 from processes import snapshots
 
@@ -39,7 +39,7 @@ def test_an_export_killed_between_any_two_of_its_changes(run, tmp_path, jobs):
     """The files as they are before each change are those that a kill right there leaves."""
     folder = tmp_path / "m"
     model = load_run(run)
-    mmtfrs.export(model, folder)
+    unwarmed(mmtfrs.export(model, folder))
     export = jobs("mmtfrs.cli", "export", run, folder, before=(snapshots, str(folder), str(tmp_path / "left")))
     assert export.wait() == 0 and versions(folder) == [1, 2], export.stderr
     left = sorted((tmp_path / "left").iterdir())
