@@ -10,7 +10,7 @@ from scipy.stats import ttest_rel
 
 from benchmarks._datasets import Dataset
 from mmtfrs._keras import tf
-from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.models.two_tower import TwoTower
 
 PAIRS = (("text", "image"), ("text", "audio"), ("image", "audio"), ("audio", "image"))
@@ -35,7 +35,7 @@ def by_class(model: TwoTower, data: Dataset, seed: int) -> Iterator[tuple[str, d
     rng, rows, kinds = np.random.default_rng(seed), np.arange(1, len(data.catalog) + 1), labels(data)
     presence = model.device.item_media(tf.constant(rows))[1].numpy()
     everything = model.candidate_embeddings()
-    questions = Questions(model.data, data.split.test)
+    questions = RankingTask(model.data, data.split.test)
     wanted = np.array([rng.choice(items) for items in questions.relevant])
     user = model.query_embeddings(np.array(questions.users, object), questions.pasts)
     for index, name in enumerate(model.data.modalities):

@@ -19,8 +19,8 @@ from benchmarks._measure import compare
 from mmtfrs import encoders
 from mmtfrs._keras import keras, tf
 from mmtfrs.data.demo import write_demo
-from mmtfrs.encoders import decode, decode_host
 from mmtfrs.errors import MediaError
+from mmtfrs.media import decode, decode_host
 
 DIGITS = Path(__file__).resolve().parents[2] / "shared" / "real" / "digits" / "audio"
 

@@ -22,7 +22,7 @@ from mmtfrs._keras import tf
 from mmtfrs.features.features import Features
 from mmtfrs.index.build import make_search
 from mmtfrs.index.index import Index
-from mmtfrs.index.report import index_table, measure_indexes
+from mmtfrs.index.measure import index_table, measure_indexes
 
 DIM, QUERIES = 64, 512
 

@@ -19,8 +19,8 @@ import numpy as np
 
 import mmtfrs  # first: it chooses Keras 2
 from mmtfrs.features.features import Features
-from tuning.data import SearchData
 from tuning.search import search
+from tuning.search_data import SearchData
 
 SPACE = {"model.dropout": {"min": 0.0, "max": 0.5}, "loss.temperature": {"min": 0.1, "max": 0.5}}
 CONFIG = mmtfrs.Config(training={"epochs": 3}, model={"modalities": ("image",)},

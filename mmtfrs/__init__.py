@@ -16,13 +16,13 @@ from mmtfrs.errors import Error, SetupError
 
 _PUBLIC = {
     "Catalog": "mmtfrs.data.catalog",
-    "Config": "mmtfrs.config",
+    "Config": "mmtfrs.config.config",
     "Events": "mmtfrs.data.events",
     "Features": "mmtfrs.features.features",
     "TwoTower": "mmtfrs.models.two_tower",
     "Users": "mmtfrs.data.users",
     "ValidationMetrics": "mmtfrs.evaluation.callback",
-    "evaluate": "mmtfrs.evaluation.evaluate",
+    "evaluate": "mmtfrs.evaluation.ranking_task",
     "export": "mmtfrs.exporting.export",
     "extract": "mmtfrs.features.extract",
     "load_run": "mmtfrs.models.run",

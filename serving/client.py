@@ -15,20 +15,8 @@ import grpc
 import numpy as np
 import typer
 
-from mmtfrs.console import print_recommendations, run_app, split_ids
-from mmtfrs.errors import Error
-from mmtfrs.exporting.request import (  # fmt: skip
-    NO_SCORE,
-    Query,
-    list_request,
-    note_unknown,
-    predict_request,
-    results,
-    stack,
-    title_request,
-    title_results,
-)
-from mmtfrs.options import (  # fmt: skip
+from mmtfrs.cli.console import note_unknown, print_recommendations, run_app
+from mmtfrs.cli.options import (  # fmt: skip
     Allow,
     Boost,
     Count,
@@ -43,6 +31,18 @@ from mmtfrs.options import (  # fmt: skip
     Repeats,
     User,
 )
+from mmtfrs.errors import Error
+from mmtfrs.exporting.request import (  # fmt: skip
+    NO_SCORE,
+    Query,
+    list_request,
+    predict_request,
+    results,
+    stack,
+    title_request,
+    title_results,
+)
+from mmtfrs.utils.text import split_ids
 from serving.limits import sizes
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

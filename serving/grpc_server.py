@@ -19,11 +19,11 @@ from tensorflow_serving.apis import (
 
 from mmtfrs.errors import ExportError
 from serving.limits import MAX_MESSAGE, MAX_SECONDS, sizes
-from serving.metrics import Metrics
-from serving.models import one_model
+from serving.model_list import one_model
+from serving.prometheus import Metrics
 from serving.reflection import SERVICES, add_reflection
+from serving.served_model import ServedModel, Watcher
 from serving.services import ModelService, PredictionService
-from serving.versions import ServedModel, Watcher
 
 _QUEUE = 4096  # requests that may wait; more are refused with RESOURCE_EXHAUSTED
 

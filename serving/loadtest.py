@@ -17,8 +17,9 @@ import grpc
 import numpy as np
 import typer
 
-from mmtfrs.console import run_app, show, split_ids
+from mmtfrs.cli.console import run_app, show
 from mmtfrs.exporting.request import Query, predict_request, stack
+from mmtfrs.utils.text import split_ids
 from serving.client import Client
 from serving.limits import sizes
 

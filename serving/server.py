@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from mmtfrs.console import run_app
+from mmtfrs.cli.console import run_app
 from mmtfrs.exporting.versions import newest_version
 from serving.limits import MAX_MESSAGE, MAX_SECONDS
-from serving.metrics import JsonLines
+from serving.prometheus import JsonLines
 
 log = logging.getLogger("serving")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -43,7 +43,7 @@ def serve(
     if folder is not None:
         newest_version(folder)  # what is not there is told before TensorFlow is loaded
     from serving.grpc_server import Server
-    from serving.models import one_model, read_models
+    from serving.model_list import one_model, read_models
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())

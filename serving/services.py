@@ -18,9 +18,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.metrics import Metrics
+from serving.prometheus import Metrics
 from serving.servable import DEFAULT_SIGNATURE, RequestError, Servable
-from serving.versions import ServedModel
+from serving.served_model import ServedModel
 
 log = logging.getLogger("serving")
 

@@ -37,7 +37,7 @@ FAST = {
 
 @pytest.fixture
 def jobs(tmp_path_factory):
-    """`jobs("mmtfrs.cli", "train", ...)` starts a command in a process of its own, which ends with the test at the latest."""
+    """`jobs("mmtfrs.cli.app", "train", ...)` starts a command in a process of its own, which ends with the test at the latest."""
     made = Jobs(tmp_path_factory.mktemp("jobs"))
     yield made
     made.end()

@@ -23,19 +23,19 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mmtfrs.console import run_app
+from mmtfrs.cli.console import run_app
 
 ROOT = Path(__file__).resolve().parents[1]
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"}
 _HANG = 300.0  # seconds after which something hangs; nothing is expected to take so long on any machine
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
-    ["mmtfrs.cli", "mmtfrs.training.baselines", "mmtfrs.training.train", "mmtfrs.exporting.refresh", "mmtfrs.exporting.loaded",
-     "serving.grpc_server", "serving.models", "tuning.search", "tuning.distributed", "tuning.trial"]
+    ["mmtfrs.cli.app", "mmtfrs.training.baselines", "mmtfrs.training.train", "mmtfrs.exporting.refresh", "mmtfrs.exporting.loaded",
+     "serving.grpc_server", "serving.model_list", "tuning.search", "tuning.distributed", "tuning.trial"]
 )  # fmt: skip
 
 
-def run_cli(*arguments, module: str = "mmtfrs.cli") -> subprocess.CompletedProcess:
+def run_cli(*arguments, module: str = "mmtfrs.cli.app") -> subprocess.CompletedProcess:
     """`mmtfrs ...`, or `python -m MODULE ...`, in this process, by the same entry point."""
     out, err, before = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = [module, *map(str, arguments)]

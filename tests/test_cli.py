@@ -9,7 +9,7 @@ import pytest
 from conftest import run_cli
 
 from mmtfrs import Config
-from mmtfrs.sections import FUSIONS
+from mmtfrs.config.schema import FUSIONS
 
 OFFLINE = [part for name in ("image", "text", "audio") for part in (f"--{name}-encoder", "offline")]
 

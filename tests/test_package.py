@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import shutil
 import sys
@@ -17,12 +18,19 @@ from processes import run_interpreter
 
 import mmtfrs
 
-ROOMS = ("data", "encoders", "features", "fusion", "towers", "models", "evaluation", "training", "index", "exporting")
-GROUND = ("errors", "config", "sections", "_keras", "_version", "options", "console", "files")
+ROOMS = ("utils", "config", "data", "media", "encoders", "features", "model_inputs", "fusion", "towers", "models", "evaluation", "training",
+         "index", "exporting", "cli")  # fmt: skip
+GROUND = ("errors", "_keras", "_version")
 
 
 def _imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    # What only types need is not imported when the program runs.
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"]
+    left_out = {id(node) for each in typing for node in ast.walk(each)}
+    for node in ast.walk(tree):
+        if id(node) in left_out:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -57,6 +65,15 @@ def test_a_backward_arrow_is_seen(tmp_path, line):
     assert _backward(tmp_path, "features")
     (tmp_path / "features" / "planted.py").write_text("from mmtfrs import encoders\nfrom mmtfrs.data.catalog import Catalog\n")
     assert not _backward(tmp_path, "features")
+
+
+def test_no_files_import_each_other():
+    """Nor in a circle, wherever in a file an import stands."""
+    paths = [path for folder in ("mmtfrs", "serving", "tuning") for path in (ROOT / folder).rglob("*.py")]
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+    graphlib.TopologicalSorter({name: {*_imports(path)} & {*files} - {name} for name, path in files.items()}).prepare()
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
 
 
 def test_every_room_is_checked():
@@ -114,7 +131,7 @@ def test_help_checks_and_refusals_come_before_tensorflow(tmp_path):
         done = list(pool.map(lambda line: run_interpreter(*flags, *line.format(f=tmp_path).split()), QUICK))
     for line, result in zip(QUICK, done, strict=True):
         imported = {text.rpartition("|")[2].strip() for text in result.stderr.splitlines() if text.startswith("import time:")}
-        assert "mmtfrs.console" in imported, result.stderr[-500:]
+        assert "mmtfrs.cli.console" in imported, result.stderr[-500:]
         assert not {"tensorflow", "tf_keras", "keras", "sklearn", "matplotlib"} & imported, line
         assert result.returncode == (0 if result.stdout else 1) and "Traceback" not in result.stderr, (line, result.stdout)
 
@@ -169,7 +186,7 @@ def test_wheels_have_no_pins_no_test_tools_and_what_the_commands_read(tmp_path):
     assert set(re.findall(r"^Provides-Extra: (.*)$", meta, re.M)) == {"dev", "video", "tuning", "tfio", "scann", "gpu"}
     assert any(line.startswith("tensorflow[and-cuda]") and '"gpu"' in line.replace("'", '"') for line in needed)
     for file in ("serving/batching.config", "serving/models.config", "serving/compose.yaml", "serving/kubernetes/cpu/deployment.yaml",
-                 "tuning/kubernetes.yaml", "mmtfrs/cli.py"):  # fmt: skip
+                 "tuning/kubernetes.yaml", "mmtfrs/cli/app.py"):  # fmt: skip
         assert file in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
 

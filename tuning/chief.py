@@ -11,7 +11,7 @@ import grpc
 from keras_tuner.src import protos
 from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
-from mmtfrs.console import note
+from mmtfrs.cli.console import note
 from mmtfrs.errors import TuningError
 from tuning.tuner import ProcessTuner
 

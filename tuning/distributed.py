@@ -17,10 +17,10 @@ from typing import Annotated
 
 import typer
 
-from mmtfrs.console import run_app
+from mmtfrs.cli.console import run_app
 from mmtfrs.errors import TuningError
 from tuning.job import Job
-from tuning.process import die_with_parent, start
+from tuning.lifeline import die_with_parent, start
 
 _RESTARTS = 20
 

@@ -14,8 +14,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from mmtfrs.console import run_app
-from tuning.process import PARENT, die_with_parent
+from mmtfrs.cli.console import run_app
+from tuning.lifeline import PARENT, die_with_parent
 
 
 class Forks:

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
 from mmtfrs.errors import TuningError, nearest
-from mmtfrs.files import write_json
-from tuning.data import SearchData
-from tuning.objective import Objective
+from mmtfrs.utils.files import write_json
+from tuning.search_data import SearchData
+from tuning.search_objective import Objective
 from tuning.space import Space
 
 METHODS = ("hyperband", "bayesian", "random")

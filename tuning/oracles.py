@@ -13,8 +13,8 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine import trial as trials
 
-from mmtfrs.files import write_json
-from tuning.objective import Objective
+from mmtfrs.utils.files import write_json
+from tuning.search_objective import Objective
 from tuning.space import Choice, Space
 
 RUNNING, COMPLETED, FAILED, INVALID = (

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmtfrs.config import Config
-from mmtfrs.console import note
+from mmtfrs.cli.console import note
+from mmtfrs.config.config import Config
 from mmtfrs.errors import TuningError
-from mmtfrs.evaluation.compare import mean_interval
-from mmtfrs.files import write_json
+from mmtfrs.evaluation.significance import mean_interval
+from mmtfrs.utils.files import write_json
 from tuning.job import Job
-from tuning.objective import trial_config
 from tuning.process import read_result, run_trial, write_spec
+from tuning.search_objective import trial_config
 from tuning.trials import Trials
 
 BEST = "best_config.yaml"

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
 from mmtfrs.errors import TuningError
-from mmtfrs.files import write_json
-
-if TYPE_CHECKING:
-    from tuning.forks import Forks
+from mmtfrs.utils.files import write_json
+from tuning.forks import Forks
 
 _forks: Forks | None = None
 _LOOK = 0.2  # seconds between two looks at a running trial
-PARENT = "MMTFRS_SEARCH"  # environment variable: the process without which this one should not live
 
 
 def write_spec(folder: Path, config: Config, values: dict[str, Any], data: Path, **more: Any) -> None:
@@ -68,8 +61,6 @@ def _trial_forks() -> Forks:
     """This process's own, made when the first trial is started; the next one if it has died."""
     global _forks
     if _forks is None or not _forks.alive:
-        from tuning.forks import Forks
-
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KERASTUNER")}
         _forks = Forks({**environment, "TF_CPP_MIN_LOG_LEVEL": "3"})
         atexit.register(_forks.close)
@@ -80,22 +71,6 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     """`result.json` of a trial that has ended well; None of any other."""
     path = folder / "result.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def start(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
-    """A process that ends with this one, if it calls `die_with_parent`."""
-    with log.open("ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env={**environment, PARENT: str(os.getpid())})
-
-
-def die_with_parent() -> None:
-    """What a search has started must not go on, once that has been killed, in a folder that the next search uses."""
-    parent = os.environ.get(PARENT)
-    if parent is None or sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != int(parent):
-        sys.exit(1)
 
 
 def why(folder: Path, code: int) -> str:

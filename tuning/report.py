@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import typer
 
-from mmtfrs.console import run_app
+from mmtfrs.cli.console import run_app
 from mmtfrs.errors import TuningError
 from tuning.job import Job
 from tuning.trials import Row, Trials, short

@@ -12,11 +12,9 @@ from typing import Annotated
 
 import typer
 
-from mmtfrs.config import Config
-from mmtfrs.console import note, run_app, show
-from mmtfrs.errors import TuningError
-from mmtfrs.inputs import extract_features, read_items, read_settings, read_split
-from mmtfrs.options import (  # fmt: skip
+from mmtfrs.cli.console import note, run_app, show
+from mmtfrs.cli.loading import extract_features, read_items, read_settings, read_split
+from mmtfrs.cli.options import (  # fmt: skip
     AudioEncoder,
     ConfigFile,
     EventsFile,
@@ -29,11 +27,13 @@ from mmtfrs.options import (  # fmt: skip
     TextEncoder,
     UsersFile,
 )
-from tuning.data import SearchData
+from mmtfrs.config.config import Config
+from mmtfrs.errors import TuningError
 from tuning.distributed import LocalWorkers
 from tuning.job import Job, check
 from tuning.live import View
 from tuning.outcome import confirm, write_best
+from tuning.search_data import SearchData
 from tuning.trials import Trials
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -15,9 +15,9 @@ from typing import Any
 
 import pydantic
 
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
+from mmtfrs.config.schema import FUSIONS
 from mmtfrs.errors import ConfigError, TuningError, nearest
-from mmtfrs.sections import FUSIONS
 
 Values = dict[str, Any]
 

@@ -16,12 +16,12 @@ import numpy as np
 from tensorboard.plugins.hparams import api as hparams
 
 from mmtfrs._keras import keras, tf
-from mmtfrs.config import Config
-from mmtfrs.evaluation.evaluate import evaluate
-from mmtfrs.files import write_json
+from mmtfrs.config.config import Config
+from mmtfrs.evaluation.ranking_task import evaluate
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.fit import fit
-from tuning.data import SearchData
+from mmtfrs.utils.files import write_json
+from tuning.search_data import SearchData
 
 
 class Watch(keras.callbacks.Callback):

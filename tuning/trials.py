@@ -8,8 +8,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tuning.objective import Objective
 from tuning.process import read_result
+from tuning.search_objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)

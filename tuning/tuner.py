@@ -12,10 +12,10 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.errors import FailedTrialError
 
 from mmtfrs.errors import TuningError
-from mmtfrs.files import write_json
-from tuning.objective import Objective, trial_config
+from mmtfrs.utils.files import write_json
 from tuning.oracles import values_of
 from tuning.process import read_result, run_trial, write_spec
+from tuning.search_objective import Objective, trial_config
 from tuning.space import Space
 from tuning.trials import Trials
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtfrs.data.media_table import MediaTable
-from mmtfrs.data.tables import as_strings
+from mmtfrs.data.table_reader import as_strings
 from mmtfrs.errors import DataError, nearest
 
 TITLE = 80  # characters of a title, at most

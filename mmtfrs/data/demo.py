@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mmtfrs.config.schema import MODALITIES
 from mmtfrs.data import demo_media
 from mmtfrs.errors import DataError
-from mmtfrs.sections import MODALITIES
 
 ITEMS = 600
 USERS = 3000

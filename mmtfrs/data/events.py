@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pydantic
 
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.problems import Problems
 from mmtfrs.data.splits import Split, split_events
-from mmtfrs.data.tables import as_strings, read_table
+from mmtfrs.data.table_reader import as_strings, read_table
 from mmtfrs.errors import DataError
 
 _MOMENT = pydantic.TypeAdapter(datetime)

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
+from mmtfrs.config.schema import MODALITIES
 from mmtfrs.data.problems import Problems
-from mmtfrs.data.tables import as_strings, read_table
+from mmtfrs.data.table_reader import as_strings, read_table
 from mmtfrs.errors import DataError
-from mmtfrs.sections import MODALITIES
 
 VIDEO = "video"  # no modality of its own: frames for the image encoder, a sound track for the audio encoder
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.encoders import decode_host
+from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.base import Encoder
-from mmtfrs.encoders.decode import decode_audio
-from mmtfrs.encoders.decode_graph import decode_wav
-from mmtfrs.sections import ExtractionConfig
+from mmtfrs.media import decode_host
+from mmtfrs.media.decode import decode_audio
+from mmtfrs.media.decode_graph import decode_wav
 
 PATCH = 15_600  # samples of one patch: 96 frames
 HOP = 7_680  # samples between the starts of two patches

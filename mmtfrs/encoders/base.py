@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.encoders.decode import read_file
+from mmtfrs.config.schema import ExtractionConfig, Modality
 from mmtfrs.errors import EncoderError, MediaError, first_line
-from mmtfrs.sections import ExtractionConfig, Modality
+from mmtfrs.media.decode import read_file
 
 
 class Encoder(abc.ABC):

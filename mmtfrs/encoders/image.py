@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from mmtfrs._keras import keras, tf
+from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.base import Encoder
-from mmtfrs.encoders.decode import open_image
-from mmtfrs.encoders.decode_graph import decode_image
-from mmtfrs.sections import ExtractionConfig
+from mmtfrs.media.decode import open_image
+from mmtfrs.media.decode_graph import decode_image
 
 
 class ImageEncoder(Encoder):

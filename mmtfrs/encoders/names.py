@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmtfrs.config.schema import MODALITIES
 from mmtfrs.errors import EncoderError, nearest
-from mmtfrs.sections import MODALITIES
 
 OFFLINE = "offline"
 USE = "https://tfhub.dev/google/universal-sentence-encoder/4"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.base import Encoder, fingerprint, fingerprint_module, load_hub_module
 from mmtfrs.errors import EncoderError, MediaError, first_line
-from mmtfrs.sections import ExtractionConfig
 
 MAX_BYTES = 1 << 20  # of one text in a request
 

@@ -11,7 +11,7 @@ from mmtfrs._keras import tf
 from mmtfrs.encoders.base import fingerprint
 from mmtfrs.encoders.text import TextEncoder
 from mmtfrs.errors import EncoderError
-from mmtfrs.files import replacing
+from mmtfrs.utils.files import replacing
 
 BUCKETS, DIM = 1 << 14, 512
 _SEED = 11

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.audio import AudioEncoder
 from mmtfrs.encoders.base import Encoder
-from mmtfrs.encoders.decode_video import sample_frames, sound_track
 from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.errors import EncoderError
-from mmtfrs.sections import ExtractionConfig
+from mmtfrs.media.video import sample_frames, sound_track
 
 
 class FramesEncoder(Encoder):

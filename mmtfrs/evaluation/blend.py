@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.evaluation.scorers import ModelScorer
 from mmtfrs.models.two_tower import FRESH, TwoTower
 
@@ -27,7 +27,7 @@ class _Choices:
         seed: of the users and items drawn.
     """
 
-    def __init__(self, model: TwoTower, questions: Questions, seed: int = 0) -> None:
+    def __init__(self, model: TwoTower, questions: RankingTask, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         users = np.sort(rng.permutation(len(questions.users))[:_USERS])
         relevant = [questions.relevant[row] for row in users]
@@ -72,7 +72,7 @@ class _Choices:
         return found, unlikely(found)[0]
 
 
-def fit_blend(model: TwoTower, questions: Questions, seed: int = 0) -> None:
+def fit_blend(model: TwoTower, questions: RankingTask, seed: int = 0) -> None:
     """Sets `model.blend`, the weights of the blocks' scores and of popularity, to what makes held-out events most likely.
 
     Per user, the softmax over the items that the user had not taken; weights are 0 or more. On the events that a model was
@@ -112,7 +112,7 @@ def _blend(model: TwoTower, choices: _Choices) -> float:
     return value
 
 
-def settle_media(model: TwoTower, questions: Questions, metric: str) -> None:
+def settle_media(model: TwoTower, questions: RankingTask, metric: str) -> None:
     """Decides what the media's block holds, what it counts, and what counts the guess at the ids of new items.
 
     Where towers do not plainly make the events more likely than the media's own likeness does, likeness is taken: a short log
@@ -151,7 +151,7 @@ def _settle_fresh(model: TwoTower, choices: _Choices) -> None:
     model.fresh.assign(fresh / rest if rest > 0 else FRESH)
 
 
-def temper_media(model: TwoTower, questions: Questions, metric: str) -> None:
+def temper_media(model: TwoTower, questions: RankingTask, metric: str) -> None:
     """Halves the weight of the media, or takes it away, where the metric is the better for it.
 
     What makes events likely is not all that makes lists good: on items that many took, media blur what ids know.

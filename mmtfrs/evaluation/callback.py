@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from mmtfrs._keras import keras
+from mmtfrs.config.schema import RANKING
 from mmtfrs.data.events import Events
 from mmtfrs.evaluation.blend import fit_blend
-from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.evaluation.scorers import ModelScorer
 from mmtfrs.models.averaging import averaged
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.sections import RANKING
 
 
 class ValidationMetrics(keras.callbacks.Callback):
@@ -26,12 +26,12 @@ class ValidationMetrics(keras.callbacks.Callback):
         super().__init__()
         self.events = events
         self.ks = ks
-        self._questions: Questions | None = None
+        self._questions: RankingTask | None = None
 
-    def questions(self, model: TwoTower) -> Questions:
+    def questions(self, model: TwoTower) -> RankingTask:
         """What is asked at the end of every epoch."""
         if self._questions is None:
-            self._questions = Questions(model.data, self.events, model.repeats)
+            self._questions = RankingTask(model.data, self.events, model.repeats)
             if model.config.evaluation.history == "rolling":
                 self._questions = self._questions.rolling() or self._questions
         return self._questions

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
-from mmtfrs.evaluation.report import ROWS
+from mmtfrs.evaluation.results_table import ROWS
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -21,10 +21,10 @@ from mmtfrs.exporting import versions
 from mmtfrs.exporting.loaded import short_message
 from mmtfrs.exporting.signatures import ServingModule
 from mmtfrs.exporting.warmup import write_warmup
-from mmtfrs.features.tables import Tables
-from mmtfrs.features.taken import TakenItems
 from mmtfrs.index.build import Found, make_search
 from mmtfrs.index.index import Index
+from mmtfrs.model_inputs.inputs import ModelInputs
+from mmtfrs.model_inputs.taken_items import TakenItems
 from mmtfrs.models.run import save_run
 from mmtfrs.models.two_tower import TwoTower
 
@@ -91,7 +91,7 @@ def export(
     return folder / str(versions.versions(folder)[-1])
 
 
-def _carried_tables(model: TwoTower) -> Tables:
+def _carried_tables(model: TwoTower) -> ModelInputs:
     """What the export keeps of the model's tables for a refresh, which trains nothing: nothing of what anybody took, where
     `export.histories` says so."""
     tables, nothing = model.data, TakenItems.nothing(len(model.data.user_ids))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
 
 
 class PastItems(tf.Module):
@@ -19,7 +19,7 @@ class PastItems(tf.Module):
         length: newest items of a history that the model reads.
     """
 
-    def __init__(self, tables: Tables, stored: int, length: int) -> None:
+    def __init__(self, tables: ModelInputs, stored: int, length: int) -> None:
         super().__init__(name="past")
         users = tables.user_ids if len(tables.user_ids) else np.array([""], object)
         self._users = tf.lookup.StaticHashTable(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.exporting.export import export, found_index
 from mmtfrs.exporting.versions import carried_model, newest_version

@@ -11,10 +11,10 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from mmtfrs.console import note, split_ids
-from mmtfrs.encoders.decode import ORIENTATION, SAMPLE_RATE, decode_audio, open_image, read_file
+from mmtfrs.config.schema import MODALITIES, ExtractionConfig
 from mmtfrs.errors import DataError, MediaError
-from mmtfrs.sections import MODALITIES, ExtractionConfig
+from mmtfrs.media.decode import ORIENTATION, SAMPLE_RATE, decode_audio, open_image, read_file
+from mmtfrs.utils.text import split_ids
 
 NO_SCORE = float(np.finfo(np.float32).min)  # a `min_score` that ends no list
 _SHOWN, _LETTERS = 5, 80  # values of a list, characters of a text, that are told in words
@@ -171,12 +171,6 @@ def results(answer: dict[str, np.ndarray], row: int = 0, k: int | None = None) -
     """One row of `item_id` and `score` as `(id, score)`, best first, without the empty rest, cut to k."""
     pairs = zip(answer["item_id"][row], answer["score"][row], strict=True)
     return [(item.decode(), float(score)) for item, score in pairs if item][:k]
-
-
-def note_unknown(user: str, answer: Mapping[str, np.ndarray]) -> None:
-    """Says so where an answer is for a user whom the model does not know: a typo would get a list like anybody's."""
-    if user and "known" in answer and not answer["known"][0]:
-        note(f"user {user} is not known to this model: the list is that of a new user")
 
 
 def title_request(items: Sequence[str]) -> tuple[str, dict[str, np.ndarray]]:

@@ -11,8 +11,8 @@ import soundfile
 from PIL import Image
 
 from mmtfrs._keras import tf
-from mmtfrs.encoders.decode import SAMPLE_RATE
 from mmtfrs.exporting.request import predict_request
+from mmtfrs.media.decode import SAMPLE_RATE
 
 _FILE = "tf_serving_warmup_requests"  # the name that TF Serving looks for in assets.extra
 

@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from mmtfrs import encoders
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
+from mmtfrs.config.schema import MODALITIES, Modality
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.users import Users
-from mmtfrs.encoders import decode_host
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder
 from mmtfrs.errors import DataError
-from mmtfrs.features.column import ColumnJob
 from mmtfrs.features.features import FeatureRows, Features, Reject
-from mmtfrs.features.own import load_own
+from mmtfrs.features.media_column import ColumnJob
+from mmtfrs.features.precomputed import load_own
 from mmtfrs.features.store import FeatureStore
-from mmtfrs.files import replacing
-from mmtfrs.sections import MODALITIES, Modality
+from mmtfrs.media import decode_host
+from mmtfrs.utils.files import replacing
 
 # Where a modality's media are looked for: a video stands in for a picture or a sound that an item does not have.
 _COLUMNS = {"image": ("image", VIDEO), "text": ("text",), "audio": ("audio", VIDEO)}

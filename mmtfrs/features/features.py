@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmtfrs.sections import Modality
+from mmtfrs.config.schema import Modality
 
 if TYPE_CHECKING:
     from mmtfrs.encoders.base import Encoder

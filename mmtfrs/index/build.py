@@ -9,12 +9,12 @@ import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.errors import ExportError
+from mmtfrs.index.base import Search
 from mmtfrs.index.clustering import make_blocks
 from mmtfrs.index.exact import ExactSearch, Score
 from mmtfrs.index.partitions import PartitionSearch
 from mmtfrs.index.scan import ScanSearch
 from mmtfrs.index.scann import ScannSearch
-from mmtfrs.index.search import Search
 
 log = logging.getLogger("mmtfrs")
 

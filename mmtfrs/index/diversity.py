@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmtfrs._keras import tf
-from mmtfrs.index.search import LOWEST
+from mmtfrs.index.base import LOWEST
 
 
 def mmr_order(scores: tf.Tensor, vectors: tf.Tensor, diversity: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.index.search import Search, take, top_k
+from mmtfrs.index.base import Search, take, top_k
 
 Score = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.index.base import LOWEST, Search, top_k
 from mmtfrs.index.diversity import mmr_order
 from mmtfrs.index.exact import ExactSearch
 from mmtfrs.index.filters import Attributes
-from mmtfrs.index.search import LOWEST, Search, top_k
 
 _POOL = 4  # times k candidates among which a diverse list is chosen
 _LISTED = 64  # filters that leave less than one item in so many are answered from the lists of those items

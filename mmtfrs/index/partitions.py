@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.index.base import LOWEST, Search, take, top_k
 from mmtfrs.index.clustering import make_blocks
-from mmtfrs.index.search import LOWEST, Search, take, top_k
 from mmtfrs.index.storage import Int8Blocks, Storage, WholeBlocks, variable
 
 _SPREAD = 2.0  # standard deviations above its center at which a block's best vectors are expected

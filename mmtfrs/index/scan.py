@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.index.search import Search, take, top_k
+from mmtfrs.index.base import Search, take, top_k
 
 
 class ScanSearch(Search):

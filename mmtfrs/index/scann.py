@@ -6,7 +6,7 @@ import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.errors import ExportError
-from mmtfrs.index.search import LOWEST, Search, take
+from mmtfrs.index.base import LOWEST, Search, take
 
 _ROWS_PER_LEAF = 500  # that its authors recommend
 _AGAIN = 4

@@ -7,7 +7,7 @@ import abc
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.index.search import LOWEST, take
+from mmtfrs.index.base import LOWEST, take
 
 _CHUNK = 512  # blocks decoded at a time where all are asked for
 

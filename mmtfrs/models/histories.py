@@ -8,7 +8,7 @@ import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.data.events import Events
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
 
 Pasts = Sequence[np.ndarray]  # of each of some users, the item rows they took, oldest first
 
@@ -31,7 +31,7 @@ class Histories:
         length: H, the newest items that are kept of a history.
     """
 
-    def __init__(self, tables: Tables, events: Events, length: int) -> None:
+    def __init__(self, tables: ModelInputs, events: Events, length: int) -> None:
         items = tables.item_rows(events.item_ids)
         kept = np.flatnonzero(items > 0)
         names, users = np.unique(events.user_ids[kept].astype(str), return_inverse=True)

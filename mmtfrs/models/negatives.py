@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmtfrs._keras import keras, tf
-from mmtfrs.sections import LossConfig
+from mmtfrs.config.schema import LossConfig
 
 Embed = Callable[[tf.Tensor], tf.Tensor]
 

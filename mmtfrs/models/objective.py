@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import keras, tf
-from mmtfrs.features.taken import TakenItems
+from mmtfrs.config.schema import LossConfig
+from mmtfrs.model_inputs.taken_items import TakenItems
 from mmtfrs.models import losses
-from mmtfrs.models.known import KnownItems
 from mmtfrs.models.negatives import Embed, Negatives
-from mmtfrs.sections import LossConfig
+from mmtfrs.models.seen_items import KnownItems
 
 _MAX_SCALE = 100.0  # of a learned temperature, as in CLIP (Radford et al. 2021)
 

@@ -9,13 +9,16 @@ import numpy as np
 from mmtfrs._version import __version__
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import RunError
-from mmtfrs.features.tables import Tables
-from mmtfrs.files import replacing, write_json
+from mmtfrs.model_inputs.inputs import ModelInputs
+from mmtfrs.model_inputs.storage import save_inputs
 from mmtfrs.models.run_folder import FORMAT, WEIGHTS, damaged, read_run, write_split
 from mmtfrs.models.two_tower import TwoTower
+from mmtfrs.utils.files import replacing, write_json
 
 
-def save_run(model: TwoTower, folder: str | Path, split: Split | None = None, tables: Tables | None = None, **facts) -> None:
+def save_run(
+    model: TwoTower, folder: str | Path, split: Split | None = None, tables: ModelInputs | None = None, **facts
+) -> None:
     """Writes a trained model so that `load_run` gives it back.
 
     Args:
@@ -37,10 +40,10 @@ def save_run(model: TwoTower, folder: str | Path, split: Split | None = None, ta
         raise RunError(f"{folder}: the run cannot be written ({error}).") from None
 
 
-def start_run(model: TwoTower, folder: Path, split: Split | None = None, tables: Tables | None = None, **facts) -> None:
+def start_run(model: TwoTower, folder: Path, split: Split | None = None, tables: ModelInputs | None = None, **facts) -> None:
     """Writes all of a run but its weights; `run.json` comes last and makes the folder a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    (tables or model.data).save(folder / "tables")  # first: what a killed start leaves is known by this folder
+    save_inputs(tables or model.data, folder / "tables")  # first: what a killed start leaves is known by this folder
     model.config.write(folder / "config.yaml")
     if split is not None:
         write_split(folder / "events.parquet", split)

@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import RunError
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
+from mmtfrs.model_inputs.storage import load_inputs
 
 FORMAT = 7
 RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
@@ -41,11 +42,11 @@ def check_run(folder: str | Path, part: str | None = None) -> dict:
     return facts
 
 
-def read_run(folder: Path) -> tuple[Config, Tables]:
+def read_run(folder: Path) -> tuple[Config, ModelInputs]:
     """What a trained model was built from: all of a run but its weights. Raises `RunError` as `load_run`."""
     check_run(folder)
     try:
-        tables = Tables.load(folder / "tables")
+        tables = load_inputs(folder / "tables")
         for modality, (name, mark) in tables.encoders.items():
             tables.encoders[modality] = (name.replace(RUN, str(folder.resolve())), mark)
         return Config.read(folder / "config.yaml"), tables
@@ -134,7 +135,7 @@ def write_split(path: Path, split: Split) -> None:
     pyarrow.parquet.write_table(pa.table(columns), path)
 
 
-def data_mark(tables: Tables, split: Split) -> str:
+def data_mark(tables: ModelInputs, split: Split) -> str:
     """Tells data from other data: ids, features and events."""
     digest = hashlib.sha256()
     for part in (split.train, split.validation, split.test):

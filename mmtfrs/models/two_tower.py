@@ -7,20 +7,20 @@ from collections.abc import Iterator
 import numpy as np
 
 from mmtfrs._keras import keras, tf, tfrs
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.errors import DataError, RunError
 from mmtfrs.features.features import Features
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.device import DeviceTables
+from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models import scores
-from mmtfrs.models.batches import TrainingRows
 from mmtfrs.models.histories import Pasts, newest
 from mmtfrs.models.objective import Objective
 from mmtfrs.models.rating import RatingHead
+from mmtfrs.models.training_dataset import TrainingRows
 from mmtfrs.models.voting import votes
 from mmtfrs.towers.candidate import CandidateTower
-from mmtfrs.towers.device_tables import DeviceTables
 from mmtfrs.towers.id_guess import IdGuess
 from mmtfrs.towers.imputers import make_imputer
 from mmtfrs.towers.likeness import Likeness
@@ -59,13 +59,13 @@ class TwoTower(tfrs.Model):
         features: Features | None = None,
         events: Events | None = None,
         *,
-        tables: Tables | None = None,
+        tables: ModelInputs | None = None,
     ) -> None:
         super().__init__(name="two_tower")
         if tables is None:
             if catalog is None or features is None or events is None:
                 raise DataError("TwoTower needs `catalog`, `features` and `events` (or `tables`).")
-            tables = Tables.build(config, catalog, features, events)
+            tables = ModelInputs.build(config, catalog, features, events)
         self.config = config
         self._data = _Untracked(tables)
         self._device = _Untracked(DeviceTables(tables))
@@ -108,7 +108,7 @@ class TwoTower(tfrs.Model):
         return self._device.value
 
     @property
-    def data(self) -> Tables:
+    def data(self) -> ModelInputs:
         """Ids, counts and reduced features as arrays."""
         return self._data.value
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from mmtfrs import fusion
 from mmtfrs._keras import keras, tf
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
 from mmtfrs.towers.alignment import alignment_loss
-from mmtfrs.towers.parts import IdEmbedding, as_blocks, hide_modalities, last_mlp
+from mmtfrs.towers.layers import IdEmbedding, as_blocks, hide_modalities, last_mlp
 
 
 class CandidateTower(keras.layers.Layer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmtfrs._keras import keras, tf
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
 
 Media = dict[str, tf.Tensor]
 
@@ -100,7 +100,7 @@ def _reverse(x: tf.Tensor):
     return tf.identity(x), lambda gradient: -gradient
 
 
-def make_imputer(kind: str, tables: Tables) -> GeneratorImputer | None:
+def make_imputer(kind: str, tables: ModelInputs) -> GeneratorImputer | None:
     """None where nothing is to be guessed, or there is nothing to guess from."""
     if kind != "generator" or len(tables.modalities) < 2:
         return None

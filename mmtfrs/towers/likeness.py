@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import keras, tf
-from mmtfrs.features.adapter import components
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
+from mmtfrs.model_inputs.pca import components
 
 _SAMPLE = 4096  # items from which the components are estimated
 
@@ -31,7 +31,7 @@ class Likeness(keras.layers.Layer):
     Reference: Eckart and Young, The approximation of one matrix by another of lower rank, Psychometrika 1936.
     """
 
-    def __init__(self, tables: Tables, dim: int, **kwargs) -> None:
+    def __init__(self, tables: ModelInputs, dim: int, **kwargs) -> None:
         super().__init__(trainable=False, dtype="float32", **kwargs)
         rows = np.arange(len(tables.item_ids))
         if len(rows) > _SAMPLE:

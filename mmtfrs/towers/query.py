@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 from mmtfrs import fusion
 from mmtfrs._keras import keras, tf
-from mmtfrs.config import Config
-from mmtfrs.towers.parts import IdEmbedding, as_blocks, hide_modalities, last_mlp
+from mmtfrs.config.config import Config
+from mmtfrs.towers.layers import IdEmbedding, as_blocks, hide_modalities, last_mlp
 
 
 class QueryTower(keras.layers.Layer):

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtfrs.config import Config, check_baselines
+from mmtfrs.config.config import Config, check_baselines
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
 from mmtfrs.evaluation.ease import MAX_ITEMS, PENALTIES, WEIGHTS, EaseScorer, gram_matrix
-from mmtfrs.evaluation.evaluate import Questions, content_vectors, evaluate
 from mmtfrs.evaluation.item_knn import ItemKNNScorer
+from mmtfrs.evaluation.ranking_task import RankingTask, content_vectors, evaluate
 from mmtfrs.evaluation.scorers import Scorer
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.histories import Histories
 from mmtfrs.models.run import load_run, load_weights, save_weights
 from mmtfrs.models.run_folder import load_part, load_split
@@ -111,7 +111,7 @@ def _fixed(name: str, model: TwoTower, split: Split) -> Scorer | None:
     if len(split.validation):
         # The penalty, and the content's weight, are EASE's only settings: it gets the best ones, as the model does.
         metric = model.config.evaluation.monitor
-        questions = Questions(model.data, split.validation, model.repeats)
+        questions = RankingTask(model.data, split.validation, model.repeats)
 
         def worth(scorer: EaseScorer) -> float:
             return questions.ask(scorer, (int(metric.partition("@")[2]),))[metric]
@@ -123,7 +123,7 @@ def _fixed(name: str, model: TwoTower, split: Split) -> Scorer | None:
     return EaseScorer(gram(split.test.known) if both else known, penalty, content, weight)
 
 
-def _only(tables: Tables, modalities: tuple[str, ...]) -> Tables:
+def _only(tables: ModelInputs, modalities: tuple[str, ...]) -> ModelInputs:
     def part(values: dict) -> dict:
         return {name: value for name, value in values.items() if name in modalities}
 

@@ -17,14 +17,15 @@ from mmtfrs.encoders.applications import NETWORKS
 from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.errors import ConfigError, MediaError, RunError
 from mmtfrs.evaluation.blend import fit_blend, settle_media
-from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.evaluation.scorers import ModelScorer
 from mmtfrs.features.extract import extract
 from mmtfrs.features.features import Features
-from mmtfrs.features.tables import Tables, reduce_media
-from mmtfrs.files import replacing
+from mmtfrs.model_inputs.feature_table import reduce_media
+from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.run_folder import RUN
 from mmtfrs.models.two_tower import TwoTower
+from mmtfrs.utils.files import replacing
 
 
 def finetune(
@@ -63,7 +64,7 @@ def finetune(
     users = {key: value for key, value in model.data.users.items() if key != "image"}
     # The run may be moved, and its encoder with it.
     used = dict(model.data.encoders) | {"image": (name.replace(str(folder.resolve()), RUN), rows.fingerprint)}
-    tables: Tables = dataclasses.replace(model.data, items=items, users=users, encoders=used)
+    tables: ModelInputs = dataclasses.replace(model.data, items=items, users=users, encoders=used)
     result = TwoTower(model.config, tables=tables)
     result.set_weights(model.get_weights())
     result.keep_encoders({**features.encoders, "image": fresh.encoders["image"]})
@@ -182,8 +183,8 @@ class _Stage:
         fit_blend(self.model, questions)  # pictures may say more than they did
         return questions.ask(ModelScorer(self.model), (int(metric.partition("@")[2]),))[metric]
 
-    def _questions(self) -> Questions:
-        return Questions(self.model.data, self.split.validation, self.model.repeats)
+    def _questions(self) -> RankingTask:
+        return RankingTask(self.model.data, self.split.validation, self.model.repeats)
 
     def _values(self) -> list[np.ndarray]:
         return [variable.numpy() for variable in self.variables]

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from mmtfrs._keras import keras
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import DataError
 from mmtfrs.evaluation.blend import settle_media
 from mmtfrs.evaluation.callback import ValidationMetrics
-from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.evaluation.scorers import PopularityScorer
 from mmtfrs.models.averaging import AveragedAdam
 from mmtfrs.models.two_tower import TwoTower
@@ -143,7 +143,7 @@ def tell_fold(split: Split, inner: bool) -> None:
 def _tell_popularity(model: TwoTower, split: Split, history: list[dict[str, float]]) -> None:
     """Says so where a model is no better than the same list for everybody."""
     metric = model.config.evaluation.monitor
-    questions = Questions(model.data, split.validation, model.repeats)
+    questions = RankingTask(model.data, split.validation, model.repeats)
     counts = (model.data.item_counts[1:], model.data.faded[1:])
     plain = max(questions.ask(PopularityScorer(each), (int(metric.partition("@")[2]),))[metric] for each in counts)
     best = max(logs[f"val_{metric}"] for logs in history)

@@ -6,12 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import RunError
 from mmtfrs.features.features import Features
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
+from mmtfrs.model_inputs.storage import save_inputs
 from mmtfrs.models.run import load_run, save_weights, start_run
 from mmtfrs.models.run_folder import data_mark, read_facts
 from mmtfrs.models.two_tower import TwoTower
@@ -48,7 +49,7 @@ def train(
     if overwrite:
         shutil.rmtree(out, ignore_errors=True)
     known = split.test.known  # what `evaluate` takes for known, and so what an export answers by
-    tables = Tables.build(config, catalog, features, split.train, known)
+    tables = ModelInputs.build(config, catalog, features, split.train, known)
     mark = data_mark(tables, split)
     if out.exists() and any(out.iterdir()):
         _check_same(out, config, mark)
@@ -68,7 +69,7 @@ def train(
         except OSError as error:
             raise RunError(f"{out}: the run folder cannot be written ({error}).") from None
     model, history = fit_to_best(model, split, out, progress, tune=tune if config.training.finetune.blocks else None)
-    model.data.save(out / "tables")
+    save_inputs(model.data, out / "tables")
     (out / "history.json").write_text(json.dumps(history), encoding="utf-8")
     save_weights(model, out / "weights.npz")
     for name in ("training", "refit"):

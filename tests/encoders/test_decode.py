@@ -11,8 +11,8 @@ import soundfile
 from PIL import Image
 
 from mmtfrs._keras import tf
-from mmtfrs.encoders import decode, decode_graph
 from mmtfrs.errors import MediaError
+from mmtfrs.media import decode, decode_graph
 
 LIMIT = 50_000_000
 

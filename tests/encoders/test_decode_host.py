@@ -15,8 +15,9 @@ from conftest import OFFLINE, REAL
 
 from mmtfrs import Catalog, Config, encoders, extract
 from mmtfrs._keras import tf
-from mmtfrs.encoders import audio, decode, decode_host
+from mmtfrs.encoders import audio
 from mmtfrs.errors import ConfigError, EncoderError, MediaError
+from mmtfrs.media import decode, decode_host
 
 TFIO = Config(encoders=OFFLINE, extraction={"decoder": "tensorflow-io"})
 DIGITS = REAL / "digits"

@@ -10,10 +10,10 @@ import pytest
 import mmtfrs
 from mmtfrs import encoders
 from mmtfrs._keras import tf
-from mmtfrs.encoders.decode_video import sample_frames, sound_track
+from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder, pool_frames
 from mmtfrs.errors import MediaError
-from mmtfrs.sections import ExtractionConfig
+from mmtfrs.media.video import sample_frames, sound_track
 
 av = pytest.importorskip("av", reason="videos need PyAV")
 BOUNDS = ExtractionConfig()

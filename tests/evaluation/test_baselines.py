@@ -12,11 +12,11 @@ from conftest import FAST, OFFLINE, run_cli
 import mmtfrs
 from mmtfrs import Catalog, Config, Events, Features
 from mmtfrs.errors import ConfigError
-from mmtfrs.evaluation.compare import mean_interval, paired_bootstrap
 from mmtfrs.evaluation.ease import EaseScorer, gram_matrix, taken
 from mmtfrs.evaluation.item_knn import ItemKNNScorer
-from mmtfrs.evaluation.missing import ALL, missing_curve, without_media
-from mmtfrs.features.tables import Tables
+from mmtfrs.evaluation.missing_modalities import ALL, missing_curve, without_media
+from mmtfrs.evaluation.significance import mean_interval, paired_bootstrap
+from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.histories import Histories
 from mmtfrs.training.baselines import train_baseline
 
@@ -25,7 +25,7 @@ def _log(users=40, items=12, seed=0):
     rng = np.random.default_rng(seed)
     rows = [(f"u{u}", f"i{i}") for u in range(users) for i in rng.choice(items, 5, False)]
     events = Events(*zip(*rows, strict=True), np.arange(len(rows)))
-    tables = Tables.build(Config(), Catalog.from_dict({"item_id": [f"i{n}" for n in range(items)]}), Features({}), events)
+    tables = ModelInputs.build(Config(), Catalog.from_dict({"item_id": [f"i{n}" for n in range(items)]}), Features({}), events)
     return events, tables, Histories(tables, events, 0)
 
 
@@ -73,7 +73,7 @@ def test_ease_with_media_sees_likeness_as_events():
 def test_item_knn_by_hand():
     content = np.array([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]], np.float32)
     events = Events(["u", "v"], ["a", "c"], [1, 2])
-    tables = Tables.build(Config(), Catalog.from_dict({"item_id": list("abcd")}), Features({}), events)
+    tables = ModelInputs.build(Config(), Catalog.from_dict({"item_id": list("abcd")}), Features({}), events)
     users = np.array(["u", "v", "w"], object)
     scores = ItemKNNScorer(content, neighbors=2).scores(users, Histories(tables, events, 0).pasts(users))
     np.testing.assert_allclose(scores, [[0, 0.8, 0, 0], [0, 0.6, 0, 0], [0, 0, 0, 0]], atol=1e-6)

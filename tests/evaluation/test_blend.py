@@ -12,8 +12,8 @@ from models.test_two_tower import planted
 from mmtfrs import Config, TwoTower
 from mmtfrs._keras import tf
 from mmtfrs.evaluation.blend import _Choices, _settle_fresh, fit_blend, temper_media
-from mmtfrs.evaluation.content import content_queries
-from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.evaluation.content_queries import content_queries
+from mmtfrs.evaluation.ranking_task import RankingTask
 
 ITEMS = 60
 
@@ -109,7 +109,7 @@ def test_media_are_tempered_where_lists_are_better_without(noise, kept):
     model = Model()
     model.blend = blend
     tables = types.SimpleNamespace(item_counts=np.ones(61), items={})
-    asked = Questions.__new__(Questions)
+    asked = RankingTask.__new__(RankingTask)
     vars(asked).update(tables=tables, repeats=False, users=[str(n) for n in range(50)], pasts=[np.zeros(0, int)] * 50,
                        relevant=[ids[n].argsort()[-3:] for n in range(50)], new_items=np.zeros(60, bool), content=None)  # fmt: skip
     temper_media(model, asked, "recall@3")
@@ -121,7 +121,7 @@ def test_content_queries_by_hand():
     catalog, features, events = planted()
     split = events.split("user")
     model = TwoTower(Config(**FAST), catalog, features, split.train)
-    found = content_queries(model, Questions(model.data, split.test))
+    found = content_queries(model, RankingTask(model.data, split.test))
     assert set(found) == {"image", "text"}
     rows = tf.range(1, 61)
     presence = model.device.item_media(rows)[1].numpy()
@@ -137,4 +137,4 @@ def test_content_queries_by_hand():
         assert found[name]["itself@20"] == pytest.approx(np.mean(np.array(ranks) < 20), abs=0.02)
         assert 0 <= found[name]["cross-modal@20"] <= 1 and found[name]["users"] > 50
     late = TwoTower(Config(**FAST).replace(model={"fusion": "late_voting"}), catalog, features, split.train)
-    assert content_queries(late, Questions(late.data, split.test)) == {}
+    assert content_queries(late, RankingTask(late.data, split.test)) == {}

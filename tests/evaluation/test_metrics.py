@@ -7,11 +7,11 @@ import pytest
 
 from mmtfrs import Catalog, Config, Events
 from mmtfrs.errors import DataError
-from mmtfrs.evaluation.evaluate import Questions
 from mmtfrs.evaluation.metrics import ListMetrics, ranking_metrics
+from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.evaluation.scorers import PopularityScorer
 from mmtfrs.features.features import Features
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
 
 
 def test_by_hand():
@@ -59,9 +59,9 @@ def test_whole_catalog_against_a_slow_loop(seed):
     known = events.take(np.setdiff1d(np.arange(len(pairs)), test_rows))
     test = events.take(test_rows, known=known)
     catalog = Catalog.from_dict({"item_id": [f"i{n}" for n in range(items)]})
-    tables = Tables.build(Config(), catalog, Features({}), known)
+    tables = ModelInputs.build(Config(), catalog, Features({}), known)
     scores = {f"u{u}": rng.normal(size=items).astype(np.float32) for u in range(users)}
-    result = Questions(tables, test).ask(_Fixed(scores), ks)
+    result = RankingTask(tables, test).ask(_Fixed(scores), ks)
 
     sums: dict[str, list] = {}
     fresh: list = []
@@ -90,8 +90,8 @@ def test_a_scorer_that_knows_nothing_is_at_chance():
     catalog = Catalog.from_dict({"item_id": [f"i{n:02d}" for n in range(50)]})
     known = Events(["someone"], ["i00"], [0])
     test = Events([f"u{n}" for n in range(users)], ["i03"] * users, [1] * users, known=known)
-    tables = Tables.build(Config(), catalog, Features({}), known)
-    result = Questions(tables, test).ask(PopularityScorer(np.zeros(50)), (5,))
+    tables = ModelInputs.build(Config(), catalog, Features({}), known)
+    result = RankingTask(tables, test).ask(PopularityScorer(np.zeros(50)), (5,))
     assert 0.02 < result["recall@5"] < 0.25
 
 
@@ -99,15 +99,15 @@ def test_seen_items_are_left_out_and_groups_are_apart():
     catalog = Catalog.from_dict({"item_id": list("abcd")})
     known = Events(["u", "u"], ["a", "b"], [1, 2])
     test = Events(["u", "u", "n"], ["a", "c", "a"], [3, 4, 5], known=known)
-    tables = Tables.build(Config(), catalog, Features({}), known)
-    result = Questions(tables, test).ask(PopularityScorer(np.array([9.0, 8, 7, 6])), (1,))
+    tables = ModelInputs.build(Config(), catalog, Features({}), known)
+    result = RankingTask(tables, test).ask(PopularityScorer(np.array([9.0, 8, 7, 6])), (1,))
     # u has seen a and b, so c comes first and is right; a was seen and is no question. n sees a first.
     assert result["recall@1"] == 1.0 and result["users"] == 2
     assert result["new_users"] == {"users": 1, **{name: 1.0 for name in result["new_users"] if name != "users"}}
     assert result["known_users"]["users"] == 1
     assert result["new_items"]["share_of_lists"] == 0.5 and result["new_items"]["share_of_catalog"] == 0.5
     with pytest.raises(DataError, match="there is nothing to evaluate"):
-        Questions(tables, Events(["u"], ["a"], [9], known=known))
+        RankingTask(tables, Events(["u"], ["a"], [9], known=known))
 
 
 def test_rolling_questions_by_hand():
@@ -115,8 +115,8 @@ def test_rolling_questions_by_hand():
     catalog = Catalog.from_dict({"item_id": list("abcde")})
     known = Events(["u", "u"], ["a", "b"], [1, 2])
     test = Events(["n", "u", "n", "u", "n"], ["c", "d", "a", "d", "c"], [7, 3, 8, 4, 9], known=known)
-    tables = Tables.build(Config(), catalog, Features({}), known)
-    questions = Questions(tables, test)
+    tables = ModelInputs.build(Config(), catalog, Features({}), known)
+    questions = RankingTask(tables, test)
     rolling = questions.rolling()
     # n takes c, a, c: c is asked for first, a after c; the second c was taken before. u takes d, d after a, b: once.
     found = [(user, past.tolist(), wanted.tolist()) for user, past, wanted in
@@ -125,12 +125,12 @@ def test_rolling_questions_by_hand():
     result = rolling.ask(PopularityScorer(np.array([9.0, 8, 7, 6, 5])), (1,))
     # n sees a first (wrong), then a again (right); of what u has not seen, c comes first (wrong).
     assert result["recall@1"] == pytest.approx(1 / 3) and result["new_users"]["users"] == 1
-    repeats = Questions(tables, test, repeats=True)
+    repeats = RankingTask(tables, test, repeats=True)
     assert sorted(repeats.relevant[0].tolist()) == [0, 2] and len(repeats.rolling().users) == 5
     everything = repeats.ask(PopularityScorer(np.array([9.0, 8, 7, 6, 5])), (1,))
     assert everything["recall@1"] == 0.25  # a comes first for both: one of the two that n takes
     mixed = Events(["u", "u"], ["c", "d"], [0, 5], known=known)
-    assert Questions(tables, mixed).rolling() is None  # a random split: what is known is not older
+    assert RankingTask(tables, mixed).rolling() is None  # a random split: what is known is not older
 
 
 def test_lists_by_hand():

@@ -18,11 +18,11 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 import mmtfrs
 from mmtfrs._keras import tf
-from mmtfrs.encoders.decode import decode_audio
 from mmtfrs.errors import DataError, ExportError
 from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.exporting.request import Query, image_bytes, results, wav_bytes
 from mmtfrs.exporting.versions import new_version, newest_version, versions
+from mmtfrs.media.decode import decode_audio
 from mmtfrs.models.histories import Histories
 from serving.servable import Servable
 

@@ -14,7 +14,7 @@ from processes import snapshots
 import mmtfrs
 from mmtfrs.exporting.versions import versions
 from mmtfrs.models.run import load_run, save_run
-from serving.versions import ServedModel
+from serving.served_model import ServedModel
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_an_export_killed_between_any_two_of_its_changes(run, tmp_path, jobs):
     folder = tmp_path / "m"
     model = load_run(run)
     unwarmed(mmtfrs.export(model, folder))
-    export = jobs("mmtfrs.cli", "export", run, folder, before=(snapshots, str(folder), str(tmp_path / "left")))
+    export = jobs("mmtfrs.cli.app", "export", run, folder, before=(snapshots, str(folder), str(tmp_path / "left")))
     assert export.wait() == 0 and versions(folder) == [1, 2], export.stderr
     left = sorted((tmp_path / "left").iterdir())
     seen = [versions(each) for each in left]

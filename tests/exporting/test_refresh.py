@@ -157,7 +157,7 @@ def test_killed_between_any_two_of_its_changes_no_half_version_is_there(tmp_path
 
     def start(number, log):
         command = ["refresh", folder, "--items", tmp_path / "items.jsonl", "--store", tmp_path / "store", "--keep", "1"]
-        return jobs("mmtfrs.cli", *command, "--json", before=(die_at, number, str(tmp_path), str(tmp_path / log)))
+        return jobs("mmtfrs.cli.app", *command, "--json", before=(die_at, number, str(tmp_path), str(tmp_path / log)))
 
     for number in (3, 12):  # while the store is written; while the version is
         killed = start(number, f"log-{number}")

@@ -13,13 +13,13 @@ import pytest
 from conftest import FAST, run_cli, run_python, unwarmed
 
 import mmtfrs
-from mmtfrs.console import print_recommendations
+from mmtfrs.cli.console import print_recommendations
 from mmtfrs.errors import DataError, RunError
 from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.exporting.refresh import refresh
 from mmtfrs.exporting.request import Query
 from mmtfrs.exporting.signatures import ServingModule
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.run import load_run, save_run
 from serving.client import Client
 from serving.grpc_server import Server
@@ -114,9 +114,9 @@ def test_tables_take_the_column_of_the_config(model):
     catalog = _catalog(name=[f"name {number}" for number in range(ITEMS)])
     features, events = mmtfrs.extract(_catalog(), model[0].config, model[1], progress=False), mmtfrs.Events(["u"], ["i1"], [1])
     named = model[0].config.replace(data={"title": "name"})
-    assert Tables.build(named, catalog, features, events).titles.tolist() == [f"name {number}" for number in range(ITEMS)]
+    assert ModelInputs.build(named, catalog, features, events).titles.tolist() == [f"name {number}" for number in range(ITEMS)]
     with pytest.raises(DataError, match=r"`data.title` names the column `nam`.* Did you mean `name`\?"):
-        Tables.build(model[0].config.replace(data={"title": "nam"}), catalog, features, events)
+        ModelInputs.build(model[0].config.replace(data={"title": "nam"}), catalog, features, events)
 
 
 def test_the_export_answers_titles(folder):
@@ -256,11 +256,11 @@ def test_the_client_asks_for_titles(folder, old):
 
 @pytest.mark.slow
 def test_a_terminal_that_cannot_show_a_title(folder):
-    code = "import sys; sys.argv[0] = 'mmtfrs'; from mmtfrs.cli import main; main()"
+    code = "import sys; sys.argv[0] = 'mmtfrs'; from mmtfrs.cli.app import main; main()"
     result = run_python(code, "recommend", folder, "--text", "\u00fc", "-k", str(ITEMS), PYTHONIOENCODING="ascii")
     assert result.returncode == 0 and 'for text "?"' in result.stdout and "?" * 80 in result.stdout, result.stderr
 
 
 def test_the_commands_load_no_tensorflow():
-    result = run_python("import sys, serving.client, mmtfrs.export_commands; print('tensorflow' in sys.modules)")
+    result = run_python("import sys, serving.client, mmtfrs.cli.export; print('tensorflow' in sys.modules)")
     assert result.stdout.strip() == "False", result.stderr

@@ -7,9 +7,10 @@ import pytest
 
 from mmtfrs import Catalog, Config, Events
 from mmtfrs.errors import DataError
-from mmtfrs.features.adapter import Adapter
 from mmtfrs.features.features import FeatureRows, Features
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
+from mmtfrs.model_inputs.pca import Adapter
+from mmtfrs.model_inputs.storage import load_inputs, save_inputs
 
 
 @pytest.mark.parametrize("shape", [(200, 30), (20, 50)])
@@ -45,14 +46,14 @@ def test_tables_by_hand(tmp_path):
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     features = Features.from_arrays({"text": values}, {"text": [True, False, True]})
     events = Events(["u", "u", "v"], ["a", "b", "a"], [1, 2, 3])
-    tables = Tables.build(Config(model={"feature_dim": None}), catalog, features, events)
+    tables = ModelInputs.build(Config(model={"feature_dim": None}), catalog, features, events)
     assert tables.item_counts.tolist() == [0, 2, 1, 0] and tables.user_counts.tolist() == [0, 2, 1]
     assert tables.item_rows(["c", "zz", "a"]).tolist() == [3, 0, 1] and tables.user_rows(["w", "v"]).tolist() == [0, 2]
     media = tables.items["text"]
     assert media.rows.tolist() == [0, 1, 0, 2] and not media.matrix[0].any()
     np.testing.assert_allclose(media.matrix[1], -media.matrix[2], atol=1e-6)  # two rows around their mean
-    tables.save(tmp_path)
-    loaded = Tables.load(tmp_path)
+    save_inputs(tables, tmp_path)
+    loaded = load_inputs(tmp_path)
     assert loaded.item_ids.tolist() == ["a", "b", "c"] and loaded.modalities == ("text",)
     np.testing.assert_array_equal(loaded.items["text"].matrix, media.matrix)
 
@@ -61,6 +62,19 @@ def test_table_errors():
     catalog = Catalog.from_dict({"item_id": ["a", "b", "c"]})
     features = Features.from_arrays({"text": np.ones((2, 4))})
     with pytest.raises(DataError, match="`features` has 2 rows of text, the catalog 3 items"):
-        Tables.build(Config(), catalog, features, Events(["u"], ["a"], [1]))
+        ModelInputs.build(Config(), catalog, features, Events(["u"], ["a"], [1]))
     with pytest.raises(DataError, match="no training event is on an item of the catalog"):
-        Tables.build(Config(), catalog, Features({}), Events(["u"], ["zz"], [1]))
+        ModelInputs.build(Config(), catalog, Features({}), Events(["u"], ["zz"], [1]))
+
+
+def test_inputs_are_never_written_to():
+    """Neither what another log makes of them nor what is taken out of them changes them."""
+    catalog = Catalog.from_dict({"item_id": ["a", "b", "c"]})
+    features = Features.from_arrays({"text": np.eye(3, 4, dtype=np.float32)})
+    inputs = ModelInputs.build(Config(), catalog, features, Events(["u", "v"], ["a", "b"], [1, 2]))
+    for name in ("item_ids", "item_counts", "user_counts", "id_rows", "faded", "titles"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(inputs, name)[0] = 1
+    other = inputs.on(Events(["w", "w"], ["c", "a"], [3, 4]))
+    assert other.item_counts.tolist() == [0, 1, 0, 1] and other.user_ids.tolist() == ["u", "v", "w"]
+    assert inputs.item_counts.tolist() == [0, 1, 1, 0] and inputs.user_ids.tolist() == ["u", "v"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmtfrs.features.graph import edges, smooth
-from mmtfrs.features.media import MediaRows
-from mmtfrs.sections import GraphConfig
+from mmtfrs.config.schema import GraphConfig
+from mmtfrs.model_inputs.feature_table import MediaRows
+from mmtfrs.model_inputs.item_graph import edges, smooth
 
 
 def test_edges_by_hand():

@@ -7,7 +7,7 @@ import pytest
 
 import mmtfrs
 from mmtfrs.errors import DataError
-from mmtfrs.features.own import load_own
+from mmtfrs.features.precomputed import load_own
 
 CATALOG = mmtfrs.Catalog.from_dict({"item_id": ["a", "b", "c"]})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmtfrs.features.popularity import FADES, best_fade, faded_counts, log_popularity
+from mmtfrs.model_inputs.popularity import FADES, best_fade, faded_counts, log_popularity
 
 
 def test_by_hand():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmtfrs.features.taken import TakenItems
+from mmtfrs.model_inputs.taken_items import TakenItems
 
 
 def _users(taken):

@@ -8,8 +8,8 @@ from conftest import FAST
 
 import mmtfrs
 from mmtfrs import Config
-from mmtfrs.features.media import MediaRows
-from mmtfrs.features.telling import told
+from mmtfrs.model_inputs.feature_table import MediaRows
+from mmtfrs.model_inputs.telling import told
 
 
 def _log(users=200, items=40, each=8, seed=0):

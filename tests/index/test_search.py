@@ -7,13 +7,13 @@ import pytest
 
 from mmtfrs._keras import tf
 from mmtfrs.errors import ExportError
+from mmtfrs.index.base import top_k
 from mmtfrs.index.build import Found, exact_rows, make_search, measured_recall
 from mmtfrs.index.clustering import assign, k_means, make_blocks
 from mmtfrs.index.exact import ExactSearch
 from mmtfrs.index.index import Index
 from mmtfrs.index.partitions import PartitionSearch
 from mmtfrs.index.scan import ScanSearch
-from mmtfrs.index.search import top_k
 
 
 def clustered(count=6000, dim=16, clusters=60, seed=0):

@@ -5,7 +5,7 @@ import pytest
 
 from mmtfrs._keras import keras, tf
 from mmtfrs.models.averaging import AveragedAdam, averaged
-from mmtfrs.models.batches import balance
+from mmtfrs.models.training_dataset import balance
 
 
 def _model(optimizer) -> keras.Model:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from mmtfrs._keras import tf
+from mmtfrs.config.schema import LossConfig
 from mmtfrs.errors import ConfigError
-from mmtfrs.features.taken import TakenItems
+from mmtfrs.model_inputs.taken_items import TakenItems
 from mmtfrs.models import losses
-from mmtfrs.models.known import KnownItems
 from mmtfrs.models.objective import Objective
-from mmtfrs.sections import LossConfig
+from mmtfrs.models.seen_items import KnownItems
 
 ITEMS, DIM, USERS = 12, 6, 5
 

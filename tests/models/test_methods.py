@@ -9,8 +9,8 @@ from test_two_tower import planted
 
 import mmtfrs
 from mmtfrs import Config, Events, TwoTower
-from mmtfrs import sections as settings
 from mmtfrs._keras import keras, tf
+from mmtfrs.config import schema as settings
 from mmtfrs.errors import ConfigError, DataError
 from mmtfrs.exporting.export import make_index
 from mmtfrs.exporting.loaded import LoadedModel

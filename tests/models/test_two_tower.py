@@ -11,7 +11,7 @@ from mmtfrs import Catalog, Config, Events, TwoTower
 from mmtfrs._keras import keras, tf
 from mmtfrs.errors import RunError
 from mmtfrs.features.features import Features
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.histories import Histories
 
 
@@ -38,7 +38,7 @@ def _model(**model):
 def test_histories_by_hand():
     catalog = Catalog.from_dict({"item_id": list("abcd")})
     events = Events(list("uvuuv"), list("abcad"), [5, 1, 2, 9, 3])
-    tables = Tables.build(Config(), catalog, Features({}), events)
+    tables = ModelInputs.build(Config(), catalog, Features({}), events)
     histories = Histories(tables, events, 3)
     # u took c (2), a (5), a (9); v took b (1), d (3).
     assert histories.of_users(["v", "u", "w"]).tolist() == [[0, 2, 4], [3, 1, 1], [0, 0, 0]]

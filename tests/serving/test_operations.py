@@ -21,9 +21,9 @@ from mmtfrs.errors import ExportError
 from mmtfrs.exporting.request import Query, predict_request
 from serving.client import Client, ServingError
 from serving.grpc_server import Server
-from serving.metrics import JsonLines
-from serving.models import read_models
-from serving.versions import ServedModel, State
+from serving.model_list import read_models
+from serving.prometheus import JsonLines
+from serving.served_model import ServedModel, State
 
 
 @pytest.fixture(scope="module")

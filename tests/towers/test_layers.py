@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mmtfrs._keras import keras, tf
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
 from mmtfrs.models.rating import RatingHead
 from mmtfrs.towers.candidate import CandidateTower
 from mmtfrs.towers.imputers import GeneratorImputer
-from mmtfrs.towers.parts import MLP, IdEmbedding
+from mmtfrs.towers.layers import MLP, IdEmbedding
 
 NAMES, DIMS = ("image", "text", "audio"), (4, 3, 2)
 PRESENCE = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]], np.float32)

@@ -11,7 +11,7 @@ import mmtfrs
 from mmtfrs import Config, TwoTower
 from mmtfrs._keras import tf
 from mmtfrs.evaluation.blend import settle_media
-from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.towers.likeness import Likeness
 
 
@@ -61,7 +61,7 @@ def test_a_log_too_short_to_learn_from_is_answered_by_likeness(tmp_path):
     catalog, features, events = _log(120, 2, 0)
     split = events.split("random", 0.3, 0.3)
     model = TwoTower(Config(**FAST), catalog, features, split.train)  # as if it had been trained to no avail
-    questions = Questions(model.data, split.validation)
+    questions = RankingTask(model.data, split.validation)
     settle_media(model, questions, "recall@20")
     assert model.alike.numpy() == 1.0 and model.blend.numpy()[0] == 1.0
     weights = model.blend.numpy()
@@ -87,5 +87,5 @@ def test_towers_that_learned_are_kept():
     model = TwoTower(Config(**FAST), catalog, features, split.train)
     model.compile(optimizer="adam")
     model.fit(model.dataset(split.train), epochs=15, verbose=0)
-    settle_media(model, Questions(model.data, split.validation), "recall@20")
+    settle_media(model, RankingTask(model.data, split.validation), "recall@20")
     assert model.alike.numpy() == 0.0

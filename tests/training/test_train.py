@@ -96,7 +96,7 @@ def test_kill_9_then_the_same_command_goes_on(demo, demo_events, demo_store, tmp
     config = tmp_path / "c.yaml"
     config.write_text("training: {epochs: 5, patience: 5, batch_size: 512}\nmodel: {embedding_dim: 16, hidden: [16]}\n")
     offline = [part for name in ("image", "text", "audio") for part in (f"--{name}-encoder", "offline")]
-    command = ["mmtfrs.cli", "train", "--items", demo / "items.csv", "--events", demo_events, "--out",
+    command = ["mmtfrs.cli.app", "train", "--items", demo / "items.csv", "--events", demo_events, "--out",
                tmp_path / "r", "--config", config, "--store", tmp_path / "store", *offline]  # fmt: skip
     job = jobs(*command)
     job.line("epoch 2/")

@@ -7,8 +7,8 @@ import pytest
 
 from mmtfrs import Config
 from tuning.job import METHODS
-from tuning.objective import Objective
 from tuning.oracles import COMPLETED, FAILED, RUNNING, make_oracle
+from tuning.search_objective import Objective
 from tuning.space import Space
 
 GOAL = Objective("recall@20", "max")

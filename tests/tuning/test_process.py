@@ -11,13 +11,14 @@ from conftest import ROOT, run_cli, wait_until
 
 from mmtfrs.errors import TuningError
 from tuning.distributed import LocalWorkers
-from tuning.process import start, why
+from tuning.lifeline import start
+from tuning.process import why
 
-_CHILD = "from tuning.process import die_with_parent; die_with_parent(); import time; print('up', flush=True); time.sleep(60)"
+_CHILD = "from tuning.lifeline import die_with_parent; die_with_parent(); import time; print('up', flush=True); time.sleep(60)"
 _PARENT = f"""
 import os, sys, time
 from pathlib import Path
-from tuning.process import start
+from tuning.lifeline import start
 child = start([sys.executable, "-c", {_CHILD!r}], Path(sys.argv[1]), dict(os.environ))
 print(child.pid, flush=True)
 time.sleep(60)

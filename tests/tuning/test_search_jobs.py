@@ -18,11 +18,11 @@ from models.test_two_tower import planted
 from mmtfrs import Config
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import TuningError
-from tuning.data import SearchData
 from tuning.job import Job
-from tuning.objective import Objective
 from tuning.outcome import write_best
 from tuning.search import search
+from tuning.search_data import SearchData
+from tuning.search_objective import Objective
 from tuning.trials import Trials
 
 SPACE = {

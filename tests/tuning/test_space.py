@@ -6,8 +6,8 @@ import pytest
 
 from mmtfrs import Config
 from mmtfrs.errors import TuningError
-from tuning.objective import Objective
 from tuning.oracles import make_oracle, values_of
+from tuning.search_objective import Objective
 from tuning.space import DEFAULT, Choice, Range, Space
 
 MEDIA = ("image", "text", "audio")

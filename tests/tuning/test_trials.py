@@ -9,11 +9,11 @@ import pyarrow.parquet
 import pytest
 
 from mmtfrs import Config
-from mmtfrs.files import write_json
+from mmtfrs.utils.files import write_json
 from tuning.importance import importance, positions
 from tuning.live import table
-from tuning.objective import Objective
 from tuning.report import trials_table
+from tuning.search_objective import Objective
 from tuning.space import Space
 from tuning.trials import Row, Trials, read_lines
 

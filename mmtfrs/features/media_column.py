@@ -16,12 +16,12 @@ import numpy as np
 
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.encoders.base import Encoder
-from mmtfrs.encoders.decode_video import NO_SOUND
 from mmtfrs.errors import MediaError
-from mmtfrs.features.ahead import ahead
 from mmtfrs.features.features import Reject
-from mmtfrs.features.progress import progress_bar
 from mmtfrs.features.store import FeatureSpace, FeatureStore
+from mmtfrs.media.video import NO_SOUND
+from mmtfrs.utils.prefetch import ahead
+from mmtfrs.utils.progress import progress_bar
 
 _LOOK_UP = 512  # media that the store is asked for at once
 _BATCH_BYTES = 128 << 20  # a batch ends early when its decoded media reach this

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from mmtfrs.features.media import MediaRows
+from mmtfrs.model_inputs.feature_table import MediaRows
 
 _PAIRS = 100_000  # of users and items that are looked at, at most
 _ORDERS = 16  # random ones, from which the error is estimated

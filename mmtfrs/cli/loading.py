@@ -6,15 +6,15 @@ from pathlib import Path
 
 import typer
 
-from mmtfrs.config import Config
-from mmtfrs.console import note, warn
+from mmtfrs.cli.console import note, warn
+from mmtfrs.config.config import Config
+from mmtfrs.config.schema import MODALITIES
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.data.media_table import VIDEO
 from mmtfrs.data.splits import Split
 from mmtfrs.data.users import Users
 from mmtfrs.encoders.names import check_name
-from mmtfrs.sections import MODALITIES
 
 
 def read_settings(

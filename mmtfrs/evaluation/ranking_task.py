@@ -10,11 +10,11 @@ import numpy as np
 from mmtfrs._keras import tf
 from mmtfrs.data.events import Events
 from mmtfrs.errors import DataError
-from mmtfrs.evaluation.content import content_queries
+from mmtfrs.evaluation.content_queries import content_queries
 from mmtfrs.evaluation.metrics import ListMetrics, ranking_metrics
 from mmtfrs.evaluation.ratings import rating_errors
 from mmtfrs.evaluation.scorers import ModelScorer, PopularityScorer, Scorer
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.histories import Histories
 from mmtfrs.models.two_tower import TwoTower
 
@@ -44,7 +44,7 @@ def evaluate(
         event) and `new_items_among_themselves` (only such items are ranked), with `share_of_lists` and `share_of_catalog` of
         the new items. `rolling` asks anew before every event of a part that is later than all that is known, with what its
         user took until then; with `evaluation.history: rolling` this is what the metrics are of, and `static` the group.
-        `content_queries` are those of `mmtfrs.evaluation.content`. A model with the rating task has `rating_mae` and
+        `content_queries` are those of `mmtfrs.evaluation.content_queries`. A model with the rating task has `rating_mae` and
         `rating_rmse` as well.
 
     Raises:
@@ -52,7 +52,7 @@ def evaluate(
     """
     ks = tuple(sorted(ks or model.config.evaluation.ks))
     settings = model.config
-    questions = Questions(model.data, events, model.repeats)
+    questions = RankingTask(model.data, events, model.repeats)
     scorers: dict[str, Scorer] = {
         "model": ModelScorer(model),
         "popularity": PopularityScorer(model.data.item_counts[1:]),
@@ -75,7 +75,7 @@ def evaluate(
     return results
 
 
-class Questions:
+class RankingTask:
     """The users of a part of the log, what is relevant to each and what each has seen.
 
     Args:
@@ -89,7 +89,7 @@ class Questions:
         relevant: indices of the items that are to be found.
     """
 
-    def __init__(self, tables: Tables, events: Events, repeats: bool = False) -> None:
+    def __init__(self, tables: ModelInputs, events: Events, repeats: bool = False) -> None:
         self.tables = tables
         self.repeats = repeats
         self._events = events
@@ -104,7 +104,7 @@ class Questions:
         self.new_items = tables.item_counts[1:] == 0
         self.content = content_vectors(tables)
 
-    def rolling(self) -> Questions | None:
+    def rolling(self) -> RankingTask | None:
         """A question before each event, with all that its user took until then, also in this part: how a model that is sent
         histories is asked. None where what is known is not older than the part, or nobody comes twice. Of very many events
         some are drawn."""
@@ -222,7 +222,7 @@ class _Means:
         return {name: total / max(self.count, 1) for name, total in self._sums.items()}
 
 
-def content_vectors(tables: Tables) -> np.ndarray | None:
+def content_vectors(tables: ModelInputs) -> np.ndarray | None:
     """`[N, d]` unit vectors of the items' media, the same whatever model is asked; None without media."""
     parts = []
     for table in tables.items.values():

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from mmtfrs.encoders.decode import SAMPLE_RATE
+from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.errors import EncoderError, MediaError
-from mmtfrs.sections import ExtractionConfig
+from mmtfrs.media.decode import SAMPLE_RATE
 
 NO_SOUND = "the video has no sound"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmtfrs._keras import keras, tf
+from mmtfrs.config.schema import ModelConfig
 from mmtfrs.fusion.base import Fusion
-from mmtfrs.sections import ModelConfig
-from mmtfrs.towers.pooling import sum_rows
+from mmtfrs.model_inputs.pooling import sum_rows
 
 
 class MLP(keras.layers.Layer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from mmtfrs.config import Config, check_metric
+from mmtfrs.config.config import Config, check_metric
 from mmtfrs.errors import ConfigError, TuningError, nearest
 
 # Metrics without a list length; all METRIC@K are to be as high as can be.

@@ -10,8 +10,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from mmtfrs.errors import ConfigError, nearest
-from mmtfrs.sections import (  # fmt: skip
+from mmtfrs.config.schema import (  # fmt: skip
     BASELINES,
     MODALITIES,
     DataConfig,
@@ -26,6 +25,7 @@ from mmtfrs.sections import (  # fmt: skip
     TuningConfig,
     metric,
 )
+from mmtfrs.errors import ConfigError, nearest
 
 
 class Config(Section):

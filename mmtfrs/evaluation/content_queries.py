@@ -10,13 +10,13 @@ from mmtfrs._keras import tf
 from mmtfrs.models.two_tower import TwoTower
 
 if TYPE_CHECKING:
-    from mmtfrs.evaluation.evaluate import Questions
+    from mmtfrs.evaluation.ranking_task import RankingTask
 
 _ASKED = 2000  # items, or users, drawn at most
 _K = 20
 
 
-def content_queries(model: TwoTower, questions: Questions, seed: int = 0) -> dict[str, dict[str, float]]:
+def content_queries(model: TwoTower, questions: RankingTask, seed: int = 0) -> dict[str, dict[str, float]]:
     """Asks for every item by one of its own media.
 
     Args:
@@ -56,7 +56,9 @@ def content_queries(model: TwoTower, questions: Questions, seed: int = 0) -> dic
     return results
 
 
-def _personal(model: TwoTower, questions: Questions, everything: tf.Tensor, asked: np.ndarray, queries: tf.Tensor, rng) -> dict:
+def _personal(
+    model: TwoTower, questions: RankingTask, everything: tf.Tensor, asked: np.ndarray, queries: tf.Tensor, rng
+) -> dict:
     """Recall of one item of each user, by the user, by a medium like the item's, and by both."""
     places = np.full(len(model.data.item_ids), -1)
     places[asked] = np.arange(len(asked))

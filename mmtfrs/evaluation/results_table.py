@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from mmtfrs.evaluation.compare import Difference
+from mmtfrs.evaluation.significance import Difference
 
 ROWS = {
     "model": "this model",

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from mmtfrs.config import Config
-from mmtfrs.console import show
-from mmtfrs.options import Json
+from mmtfrs.cli.console import show
+from mmtfrs.cli.options import Json
+from mmtfrs.config.config import Config
 
 app = typer.Typer()
 

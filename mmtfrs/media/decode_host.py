@@ -22,9 +22,9 @@ import numpy as np
 import soxr
 
 from mmtfrs._keras import tf
-from mmtfrs.encoders import decode
-from mmtfrs.encoders.decode_graph import SAMPLE_RATE, _chunk, _integer, decode_wav
 from mmtfrs.errors import EncoderError, MediaError
+from mmtfrs.media import decode
+from mmtfrs.media.decode_graph import SAMPLE_RATE, _chunk, _integer, decode_wav
 
 # FLAC frames of 192 zeros each, from sample 2**36 - 1 on, where no file gets to; many, as a damaged frame swallows some.
 _GUARD = bytes.fromhex("fff91002febfbfbfbfbfbfd6000054d6") * 4096

@@ -9,13 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from mmtfrs import encoders
-from mmtfrs.config import Config
-from mmtfrs.console import note, print_recommendations, show, split_ids
-from mmtfrs.exporting.request import Query, note_unknown, results
-from mmtfrs.exporting.versions import carried_model, newest_version
-from mmtfrs.inputs import check_encoders, read_items
-from mmtfrs.models.run_folder import check_run
-from mmtfrs.options import (  # fmt: skip
+from mmtfrs.cli.console import note, note_unknown, print_recommendations, show
+from mmtfrs.cli.loading import check_encoders, read_items
+from mmtfrs.cli.options import (  # fmt: skip
     Allow,
     AudioEncoder,
     Boost,
@@ -40,6 +36,11 @@ from mmtfrs.options import (  # fmt: skip
     TextEncoder,
     User,
 )
+from mmtfrs.config.config import Config
+from mmtfrs.exporting.request import Query, results
+from mmtfrs.exporting.versions import carried_model, newest_version
+from mmtfrs.models.run_folder import check_run
+from mmtfrs.utils.text import split_ids
 
 app = typer.Typer()
 
@@ -117,7 +118,7 @@ def index_report(
         raise typer.BadParameter(f"must be numbers above 0, up to 1. Received: {recalls}", param_hint="--recalls")
     check_run(run)
     from mmtfrs.exporting.export import sample_queries
-    from mmtfrs.index.report import index_picture, index_table, measure_indexes
+    from mmtfrs.index.measure import index_picture, index_table, measure_indexes
     from mmtfrs.models.run import load_run
 
     model = load_run(run)

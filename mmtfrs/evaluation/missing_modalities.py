@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mmtfrs.data.events import Events
-from mmtfrs.evaluation.evaluate import Questions
+from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.evaluation.scorers import ModelScorer
 from mmtfrs.models.two_tower import TwoTower
 
@@ -34,7 +34,7 @@ def missing_curve(
     Returns:
         `{"all media": [one per share], modality: [...], ...}`.
     """
-    questions = Questions(model.data, events, model.repeats)
+    questions = RankingTask(model.data, events, model.repeats)
     k = int(metric.partition("@")[2])
     groups = {ALL: model.data.modalities, **{name: (name,) for name in model.data.modalities}}
     curve: dict[str, list[float]] = {}

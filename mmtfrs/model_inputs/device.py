@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.features.media import MediaRows
-from mmtfrs.features.tables import Tables
-from mmtfrs.towers.pooling import DENSE, sum_rows
+from mmtfrs.model_inputs.feature_table import MediaRows
+from mmtfrs.model_inputs.inputs import ModelInputs
+from mmtfrs.model_inputs.pooling import DENSE, sum_rows
 
 
 class DeviceTable:
@@ -64,7 +64,7 @@ class DeviceTable:
 class DeviceTables:
     """All tables of a model: item and user features per modality, and which ids were trained."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: ModelInputs) -> None:
         self._adapters = {name: tables.adapters[name] for name in tables.modalities}
         self.items = {name: DeviceTable(table, f"item_{name}") for name, table in tables.items.items()}
         self.users = {name: DeviceTable(table, f"user_{name}") for name, table in tables.users.items()}

@@ -9,7 +9,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from mmtfrs.errors import ExportError
 from mmtfrs.exporting.versions import newest_version
-from serving.versions import ServedModel
+from serving.served_model import ServedModel
 
 
 def one_model(folder: str | Path, name: str | None = None) -> ServedModel:

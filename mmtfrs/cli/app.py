@@ -9,16 +9,11 @@ from typing import Annotated
 import typer
 
 from mmtfrs._version import stack
-from mmtfrs.config import check_baselines, check_metric
-from mmtfrs.config_command import app as config_app
-from mmtfrs.console import note, run_app, show, split_ids
-from mmtfrs.data.catalog import Catalog
-from mmtfrs.data.events import Events
-from mmtfrs.data.users import Users
-from mmtfrs.export_commands import app as export_app
-from mmtfrs.inputs import extract_features, read_items, read_settings, read_split
-from mmtfrs.models.run_folder import check_run
-from mmtfrs.options import (  # fmt: skip
+from mmtfrs.cli.config import app as config_app
+from mmtfrs.cli.console import note, run_app, show
+from mmtfrs.cli.export import app as export_app
+from mmtfrs.cli.loading import extract_features, read_items, read_settings, read_split
+from mmtfrs.cli.options import (  # fmt: skip
     AudioEncoder,
     ConfigFile,
     EventsFile,
@@ -33,6 +28,12 @@ from mmtfrs.options import (  # fmt: skip
     TextEncoder,
     UsersFile,
 )
+from mmtfrs.config.config import check_baselines, check_metric
+from mmtfrs.data.catalog import Catalog
+from mmtfrs.data.events import Events
+from mmtfrs.data.users import Users
+from mmtfrs.models.run_folder import check_run
+from mmtfrs.utils.text import split_ids
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -64,7 +65,7 @@ def demo_data(
 @app.command()
 def check(items: Items, events: EventsFile, users: UsersFile = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """Validate items, events, users and every media file; print every problem."""
-    from mmtfrs.features.check import check_media
+    from mmtfrs.features.media_check import check_media
 
     settings = read_settings(config)
     catalog, problems = Catalog.scan(items, settings)
@@ -166,7 +167,7 @@ def evaluate(
     check_baselines(names or (), facts["modalities"])
     note(f"evaluating {run} on its {split} part ...")
     from mmtfrs.evaluation.plots import metrics_picture
-    from mmtfrs.evaluation.report import content_table, group_table, overall_table, rating_line, rolling_line
+    from mmtfrs.evaluation.results_table import content_table, group_table, overall_table, rating_line, rolling_line
     from mmtfrs.training.baselines import evaluate_run
 
     results = evaluate_run(run, split, names, progress=not as_json)
@@ -189,9 +190,9 @@ def missing(
     """Say what is left when media go missing; write RUN/missing.json and RUN/missing.png."""
     check_metric(metric)
     _check_part(split, run)
-    from mmtfrs.evaluation.missing import SHARES, missing_curve
+    from mmtfrs.evaluation.missing_modalities import SHARES, missing_curve
     from mmtfrs.evaluation.plots import curve_picture
-    from mmtfrs.evaluation.report import missing_table
+    from mmtfrs.evaluation.results_table import missing_table
     from mmtfrs.models.run import load_run
     from mmtfrs.models.run_folder import load_part
 
@@ -215,8 +216,8 @@ def compare(
     for metric in wanted:
         check_metric(metric)
     _check_part(split, first, second)
-    from mmtfrs.evaluation.report import difference_table
-    from mmtfrs.training.comparison import compare_runs
+    from mmtfrs.evaluation.results_table import difference_table
+    from mmtfrs.training.compare_runs import compare_runs
 
     found = compare_runs(first, second, split, wanted)
     document = {"first": str(first), "second": str(second), "split": split, "differences": [vars(each) for each in found]}
@@ -244,7 +245,3 @@ app.registered_commands += export_app.registered_commands + config_app.registere
 def main() -> None:
     """Entry point of `mmtfrs`."""
     run_app(app)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mmtfrs.config.schema import ExtractionConfig, Modality
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.problems import Problems
-from mmtfrs.encoders.decode import decode_audio, open_image, read_file
-from mmtfrs.encoders.decode_video import sample_frames
 from mmtfrs.errors import MediaError
-from mmtfrs.features.ahead import ahead
-from mmtfrs.features.progress import progress_bar
-from mmtfrs.sections import ExtractionConfig, Modality
+from mmtfrs.media.decode import decode_audio, open_image, read_file
+from mmtfrs.media.video import sample_frames
+from mmtfrs.utils.prefetch import ahead
+from mmtfrs.utils.progress import progress_bar
 
 
 def check_media(table: MediaTable, bounds: ExtractionConfig, progress: bool = True) -> Problems:

@@ -7,18 +7,15 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import typer
 from rich.cells import cell_len
 from rich.console import Console
 
 from mmtfrs.errors import Error
-
-
-def split_ids(text: str) -> list[str]:
-    """`A,B` -> `["A", "B"]`."""
-    return [part for part in text.split(",") if part]
 
 
 def print_recommendations(found: list[tuple[str, float]], titles: list[str], as_json: bool, asked: str = "") -> None:
@@ -38,6 +35,12 @@ def print_recommendations(found: list[tuple[str, float]], titles: list[str], as_
         for rank, ((item, score), title) in enumerate(pairs, start=1)
     ]
     show(document, as_json, "\n".join([asked] * bool(asked) + (lines or ["nothing found"])))
+
+
+def note_unknown(user: str, answer: Mapping[str, np.ndarray]) -> None:
+    """Says so where an answer is for a user whom the model does not know: a typo would get a list like anybody's."""
+    if user and "known" in answer and not answer["known"][0]:
+        note(f"user {user} is not known to this model: the list is that of a new user")
 
 
 def warn(problems) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
 from mmtfrs.data.events import Events
 from mmtfrs.errors import DataError
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.histories import Histories
 
 
@@ -24,7 +24,7 @@ class TrainingRows:
         DataError: no event is on an item of the catalog, or the rating task is asked of a log without ratings.
     """
 
-    def __init__(self, config: Config, tables: Tables, events: Events) -> None:
+    def __init__(self, config: Config, tables: ModelInputs, events: Events) -> None:
         self.config = config
         self.tables = tables
         self.histories = Histories(tables, events, config.model.history_length)

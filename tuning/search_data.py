@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtfrs.config import Config
+from mmtfrs.config.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import TuningError
 from mmtfrs.features.features import FeatureRows, Features
-from mmtfrs.features.tables import Tables
+from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.run_folder import data_mark, read_split, write_split
 
 
@@ -25,13 +25,13 @@ class SearchData:
     features: Features
     split: Split
 
-    def tables(self, config: Config) -> Tables:
+    def tables(self, config: Config) -> ModelInputs:
         """What a model of these settings is built on."""
         # A search reads ids and features again, not the columns that an export shows or filters by.
         config = config.replace(data={"attributes": (), "title": None})
-        return Tables.build(config, self.catalog, self.features, self.split.train)
+        return ModelInputs.build(config, self.catalog, self.features, self.split.train)
 
-    def mark(self, tables: Tables) -> str:
+    def mark(self, tables: ModelInputs) -> str:
         """Tells data from other data; `tables` are of this one."""
         return data_mark(tables, self.split)
 

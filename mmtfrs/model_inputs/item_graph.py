@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from mmtfrs.config.schema import GraphConfig
 from mmtfrs.errors import ConfigError
-from mmtfrs.features.media import MediaRows
-from mmtfrs.sections import GraphConfig
+from mmtfrs.model_inputs.feature_table import MediaRows
 
 _CHUNK = 1024
 

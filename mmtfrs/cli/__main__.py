@@ -1,0 +1,5 @@
+"""`python -m mmtfrs.cli`."""
+
+from mmtfrs.cli.app import main
+
+main()

@@ -1,0 +1,1 @@
+"""Raw images, audio and video, decoded on the host or in the graph."""

@@ -1,0 +1,66 @@
+"""Model inputs on disk: one `.npy` per array, so that loading can map them into memory; titles, of any length, as lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mmtfrs.model_inputs.feature_table import MediaRows, in_order
+from mmtfrs.model_inputs.inputs import ModelInputs
+from mmtfrs.model_inputs.pca import Adapter
+from mmtfrs.model_inputs.taken_items import TakenItems
+
+_ADAPTER = ".adapter.npz"
+_TITLES = "titles.txt"
+_FADED, _TAKEN, _SEEN = "faded.npz", "taken.npz", "seen.npz"
+_COUNTS = ("item_counts", "user_counts", "id_rows")
+
+
+def save_inputs(inputs: ModelInputs, folder: Path) -> None:
+    """Writes model inputs into a folder, which may exist."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("item_ids", "user_ids"):
+        np.save(folder / f"{name}.npy", getattr(inputs, name).astype(str))
+    for name in _COUNTS:
+        np.save(folder / f"{name}.npy", getattr(inputs, name))
+    np.savez(folder / _FADED, counts=inputs.faded, fade=inputs.fade)
+    np.savez(folder / _TAKEN, items=inputs.taken.items, starts=inputs.taken.starts)
+    np.savez(folder / _SEEN, items=inputs.seen.items, starts=inputs.seen.starts, ratings=inputs.ratings)
+    np.savez(folder / "attributes.npz", **{name: values.astype(str) for name, values in inputs.attributes.items()})
+    (folder / _TITLES).write_bytes("".join(f"{title}\n" for title in inputs.titles).encode())
+    for modality, adapter in inputs.adapters.items():
+        np.savez(folder / f"{modality}{_ADAPTER}", mean=adapter.mean, projection=adapter.projection,
+                 encoder=np.array(inputs.encoders[modality]))  # fmt: skip
+        for name, media in (("items", inputs.items), ("users", inputs.users)):
+            if modality in media:
+                np.save(folder / f"{modality}.{name}.matrix.npy", media[modality].matrix)
+                np.save(folder / f"{modality}.{name}.rows.npy", media[modality].rows)
+
+
+def load_inputs(folder: Path) -> ModelInputs:
+    """What `save_inputs` wrote. Raises `ValueError` for titles of another catalog."""
+    ids = {name: np.load(folder / f"{name}.npy").astype(object) for name in ("item_ids", "user_ids")}
+    counts = {name: np.load(folder / f"{name}.npy") for name in _COUNTS}
+    titles = np.array((folder / _TITLES).read_bytes().decode().split("\n")[:-1], object)
+    if len(titles) != len(ids["item_ids"]):
+        raise ValueError(f"{_TITLES} has {len(titles)} lines, for {len(ids['item_ids'])} items")
+    with np.load(folder / _FADED) as faded, np.load(folder / _TAKEN) as taken, np.load(folder / _SEEN) as seen:
+        log = {"faded": faded["counts"], "fade": float(faded["fade"]), "taken": TakenItems(taken["items"], taken["starts"]),
+               "seen": TakenItems(seen["items"], seen["starts"]), "ratings": tuple(seen["ratings"].tolist())}  # fmt: skip
+    with np.load(folder / "attributes.npz") as saved:
+        attributes = {name: saved[name].astype(object) for name in saved.files}
+    adapters, encoders, media = {}, {}, {"items": {}, "users": {}}
+    for modality in in_order(path.name.removesuffix(_ADAPTER) for path in folder.glob(f"*{_ADAPTER}")):
+        with np.load(folder / f"{modality}{_ADAPTER}") as saved:
+            adapters[modality] = Adapter(saved["mean"], saved["projection"])
+            encoders[modality] = tuple(str(value) for value in saved["encoder"])
+        for name, tables in media.items():
+            if (folder / f"{modality}.{name}.matrix.npy").exists():
+                tables[modality] = MediaRows(
+                    np.load(folder / f"{modality}.{name}.matrix.npy", mmap_mode="r"),
+                    np.load(folder / f"{modality}.{name}.rows.npy"),
+                )
+    return ModelInputs(
+        **ids, **counts, **log, **media, adapters=adapters, encoders=encoders, attributes=attributes, titles=titles
+    )

@@ -1,0 +1,1 @@
+"""What any room needs: files, progress, reading ahead."""
