@@ -35,9 +35,9 @@ def by_class(model: TwoTower, data: Dataset, seed: int) -> Iterator[tuple[str, d
     rng, rows, kinds = np.random.default_rng(seed), np.arange(1, len(data.catalog) + 1), labels(data)
     presence = model.device.item_media(tf.constant(rows))[1].numpy()
     everything = model.candidate_embeddings()
-    questions = RankingTask(model.data, data.split.test)
-    wanted = np.array([rng.choice(items) for items in questions.relevant])
-    user = model.query_embeddings(np.array(questions.users, object), questions.pasts)
+    task = RankingTask(model.data, data.split.test)
+    wanted = np.array([rng.choice(items) for items in task.relevant])
+    user = model.query_embeddings(np.array(task.users, object), task.pasts)
     for index, name in enumerate(model.data.modalities):
         if name not in kinds:
             continue
@@ -55,7 +55,7 @@ def by_class(model: TwoTower, data: Dataset, seed: int) -> Iterator[tuple[str, d
         shown = np.array([rng.choice(np.setdiff1d(np.flatnonzero(classes == classes[item]), item)) for item in wanted])
         has = np.flatnonzero(presence[shown, index])
         medium = model.query_from_items(tf.constant(rows[shown[has]]), alone).numpy()
-        pasts = [questions.pasts[row] for row in has]
+        pasts = [task.pasts[row] for row in has]
         hits = {way: _hits(query @ everything.T, wanted[has], pasts)
                 for way, query in (("user", user[has]), ("medium", medium), ("both", user[has] + medium))}  # fmt: skip
         better = max(hits["user"], hits["medium"], key=np.mean)

@@ -15,11 +15,12 @@ import grpc
 import numpy as np
 import typer
 
-from mmtfrs.cli.console import note_unknown, print_recommendations, run_app
+from mmtfrs.cli.console import CommandLine, note_unknown, print_recommendations, run_app
 from mmtfrs.cli.options import (  # fmt: skip
     Allow,
     Boost,
     Count,
+    Debug,
     Diversity,
     Exclude,
     History,
@@ -45,7 +46,7 @@ from mmtfrs.exporting.request import (  # fmt: skip
 from mmtfrs.utils.text import split_ids
 from serving.limits import sizes
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = CommandLine(no_args_is_help=True)
 
 
 # A name with several addresses, as `dns:///` of a headless service, is asked at all of them in turn.
@@ -238,7 +239,7 @@ def _root(
     model: Annotated[str, typer.Option(help="The model's name there.")] = "model",
     version: Annotated[int | None, typer.Option(help="The newest otherwise.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 30.0,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Ask a model that TF Serving, or the local server, has loaded."""
     context.obj = lambda: Client(target, model, version, timeout)

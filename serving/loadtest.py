@@ -17,7 +17,8 @@ import grpc
 import numpy as np
 import typer
 
-from mmtfrs.cli.console import run_app, show
+from mmtfrs.cli.console import CommandLine, run_app, show
+from mmtfrs.cli.options import Debug, Json
 from mmtfrs.exporting.request import Query, predict_request, stack
 from mmtfrs.utils.text import split_ids
 from serving.client import Client
@@ -26,7 +27,7 @@ from serving.limits import sizes
 if TYPE_CHECKING:
     from tensorflow_serving.apis import predict_pb2
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = CommandLine()
 
 
 @dataclasses.dataclass
@@ -114,8 +115,8 @@ def loadtest(
     text: Annotated[str, typer.Option(help="What is looked for, in words.")] = "",
     rows: Annotated[int, typer.Option(min=1, help="Queries per request.")] = 1,
     picture: Annotated[Path | None, typer.Option(help="Where a picture of the latencies goes.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Measure latency and errors under a steady rate of requests."""
     signature, inputs = Query(user, split_ids(history), text).request()

@@ -14,13 +14,14 @@ from typing import Annotated
 
 import typer
 
-from mmtfrs.cli.console import run_app
+from mmtfrs.cli.console import CommandLine, run_app
+from mmtfrs.cli.options import Debug
 from mmtfrs.exporting.versions import newest_version
 from serving.limits import MAX_MESSAGE, MAX_SECONDS
 from serving.prometheus import JsonLines
 
 log = logging.getLogger("serving")
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = CommandLine()
 
 
 @app.command()
@@ -35,7 +36,7 @@ def serve(
     max_mib: Annotated[int, typer.Option(min=1, help="Larger requests are refused.")] = MAX_MESSAGE >> 20,
     max_seconds: Annotated[float, typer.Option(min=0.001, help="Requests that take longer are given up.")] = MAX_SECONDS,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="A JSON line per request, without its content.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Serve the newest version of a model, or of several, over gRPC until stopped."""
     if (folder is None) == (models is None):

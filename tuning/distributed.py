@@ -17,14 +17,15 @@ from typing import Annotated
 
 import typer
 
-from mmtfrs.cli.console import run_app
+from mmtfrs.cli.console import CommandLine, run_app
+from mmtfrs.cli.options import Debug
 from mmtfrs.errors import TuningError
 from tuning.job import Job
 from tuning.lifeline import die_with_parent, start
 
 _RESTARTS = 20
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = CommandLine()
 
 
 class LocalWorkers:
@@ -83,7 +84,7 @@ class LocalWorkers:
 def work(
     folder: Annotated[Path, typer.Argument(help="Search folder, on a disk that the chief shares.")],
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Of one trial; then it fails.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Run trials for a chief, which the environment variables KERASTUNER_... name, until it has no more."""
     missing = [

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import typer
 
-from mmtfrs.cli.console import run_app
+from mmtfrs.cli.console import CommandLine, run_app
+from mmtfrs.cli.options import Debug
 from mmtfrs.errors import TuningError
 from tuning.job import Job
 from tuning.trials import Row, Trials, short
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = CommandLine()
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;font-size:13px}td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left}
@@ -121,7 +122,7 @@ def _table(heads: list[str], rows: list[list[str]], first: str = "") -> str:
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Search folder; it may still be running.")],
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Write report.html and trials.parquet of a search."""
     print(write_report(folder))

@@ -12,11 +12,12 @@ from typing import Annotated
 
 import typer
 
-from mmtfrs.cli.console import note, run_app, show
+from mmtfrs.cli.console import CommandLine, note, run_app, show
 from mmtfrs.cli.loading import extract_features, read_items, read_settings, read_split
 from mmtfrs.cli.options import (  # fmt: skip
     AudioEncoder,
     ConfigFile,
+    Debug,
     EventsFile,
     ImageEncoder,
     Items,
@@ -32,11 +33,10 @@ from mmtfrs.errors import TuningError
 from tuning.distributed import LocalWorkers
 from tuning.job import Job, check
 from tuning.live import View
-from tuning.outcome import confirm, write_best
 from tuning.search_data import SearchData
 from tuning.trials import Trials
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = CommandLine()
 
 
 def search(
@@ -118,7 +118,7 @@ def main(
         int, typer.Option(min=0, help="Seeds over which winner and default are trained again, and meet the test part once.")
     ] = 3,
     as_json: Json = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Search for good settings, confirm the winner, write best_config.yaml, report.html and trials.parquet."""
     settings = read_settings(config, seed, image_encoder, text_encoder, audio_encoder, own)
@@ -131,10 +131,11 @@ def main(
     except KeyboardInterrupt:
         note("stopped; the same command goes on")
         sys.exit(130)
+    from tuning.outcome import confirm, write_best  # these load SciPy, Matplotlib and scikit-learn
+    from tuning.report import write_report
+
     best = write_best(out, found)
     outcome = confirm(out, found, confirm_seeds) if confirm_seeds else None
-    from tuning.report import write_report  # loads scikit-learn and Matplotlib
-
     write_report(out)
     lead = found.leaders()[0]
     document = {"out": str(out), "trials": len(found.rows()), "completed": len(found.leaders()), "best": lead.id,

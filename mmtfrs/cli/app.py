@@ -10,12 +10,13 @@ import typer
 
 from mmtfrs._version import stack
 from mmtfrs.cli.config import app as config_app
-from mmtfrs.cli.console import note, run_app, show
+from mmtfrs.cli.console import CommandLine, note, run_app, show
 from mmtfrs.cli.export import app as export_app
 from mmtfrs.cli.loading import extract_features, read_items, read_settings, read_split
 from mmtfrs.cli.options import (  # fmt: skip
     AudioEncoder,
     ConfigFile,
+    Debug,
     EventsFile,
     ImageEncoder,
     Items,
@@ -34,19 +35,19 @@ from mmtfrs.data.events import Events
 from mmtfrs.data.users import Users
 from mmtfrs.models.run_folder import check_run
 from mmtfrs.utils.text import split_ids
+from serving.loadtest import loadtest
+from serving.server import serve
+from tuning.search import main as tune
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+app = CommandLine(
+    no_args_is_help=True,
     help="Multimodal two-tower recommendation: from raw pictures, texts and sounds to a served model.",
 )  # fmt: skip
 
 
 @app.callback()
-def _root(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-) -> None:
-    context.obj = debug
+def _root(debug: Debug = False) -> None:
+    pass  # commands read it: see `mmtfrs.cli.console`
 
 
 @app.command("demo-data")
@@ -240,6 +241,9 @@ def _check_part(split: str, *runs: Path) -> dict:
 
 
 app.registered_commands += export_app.registered_commands + config_app.registered_commands
+app.command("tune")(tune)
+app.command("serve")(serve)
+app.command("loadtest")(loadtest)
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from mmtfrs.cli.console import show
+from mmtfrs.cli.console import CommandLine, show
 from mmtfrs.cli.options import Json
 from mmtfrs.config.config import Config
 
-app = typer.Typer()
+app = CommandLine()
 
 
 @app.command("config")

@@ -75,7 +75,7 @@ class _Lines(logging.Handler):
 
 
 def run_app(command: typer.Typer) -> None:
-    """Runs a command line; a user's mistake ends with its message and exit code 1, wrong usage with 2."""
+    """Runs a command line."""
     # What TensorFlow logs of its own work (absent GPUs, retracing) is no message of a command. Its C++ part reads the variable.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -87,13 +87,29 @@ def run_app(command: typer.Typer) -> None:
     logging.getLogger("mmtfrs").setLevel(logging.INFO)
     try:
         command()
-    except Error as error:
-        if "--debug" in sys.argv:
-            raise
-        if "--json" in sys.argv:
-            print(json.dumps({"error": str(error)}))
-        text = str(error)  # problems of a file already begin so
-        note(text if text.startswith("error: ") else f"error: {text}")
-        sys.exit(1)
     except BrokenPipeError:
         sys.exit(1)
+
+
+class CommandLine(typer.Typer):
+    """Commands that tell a user's mistake in its own words, with exit code 1, and wrong usage with 2."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options)
+
+    def command(self, name: str | None = None, **options):
+        return super().command(name, cls=_Command, **options)
+
+
+class _Command(typer.core.TyperCommand):
+    def invoke(self, context: typer.Context):
+        try:
+            return super().invoke(context)
+        except Error as error:
+            if context.params.get("debug") or context.find_root().params.get("debug"):
+                raise
+            if context.params.get("as_json"):
+                print(json.dumps({"error": str(error)}))
+            text = str(error)  # problems of a file already begin so
+            note(text if text.startswith("error: ") else f"error: {text}")
+            raise typer.Exit(1) from None

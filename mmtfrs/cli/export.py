@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mmtfrs import encoders
-from mmtfrs.cli.console import note, note_unknown, print_recommendations, show
+from mmtfrs.cli.console import CommandLine, note, note_unknown, print_recommendations, show
 from mmtfrs.cli.loading import check_encoders, read_items
 from mmtfrs.cli.options import (  # fmt: skip
     Allow,
@@ -42,7 +42,7 @@ from mmtfrs.exporting.versions import carried_model, newest_version
 from mmtfrs.models.run_folder import check_run
 from mmtfrs.utils.text import split_ids
 
-app = typer.Typer()
+app = CommandLine()
 
 
 @app.command()

@@ -23,18 +23,18 @@ class _Choices:
 
     Args:
         model: whose scores are to be weighed.
-        questions: of events that it was not trained on.
+        task: of events that it was not trained on.
         seed: of the users and items drawn.
     """
 
-    def __init__(self, model: TwoTower, questions: RankingTask, seed: int = 0) -> None:
+    def __init__(self, model: TwoTower, task: RankingTask, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
-        users = np.sort(rng.permutation(len(questions.users))[:_USERS])
-        relevant = [questions.relevant[row] for row in users]
+        users = np.sort(rng.permutation(len(task.users))[:_USERS])
+        relevant = [task.relevant[row] for row in users]
         items = len(model.data.item_ids)
         self.columns = np.unique(np.concatenate([rng.permutation(items)[:_ITEMS], *relevant]))
-        self.users = np.array([questions.users[row] for row in users], object)
-        self.pasts = [questions.pasts[row] for row in users]
+        self.users = np.array([task.users[row] for row in users], object)
+        self.pasts = [task.pasts[row] for row in users]
         self._wanted = np.zeros((len(users), len(self.columns)), np.float32)
         self._taken = np.zeros(self._wanted.shape, bool)
         place = np.full(items + 1, -1)
@@ -72,7 +72,7 @@ class _Choices:
         return found, unlikely(found)[0]
 
 
-def fit_blend(model: TwoTower, questions: RankingTask, seed: int = 0) -> None:
+def fit_blend(model: TwoTower, task: RankingTask, seed: int = 0) -> None:
     """Sets `model.blend`, the weights of the blocks' scores and of popularity, to what makes held-out events most likely.
 
     Per user, the softmax over the items that the user had not taken; weights are 0 or more. On the events that a model was
@@ -80,14 +80,14 @@ def fit_blend(model: TwoTower, questions: RankingTask, seed: int = 0) -> None:
 
     Args:
         model: whose blocks are to be weighed.
-        questions: of events that it was not trained on.
+        task: of events that it was not trained on.
         seed: of the users and items drawn.
 
     Reference: Wolpert, Stacked Generalization, Neural Networks 1992; Breiman, Stacked Regressions, Machine Learning 1996, for
     weights that are not negative.
     """
     if not model.voting:
-        _blend(model, _Choices(model, questions, seed))
+        _blend(model, _Choices(model, task, seed))
 
 
 def _blend(model: TwoTower, choices: _Choices) -> float:
@@ -112,7 +112,7 @@ def _blend(model: TwoTower, choices: _Choices) -> float:
     return value
 
 
-def settle_media(model: TwoTower, questions: RankingTask, metric: str) -> None:
+def settle_media(model: TwoTower, task: RankingTask, metric: str) -> None:
     """Decides what the media's block holds, what it counts, and what counts the guess at the ids of new items.
 
     Where towers do not plainly make the events more likely than the media's own likeness does, likeness is taken: a short log
@@ -120,19 +120,19 @@ def settle_media(model: TwoTower, questions: RankingTask, metric: str) -> None:
 
     Args:
         model: at its best epoch.
-        questions: of events that it was not trained on.
+        task: of events that it was not trained on.
         metric: `METRIC@K`.
     """
     if model.voting or not model.media_blocks:
         return
-    choices = _Choices(model, questions)
+    choices = _Choices(model, task)
     model.alike.assign(0.0)
     learned, blend = _blend(model, choices), model.blend.numpy()
     model.alike.assign(1.0)
     if learned < _blend(model, choices) - _PLAIN:
         model.alike.assign(0.0)
         model.blend.assign(blend)
-        temper_media(model, questions, metric)
+        temper_media(model, task, metric)
     _settle_fresh(model, choices)
 
 
@@ -151,14 +151,14 @@ def _settle_fresh(model: TwoTower, choices: _Choices) -> None:
     model.fresh.assign(fresh / rest if rest > 0 else FRESH)
 
 
-def temper_media(model: TwoTower, questions: RankingTask, metric: str) -> None:
+def temper_media(model: TwoTower, task: RankingTask, metric: str) -> None:
     """Halves the weight of the media, or takes it away, where the metric is the better for it.
 
     What makes events likely is not all that makes lists good: on items that many took, media blur what ids know.
 
     Args:
         model: with the weights of `fit_blend`.
-        questions: of events that it was not trained on.
+        task: of events that it was not trained on.
         metric: `METRIC@K`.
     """
     if not model.media_blocks or model.media_blocks == model.blocks:
@@ -172,5 +172,5 @@ def temper_media(model: TwoTower, questions: RankingTask, metric: str) -> None:
         if weights[:-1].sum() <= 0:
             continue
         model.blend.assign(weights / weights[:-1].sum())
-        tried[share] = questions.ask(scorer, (k,))[metric], model.blend.numpy()
+        tried[share] = task.evaluate(scorer, (k,))[metric], model.blend.numpy()
     model.blend.assign(max(tried.values(), key=lambda each: each[0])[1] if tried else whole)

@@ -26,20 +26,20 @@ class ValidationMetrics(keras.callbacks.Callback):
         super().__init__()
         self.events = events
         self.ks = ks
-        self._questions: RankingTask | None = None
+        self._task: RankingTask | None = None
 
-    def questions(self, model: TwoTower) -> RankingTask:
+    def task(self, model: TwoTower) -> RankingTask:
         """What is asked at the end of every epoch."""
-        if self._questions is None:
-            self._questions = RankingTask(model.data, self.events, model.repeats)
+        if self._task is None:
+            self._task = RankingTask(model.data, self.events, model.repeats)
             if model.config.evaluation.history == "rolling":
-                self._questions = self._questions.rolling() or self._questions
-        return self._questions
+                self._task = self._task.rolling() or self._task
+        return self._task
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        questions = self.questions(self.model)
+        task = self.task(self.model)
         with averaged(self.model):
-            fit_blend(self.model, questions)
-            metrics = questions.ask(ModelScorer(self.model), self.ks)
+            fit_blend(self.model, task)
+            metrics = task.evaluate(ModelScorer(self.model), self.ks)
         if logs is not None:
             logs.update({f"val_{name}@{k}": metrics[f"{name}@{k}"] for name in RANKING for k in self.ks})

@@ -16,12 +16,12 @@ _ASKED = 2000  # items, or users, drawn at most
 _K = 20
 
 
-def content_queries(model: TwoTower, questions: RankingTask, seed: int = 0) -> dict[str, dict[str, float]]:
+def content_queries(model: TwoTower, task: RankingTask, seed: int = 0) -> dict[str, dict[str, float]]:
     """Asks for every item by one of its own media.
 
     Args:
         model: trained, on items with media.
-        questions: of the users that are asked for by what they are like to want.
+        task: of the users that are asked for by what they are like to want.
         seed: of what is drawn where there is much.
 
     Returns:
@@ -52,17 +52,15 @@ def content_queries(model: TwoTower, questions: RankingTask, seed: int = 0) -> d
         if len(others):
             without = model.candidate_from_items(rows, 1.0 - alone)
             metrics[f"cross-modal@{_K}"] = _found(model, tf.gather(queries, others), without, asked[others], _K)
-        results[name] = metrics | _personal(model, questions, everything, asked, queries, rng)
+        results[name] = metrics | _personal(model, task, everything, asked, queries, rng)
     return results
 
 
-def _personal(
-    model: TwoTower, questions: RankingTask, everything: tf.Tensor, asked: np.ndarray, queries: tf.Tensor, rng
-) -> dict:
+def _personal(model: TwoTower, task: RankingTask, everything: tf.Tensor, asked: np.ndarray, queries: tf.Tensor, rng) -> dict:
     """Recall of one item of each user, by the user, by a medium like the item's, and by both."""
     places = np.full(len(model.data.item_ids), -1)
     places[asked] = np.arange(len(asked))
-    wanted = [rng.choice(items) for items in questions.relevant]
+    wanted = [rng.choice(items) for items in task.relevant]
     users = _drawn(rng, np.flatnonzero(places[wanted] >= 0))
     if len(asked) < 2 or not len(users):
         return {}
@@ -70,7 +68,7 @@ def _personal(
     # The item that is most like the wanted one, in the space of this modality alone.
     likeness = tf.linalg.set_diag(tf.matmul(queries, queries, transpose_b=True), tf.fill([len(asked)], -np.inf)).numpy()
     medium = tf.gather(queries, likeness.argmax(axis=1)[places[wanted]])
-    names, pasts = np.array(questions.users, object)[users], [questions.pasts[row] for row in users]
+    names, pasts = np.array(task.users, object)[users], [task.pasts[row] for row in users]
     user = tf.constant(model.query_embeddings(names, pasts))
     ways = {"user": user, "medium": medium, "both": user + medium}
     return {"users": len(users)} | {

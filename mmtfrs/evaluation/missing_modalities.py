@@ -34,7 +34,7 @@ def missing_curve(
     Returns:
         `{"all media": [one per share], modality: [...], ...}`.
     """
-    questions = RankingTask(model.data, events, model.repeats)
+    task = RankingTask(model.data, events, model.repeats)
     k = int(metric.partition("@")[2])
     groups = {ALL: model.data.modalities, **{name: (name,) for name in model.data.modalities}}
     curve: dict[str, list[float]] = {}
@@ -42,7 +42,7 @@ def missing_curve(
         curve[label] = []
         for share in shares:
             with without_media(model, modalities, share, seed):
-                curve[label].append(questions.ask(ModelScorer(model), (k,))[metric])
+                curve[label].append(task.evaluate(ModelScorer(model), (k,))[metric])
     return curve
 
 

@@ -19,7 +19,7 @@ from mmtfrs.models.histories import Histories
 from mmtfrs.models.two_tower import TwoTower
 
 _SCORES = 1 << 25  # scores held at a time: 128 MiB
-_EVENTS = 20_000  # of which rolling questions are asked
+_EVENTS = 20_000  # that a rolling task asks for at most
 _USERS = 256  # users at a time, who share the order in which ties fall
 
 
@@ -52,7 +52,7 @@ def evaluate(
     """
     ks = tuple(sorted(ks or model.config.evaluation.ks))
     settings = model.config
-    questions = RankingTask(model.data, events, model.repeats)
+    task = RankingTask(model.data, events, model.repeats)
     scorers: dict[str, Scorer] = {
         "model": ModelScorer(model),
         "popularity": PopularityScorer(model.data.item_counts[1:]),
@@ -61,13 +61,13 @@ def evaluate(
         scorers["recent"] = PopularityScorer(model.data.faded[1:])
     for name, other in (against or {}).items():
         scorers[name] = ModelScorer(other) if isinstance(other, TwoTower) else other
-    other, group = questions.rolling(), "rolling"
+    other, group = task.rolling(), "rolling"
     if other is not None and settings.evaluation.history == "rolling":
-        questions, other, group = other, questions, "static"
-    results = {name: questions.ask(scorer, ks) for name, scorer in scorers.items()}
+        task, other, group = other, task, "static"
+    results = {name: task.evaluate(scorer, ks) for name, scorer in scorers.items()}
     for name, scorer in scorers.items() if other is not None else ():
-        results[name][group] = other.ask(scorer, ks)
-    content = content_queries(model, questions)
+        results[name][group] = other.evaluate(scorer, ks)
+    content = content_queries(model, task)
     if content:
         results["model"]["content_queries"] = content
     if model.rating is not None and events.ratings is not None:
@@ -84,7 +84,7 @@ class RankingTask:
         repeats: whether items that were taken before may be answered, and are asked for.
 
     Attributes:
-        users: who is asked for, once each; in `rolling` questions once per event.
+        users: who is asked for, once each; in a rolling task once per event.
         pasts: item rows that are known of each, oldest first.
         relevant: indices of the items that are to be found.
     """
@@ -134,7 +134,7 @@ class RankingTask:
             self.pasts.append(past)
             self.relevant.append(items - 1)
 
-    def ask(self, scorer: Scorer, ks: Sequence[int], per_user: list | None = None) -> dict:
+    def evaluate(self, scorer: Scorer, ks: Sequence[int], per_user: list | None = None) -> dict:
         """Metrics of one scorer; see `evaluate`. A list takes `{metric@k: [n]}` of each user, in chunks."""
         items = len(self.new_items)
         chunk = max(1, min(_USERS, _SCORES // items))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,9 +40,10 @@ class Negatives(keras.layers.Layer):
         counts: `[N + 1]` training events per item row.
     """
 
-    def __init__(self, config: LossConfig, counts: np.ndarray, **kwargs) -> None:
+    def __init__(self, config: LossConfig | dict, counts: Sequence[float], **kwargs) -> None:
         super().__init__(**kwargs)
-        self.config = config
+        config = self.config = LossConfig.model_validate(config)
+        counts = self._counts = np.asarray(counts)
         self.items = len(counts) - 1
         auto = "full" if self.items <= config.full_up_to else "in_batch"
         self.kind = auto if config.negatives == "auto" else config.negatives
@@ -70,6 +71,9 @@ class Negatives(keras.layers.Layer):
             return Columns(columns, embeddings, log_counts, embeddings[:batch])
         own = embed(items)
         return Columns(items, own, self._log_counts(items, others), own)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "config": self.config.model_dump(mode="json"), "counts": self._counts.tolist()}
 
     def _log_counts(self, columns: tf.Tensor, draws: tf.Tensor, uniform: float = 0.0) -> tf.Tensor:
         """`log(draws * p + uniform)` per column: drawn by frequency p, `draws` times, and uniformly."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mmtfrs._keras import keras, tf
@@ -23,12 +25,14 @@ class Objective(keras.layers.Layer):
         seen: what each user took in the training log, for `mask_known`; nothing if None.
     """
 
-    def __init__(self, config: LossConfig, counts: np.ndarray, seen: TakenItems | None = None, **kwargs) -> None:
+    def __init__(
+        self, config: LossConfig | dict, counts: Sequence[float], seen: TakenItems | dict | None = None, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
-        self.config = config
+        config = self.config = LossConfig.model_validate(config)
         self.loss = losses.get(config.name)
-        self.negatives = Negatives(config, counts, name="negatives")
-        self._seen = seen
+        self.negatives = Negatives(config, counts, name="negatives", dtype=self.dtype_policy)
+        self._seen = TakenItems(*map(np.asarray, seen.values())) if isinstance(seen, dict) else seen
         self._known: KnownItems | None = None  # a table on the device, which only a model that is trained needs
 
     def build(self, input_shape) -> None:
@@ -66,3 +70,8 @@ class Objective(keras.layers.Layer):
             positive, logits = tf.reduce_sum(query * own, axis=1), tf.matmul(query, others, transpose_b=True)
             total += self.loss(positive, logits, columns.log_counts[None], allowed, self.config.margin)
         return total, columns.positives
+
+    def get_config(self) -> dict:
+        seen = None if self._seen is None else {"items": self._seen.items.tolist(), "starts": self._seen.starts.tolist()}
+        mine = {"config": self.config.model_dump(mode="json"), "counts": self.negatives.get_config()["counts"], "seen": seen}
+        return {**super().get_config(), **mine}

@@ -18,8 +18,8 @@ class RatingHead(keras.layers.Layer):
     """
 
     def build(self, input_shape) -> None:
-        self.hidden = keras.layers.Dense(64, activation="relu", name="hidden")
-        self.out = keras.layers.Dense(1, name="out")
+        self.hidden = keras.layers.Dense(64, activation="relu", name="hidden", dtype=self.dtype_policy)
+        self.out = keras.layers.Dense(1, name="out", dtype=self.dtype_policy)
         self.mean = self.add_weight("mean", (), tf.float32, "zeros", trainable=False)
         self.deviation = self.add_weight("deviation", (), tf.float32, "ones", trainable=False)
         self.task = tfrs.tasks.Ranking(loss=keras.losses.MeanSquaredError(reduction="none"))

@@ -61,7 +61,7 @@ class TwoTower(tfrs.Model):
         *,
         tables: ModelInputs | None = None,
     ) -> None:
-        super().__init__(name="two_tower")
+        super().__init__(name="two_tower", dtype="float32")  # whatever the policy of the process
         if tables is None:
             if catalog is None or features is None or events is None:
                 raise DataError("TwoTower needs `catalog`, `features` and `events` (or `tables`).")
@@ -84,16 +84,16 @@ class TwoTower(tfrs.Model):
         self.block = config.model.embedding_dim + self.score.extra
         self.width = self.blocks * self.block + 1
         self.combine = getattr(late, "combine", "")
-        self.id_guess = IdGuess(self.block, name="id_guess") if ids and self.media_blocks else None
+        self.id_guess = IdGuess(self.block, name="id_guess", dtype="float32") if ids and self.media_blocks else None
         self.fresh = tf.Variable(FRESH, trainable=False, name="fresh")  # how much the guess at an unknown id counts
         start = [1.0 / self.blocks] * self.blocks + [0.0]
         self.blend = tf.Variable(start, trainable=False, name="blend")  # of each block's score, and of popularity
         # 1: what media are alike by themselves stands in for what their blocks learned.
         self.alike = tf.Variable(0.0, trainable=False, name="alike")
-        self.likeness = Likeness(tables, config.model.embedding_dim, name="likeness") if self.media_blocks else None
-        self.objective = Objective(config.loss, tables.item_counts, tables.seen, name="objective")
+        self.likeness = Likeness.of(tables, config.model.embedding_dim, name="likeness") if self.media_blocks else None
+        self.objective = Objective(config.loss, tables.item_counts, tables.seen, name="objective", dtype="float32")
         self.objective.build(None)
-        self.rating = RatingHead(name="rating") if config.loss.rating else None
+        self.rating = RatingHead(name="rating", dtype="float32") if config.loss.rating else None
         rows, history = tf.zeros([2], tf.int32), tf.zeros([2, max(config.model.history_length, 1)], tf.int32)
         self({"user": rows, "item": rows, "history": history})  # builds it
         if self.rating is not None:
@@ -148,21 +148,48 @@ class TwoTower(tfrs.Model):
             losses += self.config.loss.rating * self.rating.loss(_flat(query), _flat(candidate), inputs["rating"])
         return tf.reduce_mean(losses * inputs["weight"] if "weight" in inputs else losses)
 
-    def fit(self, *args, **kwargs):
-        """Keras `fit`."""
+    def make_train_function(self, force: bool = False):
+        """Keras' own. Variables that the optimizer makes in the first step would make TensorFlow trace it twice."""
         if isinstance(getattr(self, "optimizer", None), keras.optimizers.Optimizer):
-            # Variables that are made in the first step make TensorFlow trace the step twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
+    def fit(self, *args, **kwargs):
+        """Keras `fit`. Raises `DataError` for weights of classes, of which there are none."""
+        _check_no_classes(kwargs)
         return super().fit(*args, **kwargs)
 
     def save(self, *args, **kwargs):
         """Raises `RunError`: what Keras would write could not be loaded, for the catalog and the log are no part of it."""
         raise RunError("a TwoTower is no Keras file: `save_weights` keeps its weights, `mmtfrs.export` writes a SavedModel.")
 
+    def train_on_batch(self, *args, **kwargs):
+        """Keras `train_on_batch`, of one batch of `dataset`. Raises as `fit` does."""
+        _check_no_classes(kwargs)
+        return super().train_on_batch(*args, **kwargs)
+
+    def get_config(self) -> dict:
+        """What `from_config` takes: no JSON, for the catalog and the log are in it."""
+        return {"config": self.config, "tables": self.data}
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects=None) -> TwoTower:
+        """An untrained model of the same settings and data, as `keras.models.clone_model` makes it."""
+        return cls(**config)
+
+    def __reduce__(self):
+        """Copies and pickles have the settings, the data and the weights; not the optimizer."""
+        return _restored, (self.get_config(), self.get_weights())
+
+    def __deepcopy__(self, memo: dict) -> TwoTower:
+        return _restored(self.get_config(), self.get_weights())
+
     # Nothing here is for AutoGraph to translate: two seconds before the first step, for nothing.
     @tf.autograph.experimental.do_not_convert
-    def train_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def train_step(self, data) -> dict[str, tf.Tensor]:
+        inputs = _batch(data)
+        self._clear_losses()  # Keras does where a layer is called, but for layers that others call in turn
         with tf.GradientTape() as tape:
             loss = self.compute_loss(inputs, training=True)
             total = loss + tf.add_n([0.0, *self.losses])
@@ -172,8 +199,8 @@ class TwoTower(tfrs.Model):
         return {metric.name: metric.result() for metric in self.metrics} | {"loss": total}
 
     @tf.autograph.experimental.do_not_convert
-    def test_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return super().test_step(inputs)
+    def test_step(self, data) -> dict[str, tf.Tensor]:
+        return super().test_step(_batch(data))
 
     def candidate_blocks(self, items: tf.Tensor, ids: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """What is scored block by block.
@@ -397,6 +424,25 @@ class TwoTower(tfrs.Model):
     @tf.function(reduce_retracing=True, autograph=False)
     def _ratings(self, users: tf.Tensor, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         return self.rating(_flat(self.query_blocks(users, history)[0]), _flat(self.candidate_blocks(items)[0]))
+
+
+def _restored(config: dict, weights: list[np.ndarray]) -> TwoTower:
+    model = TwoTower(**config)
+    model.set_weights(weights)
+    return model
+
+
+def _batch(data) -> dict[str, tf.Tensor]:
+    """The inputs of a step, which Keras may hand over as `(x,)`."""
+    inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if targets is not None or weights is not None:
+        raise DataError("a batch of `model.dataset` has its targets and weights in it: give no others.")
+    return inputs
+
+
+def _check_no_classes(arguments: dict) -> None:
+    if arguments.get("class_weight") is not None:
+        raise DataError("a TwoTower has no classes to weigh. Events are weighed by their `weight` column.")
 
 
 def _flat(blocks: tf.Tensor) -> tf.Tensor:

@@ -18,7 +18,7 @@ class CandidateTower(keras.layers.Layer):
     with an unknown one, is known by its media alone.
 
     Args:
-        config: sizes, fusion, dropout and the weight of the alignment.
+        config: sizes, fusion, dropout and the weight of the alignment; a `Config`, or what `get_config` gives of it.
         modalities: those of the catalog; may be none, then the id alone is left.
         item_rows: rows of the id embedding, 1 + the number of items.
 
@@ -34,8 +34,10 @@ class CandidateTower(keras.layers.Layer):
         is unknown.
     """
 
-    def __init__(self, config: Config, modalities: Sequence[str], item_rows: int, **kwargs) -> None:
+    def __init__(self, config: Config | dict, modalities: Sequence[str], item_rows: int, **kwargs) -> None:
         super().__init__(**kwargs)
+        config = self._settings = Config.model_validate(config)
+        self.item_rows = item_rows
         self.config = config.model
         self.alignment = config.loss.alignment
         self.modalities = tuple(modalities)
@@ -64,3 +66,7 @@ class CandidateTower(keras.layers.Layer):
             rows = tf.zeros(tf.shape(presence)[:1], tf.int32) if ids is None else ids
             parts.append(self.ids(rows, training=training) * tf.cast(rows > 0, self.compute_dtype)[:, None])
         return as_blocks(parts), weights
+
+    def get_config(self) -> dict:
+        mine = {"config": self._settings.model_dump(mode="json"), "modalities": self.modalities, "item_rows": self.item_rows}
+        return {**super().get_config(), **mine}

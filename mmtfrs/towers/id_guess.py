@@ -31,12 +31,16 @@ class IdGuess(keras.layers.Layer):
 
     def __init__(self, dim: int, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.hidden = keras.layers.Dense(_WIDER * dim, "relu", name="hidden")
-        self.drop = keras.layers.Dropout(_DROPOUT)
-        self.out = keras.layers.Dense(dim, name="out")
+        self.dim, policy = dim, self.dtype_policy
+        self.hidden = keras.layers.Dense(_WIDER * dim, "relu", name="hidden", dtype=policy)
+        self.drop = keras.layers.Dropout(_DROPOUT, dtype=policy)
+        self.out = keras.layers.Dense(dim, name="out", dtype=policy)
 
     def call(self, said: tf.Tensor, media: Mapping[str, tf.Tensor], training: bool | None = None) -> tf.Tensor:
         flat = tf.reshape(said, [-1, said.shape[1] * said.shape[2]])
         own = [tf.math.l2_normalize(tf.cast(value, tf.float32), axis=1) for value in media.values()]
         shown = tf.stop_gradient(tf.concat([flat, *own], axis=1))
-        return self.out(self.drop(self.hidden(shown), training=training))
+        return tf.cast(self.out(self.drop(self.hidden(shown), training=training)), tf.float32)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "dim": self.dim}

@@ -47,7 +47,8 @@ class GeneratorImputer(keras.layers.Layer):
     def build(self, input_shape) -> None:
         def network(name: str, out: int, kind: str) -> keras.Sequential:
             dense = keras.layers.Dense
-            return keras.Sequential([dense(self.hidden, "relu"), dense(out)], name=f"{kind}_{name}")
+            policy = self.dtype_policy
+            return keras.Sequential([dense(self.hidden, "relu", dtype=policy), dense(out, dtype=policy)], name=f"{kind}_{name}")
 
         total, count = sum(self.dims), len(self.dims)
         self.generators, self.discriminators = [], []
@@ -105,6 +106,6 @@ def make_imputer(kind: str, tables: ModelInputs) -> GeneratorImputer | None:
     if kind != "generator" or len(tables.modalities) < 2:
         return None
     dims = [tables.adapters[name].reduced_dim for name in tables.modalities]
-    imputer = GeneratorImputer(tables.modalities, dims, name="imputer")
+    imputer = GeneratorImputer(tables.modalities, dims, name="imputer", dtype="float32")
     imputer.build(None)
     return imputer

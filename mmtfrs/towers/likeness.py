@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from mmtfrs._keras import keras, tf
@@ -18,7 +20,7 @@ class Likeness(keras.layers.Layer):
     items. A log with an event or two per item teaches towers little that holds on other events; this needs no log.
 
     Args:
-        tables: of the items that the components are of.
+        dims: `{modality: r}`, sizes of the reduced features.
         dim: size D of the vectors.
 
     Call arguments:
@@ -31,8 +33,14 @@ class Likeness(keras.layers.Layer):
     Reference: Eckart and Young, The approximation of one matrix by another of lower rank, Psychometrika 1936.
     """
 
-    def __init__(self, tables: ModelInputs, dim: int, **kwargs) -> None:
-        super().__init__(trainable=False, dtype="float32", **kwargs)
+    def __init__(self, dims: Mapping[str, int], dim: int, **kwargs) -> None:
+        super().__init__(**{"trainable": False, "dtype": "float32", **kwargs})
+        self.dims, self.dim = dict(dims), dim
+        self.components = {name: self.add_weight(name, (size, dim), trainable=False) for name, size in dims.items()}
+
+    @classmethod
+    def of(cls, tables: ModelInputs, dim: int, **kwargs) -> Likeness:
+        """With the leading components of the items of a model."""
         rows = np.arange(len(tables.item_ids))
         if len(rows) > _SAMPLE:
             rows = np.sort(np.random.default_rng(0).choice(rows, _SAMPLE, replace=False))
@@ -41,10 +49,10 @@ class Likeness(keras.layers.Layer):
         leading = np.pad(leading, [(0, 0), (0, dim - leading.shape[1])])
         ends = np.cumsum([part.shape[1] for part in parts])[:-1]
         starts = dict(zip(tables.items, np.split(leading, ends), strict=True))
-        self.components = {
-            name: self.add_weight(name, value.shape, initializer=keras.initializers.Constant(value), trainable=False)
-            for name, value in starts.items()
-        }
+        made = cls({name: len(value) for name, value in starts.items()}, dim, **kwargs)
+        for name, value in starts.items():
+            made.components[name].assign(value)
+        return made
 
     def call(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tf.Tensor:
         total = tf.zeros([tf.shape(presence)[0], 1])
@@ -52,6 +60,9 @@ class Likeness(keras.layers.Layer):
             unit = tf.math.l2_normalize(tf.cast(media[name], tf.float32), axis=1, epsilon=1e-12)
             total += tf.matmul(unit * tf.expand_dims(presence[:, index], 1), leading)
         return total
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "dims": dict(self.dims), "dim": self.dim}
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ class QueryTower(keras.layers.Layer):
     their own, the ids of the user and the history are asked what ids know of items: media cannot make that worse.
 
     Args:
-        config: sizes, fusion and dropout.
+        config: sizes, fusion and dropout; a `Config`, or what `get_config` gives of it.
         modalities: those of the catalog; may be none, then ids and history alone are left.
         user_rows: rows of the user embedding, 1 + the number of users.
         item_rows: rows of the history's id embedding, 1 + the number of items.
@@ -34,9 +34,11 @@ class QueryTower(keras.layers.Layer):
         `(blocks [B, K, D] float32, weights [B, M] float32)`, as those of the candidate tower.
     """
 
-    def __init__(self, config: Config, modalities: Sequence[str], user_rows: int, item_rows: int,
+    def __init__(self, config: Config | dict, modalities: Sequence[str], user_rows: int, item_rows: int,
                  owned: Collection[str] = (), **kwargs) -> None:  # fmt: skip
         super().__init__(**kwargs)
+        config = self._settings = Config.model_validate(config)
+        self._sizes = {"user_rows": user_rows, "item_rows": item_rows, "owned": sorted(owned)}
         self.config = config.model
         self.modalities = tuple(modalities)
         dim, policy = self.config.embedding_dim, self.dtype_policy
@@ -79,6 +81,10 @@ class QueryTower(keras.layers.Layer):
                 known += self._pool_ids(history, training)
             parts.append(known)
         return as_blocks(parts), weights
+
+    def get_config(self) -> dict:
+        mine = {"config": self._settings.model_dump(mode="json"), "modalities": self.modalities, **self._sizes}
+        return {**super().get_config(), **mine}
 
     def _pool_ids(self, history: tf.Tensor, training: bool | None) -> tf.Tensor:
         """Sum over the square root of the count (Koren, Factorization Meets the Neighborhood, KDD 2008)."""

@@ -111,10 +111,10 @@ def _fixed(name: str, model: TwoTower, split: Split) -> Scorer | None:
     if len(split.validation):
         # The penalty, and the content's weight, are EASE's only settings: it gets the best ones, as the model does.
         metric = model.config.evaluation.monitor
-        questions = RankingTask(model.data, split.validation, model.repeats)
+        task = RankingTask(model.data, split.validation, model.repeats)
 
         def worth(scorer: EaseScorer) -> float:
-            return questions.ask(scorer, (int(metric.partition("@")[2]),))[metric]
+            return task.evaluate(scorer, (int(metric.partition("@")[2]),))[metric]
 
         penalty = max((EaseScorer(known, each) for each in PENALTIES), key=worth).penalty
         if content is not None:

@@ -40,7 +40,7 @@ def compare_runs(first: str | Path, second: str | Path, part: str = "test", metr
     for run, events in zip((first, second), parts, strict=True):
         model = load_run(run)
         collected: list[dict[str, np.ndarray]] = []
-        RankingTask(model.data, events, model.repeats).ask(ModelScorer(model), ks, collected)
+        RankingTask(model.data, events, model.repeats).evaluate(ModelScorer(model), ks, collected)
         values.append({name: np.concatenate([each[name] for each in collected]) for name in metrics})
     if len(values[0][metrics[0]]) != len(values[1][metrics[0]]):
         raise RunError(f"{first} and {second} have different catalogs, so users are not asked the same. Use the same items.")

@@ -125,7 +125,7 @@ class _Stage:
             variable.assign(value)
         self._refresh_table()
         if best is not None:
-            settle_media(self.model, self._questions(), monitor)
+            settle_media(self.model, self._task(), monitor)
 
     def _dataset(self, batch_size: int) -> tf.data.Dataset:
         """The training batches with their items' pictures, `[B, S, S, 3] uint8`, black where there is none."""
@@ -179,11 +179,11 @@ class _Stage:
     def _measure(self) -> float | None:
         if not len(self.split.validation):
             return None
-        metric, questions = self.model.config.evaluation.monitor, self._questions()
-        fit_blend(self.model, questions)  # pictures may say more than they did
-        return questions.ask(ModelScorer(self.model), (int(metric.partition("@")[2]),))[metric]
+        metric, task = self.model.config.evaluation.monitor, self._task()
+        fit_blend(self.model, task)  # pictures may say more than they did
+        return task.evaluate(ModelScorer(self.model), (int(metric.partition("@")[2]),))[metric]
 
-    def _questions(self) -> RankingTask:
+    def _task(self) -> RankingTask:
         return RankingTask(self.model.data, self.split.validation, self.model.repeats)
 
     def _values(self) -> list[np.ndarray]:

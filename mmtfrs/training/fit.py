@@ -143,9 +143,9 @@ def tell_fold(split: Split, inner: bool) -> None:
 def _tell_popularity(model: TwoTower, split: Split, history: list[dict[str, float]]) -> None:
     """Says so where a model is no better than the same list for everybody."""
     metric = model.config.evaluation.monitor
-    questions = RankingTask(model.data, split.validation, model.repeats)
+    task = RankingTask(model.data, split.validation, model.repeats)
     counts = (model.data.item_counts[1:], model.data.faded[1:])
-    plain = max(questions.ask(PopularityScorer(each), (int(metric.partition("@")[2]),))[metric] for each in counts)
+    plain = max(task.evaluate(PopularityScorer(each), (int(metric.partition("@")[2]),))[metric] for each in counts)
     best = max(logs[f"val_{metric}"] for logs in history)
     if best <= plain:
         print(f"this run does not beat popularity on validation: {metric} {best:.4f}, popularity {plain:.4f}. "
@@ -208,7 +208,7 @@ def fit(
         )
     checkpoint.restore_best(model)
     if measure is not None:
-        settle_media(model, measure.questions(model), config.evaluation.monitor)
+        settle_media(model, measure.task(model), config.evaluation.monitor)
     return checkpoint.history
 
 

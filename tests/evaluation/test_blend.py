@@ -39,15 +39,15 @@ def _asked(truth, users, temperature=0.17, combine="", media=1):
 
 
 def test_planted_weights_are_found():
-    model, questions = _asked([6.0, 2.0, 1.0], 512)
-    fit_blend(model, questions)
+    model, task = _asked([6.0, 2.0, 1.0], 512)
+    fit_blend(model, task)
     np.testing.assert_allclose(model.blend.numpy(), np.array([6.0, 2.0, 1.0]) / 8, atol=0.08)
     assert model.blend.numpy()[:-1].sum() == pytest.approx(1.0, abs=1e-6)
 
 
 def test_a_block_that_says_nothing_gets_nothing_and_a_handful_decides_little():
-    model, questions = _asked([6.0, -4.0, 0.0], 512)
-    fit_blend(model, questions)
+    model, task = _asked([6.0, -4.0, 0.0], 512)
+    fit_blend(model, task)
     np.testing.assert_allclose(model.blend.numpy(), [1.0, 0.0, 0.0], atol=0.06)
     few, asked = _asked([6.0, -4.0, 0.0], 3)
     fit_blend(few, asked)
@@ -76,12 +76,12 @@ def test_what_the_guess_at_new_items_counts_is_found():
 
 
 def test_modalities_of_a_sum_count_the_same():
-    model, questions = _asked([5.0, 1.0, 3.0, 0.0], 512, combine="sum", media=2)
-    fit_blend(model, questions)
+    model, task = _asked([5.0, 1.0, 3.0, 0.0], 512, combine="sum", media=2)
+    fit_blend(model, task)
     first, second, ids, _ = model.blend.numpy()
     assert first == second and abs(ids - 1 / 3) < 0.1
-    model, questions = _asked([5.0, 1.0, 3.0, 0.0], 512, combine="stacking", media=2)
-    fit_blend(model, questions)
+    model, task = _asked([5.0, 1.0, 3.0, 0.0], 512, combine="stacking", media=2)
+    fit_blend(model, task)
     assert model.blend.numpy()[0] > 2 * model.blend.numpy()[1]
 
 

@@ -61,7 +61,7 @@ def test_whole_catalog_against_a_slow_loop(seed):
     catalog = Catalog.from_dict({"item_id": [f"i{n}" for n in range(items)]})
     tables = ModelInputs.build(Config(), catalog, Features({}), known)
     scores = {f"u{u}": rng.normal(size=items).astype(np.float32) for u in range(users)}
-    result = RankingTask(tables, test).ask(_Fixed(scores), ks)
+    result = RankingTask(tables, test).evaluate(_Fixed(scores), ks)
 
     sums: dict[str, list] = {}
     fresh: list = []
@@ -91,7 +91,7 @@ def test_a_scorer_that_knows_nothing_is_at_chance():
     known = Events(["someone"], ["i00"], [0])
     test = Events([f"u{n}" for n in range(users)], ["i03"] * users, [1] * users, known=known)
     tables = ModelInputs.build(Config(), catalog, Features({}), known)
-    result = RankingTask(tables, test).ask(PopularityScorer(np.zeros(50)), (5,))
+    result = RankingTask(tables, test).evaluate(PopularityScorer(np.zeros(50)), (5,))
     assert 0.02 < result["recall@5"] < 0.25
 
 
@@ -100,7 +100,7 @@ def test_seen_items_are_left_out_and_groups_are_apart():
     known = Events(["u", "u"], ["a", "b"], [1, 2])
     test = Events(["u", "u", "n"], ["a", "c", "a"], [3, 4, 5], known=known)
     tables = ModelInputs.build(Config(), catalog, Features({}), known)
-    result = RankingTask(tables, test).ask(PopularityScorer(np.array([9.0, 8, 7, 6])), (1,))
+    result = RankingTask(tables, test).evaluate(PopularityScorer(np.array([9.0, 8, 7, 6])), (1,))
     # u has seen a and b, so c comes first and is right; a was seen and is no question. n sees a first.
     assert result["recall@1"] == 1.0 and result["users"] == 2
     assert result["new_users"] == {"users": 1, **{name: 1.0 for name in result["new_users"] if name != "users"}}
@@ -116,18 +116,18 @@ def test_rolling_questions_by_hand():
     known = Events(["u", "u"], ["a", "b"], [1, 2])
     test = Events(["n", "u", "n", "u", "n"], ["c", "d", "a", "d", "c"], [7, 3, 8, 4, 9], known=known)
     tables = ModelInputs.build(Config(), catalog, Features({}), known)
-    questions = RankingTask(tables, test)
-    rolling = questions.rolling()
+    task = RankingTask(tables, test)
+    rolling = task.rolling()
     # n takes c, a, c: c is asked for first, a after c; the second c was taken before. u takes d, d after a, b: once.
     found = [(user, past.tolist(), wanted.tolist()) for user, past, wanted in
              zip(rolling.users, rolling.pasts, rolling.relevant, strict=True)]  # fmt: skip
     assert found == [("n", [], [2]), ("n", [3], [0]), ("u", [1, 2], [3])]
-    result = rolling.ask(PopularityScorer(np.array([9.0, 8, 7, 6, 5])), (1,))
+    result = rolling.evaluate(PopularityScorer(np.array([9.0, 8, 7, 6, 5])), (1,))
     # n sees a first (wrong), then a again (right); of what u has not seen, c comes first (wrong).
     assert result["recall@1"] == pytest.approx(1 / 3) and result["new_users"]["users"] == 1
     repeats = RankingTask(tables, test, repeats=True)
     assert sorted(repeats.relevant[0].tolist()) == [0, 2] and len(repeats.rolling().users) == 5
-    everything = repeats.ask(PopularityScorer(np.array([9.0, 8, 7, 6, 5])), (1,))
+    everything = repeats.evaluate(PopularityScorer(np.array([9.0, 8, 7, 6, 5])), (1,))
     assert everything["recall@1"] == 0.25  # a comes first for both: one of the two that n takes
     mixed = Events(["u", "u"], ["c", "d"], [0, 5], known=known)
     assert RankingTask(tables, mixed).rolling() is None  # a random split: what is known is not older

@@ -29,18 +29,18 @@ def test_inner_products_add_up_cosines():
     model = TwoTower(Config(**FAST), catalog, features, events)
     media, presence = model.device.item_media(tf.range(1, 61))
     arrays = {name: value.numpy() for name, value in media.items()}
-    vectors = Likeness(model.data, 16)(media, presence).numpy()  # more numbers than there are components: nothing is lost
+    vectors = Likeness.of(model.data, 16)(media, presence).numpy()  # more numbers than there are components: nothing is lost
     np.testing.assert_allclose(vectors @ vectors.T, _cosines(arrays, arrays), atol=1e-5)
     text = np.array([[float(name == "text") for name in arrays]] * 60, np.float32)
-    alone = Likeness(model.data, 16)(media, tf.constant(text)).numpy()
+    alone = Likeness.of(model.data, 16)(media, tf.constant(text)).numpy()
     np.testing.assert_allclose(alone @ alone.T, _cosines({"text": arrays["text"]}, {"text": arrays["text"]}), atol=1e-5)
-    assert not Likeness(model.data, 16)(media, tf.zeros([60, 2])).numpy().any()
+    assert not Likeness.of(model.data, 16)(media, tf.zeros([60, 2])).numpy().any()
     # Fewer numbers than components: no other two-column projection of the items comes nearer (Eckart and Young).
     joined = np.concatenate(
         [value / np.maximum(np.linalg.norm(value, axis=1, keepdims=True), 1e-12) for value in arrays.values()], axis=1
     )
     left = np.linalg.svd(joined, compute_uv=False)[2:]
-    short = Likeness(model.data, 2)(media, presence).numpy()
+    short = Likeness.of(model.data, 2)(media, presence).numpy()
     assert np.linalg.norm(joined @ joined.T - short @ short.T) == pytest.approx(np.linalg.norm(left**2), rel=1e-3)
 
 
@@ -61,15 +61,15 @@ def test_a_log_too_short_to_learn_from_is_answered_by_likeness(tmp_path):
     catalog, features, events = _log(120, 2, 0)
     split = events.split("random", 0.3, 0.3)
     model = TwoTower(Config(**FAST), catalog, features, split.train)  # as if it had been trained to no avail
-    questions = RankingTask(model.data, split.validation)
-    settle_media(model, questions, "recall@20")
+    task = RankingTask(model.data, split.validation)
+    settle_media(model, task, "recall@20")
     assert model.alike.numpy() == 1.0 and model.blend.numpy()[0] == 1.0
     weights = model.blend.numpy()
-    users = np.array(questions.users[:5], object)
-    scores = model.query_embeddings(users, questions.pasts[:5]) @ model.candidate_embeddings().T
+    users = np.array(task.users[:5], object)
+    scores = model.query_embeddings(users, task.pasts[:5]) @ model.candidate_embeddings().T
     media, _ = model.device.item_media(tf.range(1, 201))
     arrays = {name: value.numpy() for name, value in media.items()}
-    pooled = {name: np.stack([value[past - 1].mean(axis=0) if len(past) else np.zeros(16) for past in questions.pasts[:5]])
+    pooled = {name: np.stack([value[past - 1].mean(axis=0) if len(past) else np.zeros(16) for past in task.pasts[:5]])
               for name, value in arrays.items()}  # fmt: skip
     assert weights[1] == 0.0 and weights[2] > 0.0
     expected = _cosines(pooled, arrays) + weights[2] * model.data.popularity[1:]
