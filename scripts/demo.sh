@@ -53,7 +53,7 @@ says=$(sed -n 's/^user-0001,"\(.*\)"$/\1/p' demo/users.csv)
 step "What is there for user-0001, who says \"$says\"?" \
   mmtfrs recommend saved_models/demo --user user-0001 -k 5
 
-serve=(python -m serving.server saved_models/demo --port 0)
+serve=(mmtfrs serve saved_models/demo --port 0)
 heading "Serve it over gRPC" "${serve[@]}"
 exec {said}< <(exec {lock}<&- && exec "${serve[@]}" 2> demo/server.log)
 server=$!
@@ -73,4 +73,4 @@ wait "$server"
 bin=$(dirname "$(command -v mmtfrs)") && bin=${bin#"$PWD"/}
 printf '\n%s\n' "Made: a catalog, a trained and measured model, and its export, which was served and asked."
 echo "It is in demo/ (catalog, features, run/metrics.png) and saved_models/demo/ (the SavedModel)."
-echo "Try: $bin/mmtfrs recommend saved_models/demo --text \"a tulip in the greenhouse\", or $bin/python -m serving.server saved_models/demo"
+echo "Try: $bin/mmtfrs recommend saved_models/demo --text \"a tulip in the greenhouse\", or $bin/mmtfrs serve saved_models/demo"

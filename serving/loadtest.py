@@ -1,6 +1,6 @@
 """Load on a server: requests arrive when they arrive, whether or not earlier ones are answered (an open loop).
 
-python -m serving.loadtest --target localhost:8500 --model demo --rate 100 --seconds 10
+mmtfrs loadtest --target localhost:8500 --model demo --rate 100 --seconds 10
 """
 
 from __future__ import annotations

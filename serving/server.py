@@ -1,4 +1,4 @@
-"""The command of the local server: `python -m serving.server saved_models/NAME`.
+"""The command of the local server: `mmtfrs serve saved_models/NAME`.
 
 In production, run TF Serving itself on the same folder.
 """

@@ -1,4 +1,4 @@
-"""What the README says works: its Python runs and prints what stands there, its commands exist and run."""
+"""What the README and docs/ say works: their Python runs and prints what stands there, their commands exist and run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 from conftest import ROOT, run_cli
 
 TEXT = (ROOT / "README.md").read_text()
+PAGES = TEXT + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
 
 
 def _blocks(language):
-    return [body for name, body in re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.M | re.S) if name == language]
+    """Of the README and the pages of docs/."""
+    return [body for name, body in re.findall(r"^```(\w*)\n(.*?)^```$", PAGES, re.M | re.S) if name == language]
 
 
 def _run(code, folder):
@@ -62,7 +64,7 @@ def test_every_command_is_run_by_a_test_or_by_make():
             assert re.search(rf"^{words[1]}:", makefile, re.M), line
             continue
         name = " ".join(words[:2]) if words[0] == "mmtfrs" else " ".join(words[:3])
-        started = rf'(run_cli\(|"mmtfrs\.cli", |\[){{1}}"{words[1]}", ' if words[0] == "mmtfrs" else rf'module="{words[2]}"'
+        started = rf'(run_cli\(|"mmtfrs\.cli\.app", |\[){{1}}"{words[1]}", ' if words[0] == "mmtfrs" else rf'module="{words[2]}"'
         assert name in demo or re.search(started, tests), line
     for name in ("check", "extract", "train", "evaluate", "export", "recommend"):
         lines = [line for line in commands if line.startswith(f"mmtfrs {name} ")]
@@ -70,9 +72,16 @@ def test_every_command_is_run_by_a_test_or_by_make():
         assert lines and used <= set(re.findall(r"--[a-z0-9-]+", run_help(name))), name
 
 
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    assert len(TEXT.splitlines()) <= 250
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+
+
 def test_options_of_the_search_exist():
-    (line,) = (line for block in _blocks("") for line in block.splitlines() if line.startswith("python -m tuning.search"))
-    text = run_cli("--help", module="tuning.search")
+    (line,) = {line for block in _blocks("") for line in block.splitlines() if line.startswith("mmtfrs tune")}
+    text = run_cli("tune", "--help")
     used = {word for word in line.split() if word.startswith("--")}
     assert len(used) > 5 and used <= set(re.findall(r"--[a-z-]+", text.stdout))
 

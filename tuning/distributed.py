@@ -1,6 +1,6 @@
 """Many processes, or machines, on one search: KerasTuner's chief hands out the trials, workers run them.
 
-Local: `python -m tuning.search ... --workers 2`. On several machines, which share the folder of the search:
+Local: `mmtfrs tune ... --workers 2`. On several machines, which share the folder of the search:
 
     KERASTUNER_TUNER_ID=chief KERASTUNER_ORACLE_IP=0.0.0.0 KERASTUNER_ORACLE_PORT=8000 python -m tuning.search ... --out DIR
     KERASTUNER_TUNER_ID=worker-0 KERASTUNER_ORACLE_IP=CHIEF KERASTUNER_ORACLE_PORT=8000 python -m tuning.distributed DIR

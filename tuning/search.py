@@ -1,4 +1,4 @@
-"""Search for good settings: `python -m tuning.search --items F --events F --trials N --out DIR`.
+"""Search for good settings: `mmtfrs tune --items F --events F --trials N --out DIR`.
 
 The same command goes on after a kill. Watch it in the terminal, in DIR/report.html, or with `tensorboard --logdir DIR/trials`.
 """

@@ -206,7 +206,7 @@ class ExportConfig(Section):
 
 
 class TuningConfig(Section):
-    """What a search (`python -m tuning.search`) tries."""
+    """What a search (`mmtfrs tune`) tries."""
 
     space: dict[str, Any] = Field(
         {}, description="setting: a list of values, {min, max, scale: linear or log}, or one value that is not searched"

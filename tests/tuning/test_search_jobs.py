@@ -212,7 +212,7 @@ def test_from_the_command_line_to_a_trained_winner(demo, demo_events, demo_store
     command = [*data, "--config", tmp_path / "c.yaml", "--out", tmp_path / "s", "--store", tmp_path / "features", "--trials"]
 
     def run(*options):
-        return run_cli(*command, *options, module="tuning.search")
+        return run_cli("tune", *command, *options)
 
     done = run(3, "--method", "hyperband", "--confirm-seeds", "1", "--json")
     assert done.returncode == 0, done.stderr
