@@ -5,9 +5,17 @@ from __future__ import annotations
 import ast
 import os
 import re
+import sys
 
 import pytest
-from conftest import ROOT, run_cli
+from conftest import FAST, ROOT, run_cli
+from models.test_two_tower import planted
+
+import mmtfrs
+from mmtfrs import fusion
+from mmtfrs.errors import ConfigError
+from mmtfrs.exporting.loaded import LoadedModel
+from mmtfrs.exporting.request import Query, results
 
 TEXT = (ROOT / "README.md").read_text()
 PAGES = TEXT + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
@@ -39,11 +47,42 @@ def test_ten_lines_print_what_the_readme_says(demo, tmp_path, jobs):
         assert numbers[name] == pytest.approx(value, abs=0.02), name  # other CPUs round otherwise
 
 
+def test_a_fusion_of_ones_own(tmp_path, jobs):
+    """The example of docs/extending.md: written to a file, checked, trained with, exported, and asked without it."""
+    module, check = [code for code in _blocks("python") if "LengthFusion" in code]
+    (tmp_path / "shop_fusions.py").write_text(module)
+    (tmp_path / "c.yaml").write_text(next(code for code in _blocks("yaml") if "LengthFusion" in code))
+    job = jobs(_train_with_own, str(tmp_path), check)
+    assert job.wait() == 0, job.stderr[-2000:]
+    model = LoadedModel(tmp_path / "m")
+    assert len(results(model.ask(*Query("u1").request()))) > 10
+    refused = run_cli("config", tmp_path / "c.yaml", "--changed")
+    assert refused.returncode == 0 and "shop_fusions:LengthFusion" in refused.stdout
+    with pytest.raises(ConfigError, match="nowhere cannot be imported"):
+        fusion.get("nowhere:Mine")
+    with pytest.raises(ConfigError, match="json has no Mine"):
+        fusion.get("json:Mine")
+    with pytest.raises(ConfigError, match="must be a subclass of mmtfrs.fusion.Fusion"):
+        fusion.get("json:dumps")
+
+
+def _train_with_own(folder, check):
+    sys.path.insert(0, folder)
+    exec(compile(check, "extending.md", "exec"), {"__name__": "__main__"})
+    catalog, features, events = planted()
+    config = mmtfrs.Config.read(f"{folder}/c.yaml").replace(**FAST)
+    model = mmtfrs.TwoTower(config, catalog, features, events)
+    assert type(model.candidate_tower.fusion).__name__ == "LengthFusion"
+    model.compile(optimizer="adam")
+    model.fit(model.dataset(events), verbose=0)
+    mmtfrs.export(model, f"{folder}/m")
+
+
 def test_config_example_is_valid(tmp_path):
     from mmtfrs import Config
     from tuning.space import Space
 
-    settings, search = _blocks("yaml")
+    settings, search = [code for code in _blocks("yaml") if "LengthFusion" not in code]
     (tmp_path / "c.yaml").write_text(settings)
     assert Config.read(tmp_path / "c.yaml").data.columns.items == {"item_id": "sku", "text": "title"}
     (tmp_path / "s.yaml").write_text(search)
@@ -64,7 +103,9 @@ def test_every_command_is_run_by_a_test_or_by_make():
             assert re.search(rf"^{words[1]}:", makefile, re.M), line
             continue
         name = " ".join(words[:2]) if words[0] == "mmtfrs" else " ".join(words[:3])
-        started = rf'(run_cli\(|"mmtfrs\.cli\.app", |\[){{1}}"{words[1]}", ' if words[0] == "mmtfrs" else rf'module="{words[2]}"'
+        started = (
+            rf'(run_cli\(|"mmtfrs\.cli\.app", |\[){{1}}"{words[1]}", ' if words[0] == "mmtfrs" else rf'module="{words[2]}"'
+        )
         assert name in demo or re.search(started, tests), line
     for name in ("check", "extract", "train", "evaluate", "export", "recommend"):
         lines = [line for line in commands if line.startswith(f"mmtfrs {name} ")]

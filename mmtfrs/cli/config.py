@@ -61,6 +61,8 @@ def _range(field: dict) -> str:
         return " or ".join("none" if each.get("type") == "null" else _range(each) for each in field["anyOf"])
     if "enum" in field or "const" in field:
         return ", ".join(map(str, field.get("enum", [field.get("const")])))
+    if "pattern" in field:
+        return "package.module:Name"
     bounds = [f"{sign} {field[key]:g}" for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="),
                                                         ("exclusiveMaximum", "<")) if key in field]  # fmt: skip
     kind = {"integer": "integer", "number": "number", "boolean": "true, false", "string": "text", "array": "list",

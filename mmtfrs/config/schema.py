@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
+from pydantic_core import PydanticCustomError
 
 from mmtfrs.errors import nearest
+from mmtfrs.utils.extensions import PATTERN, is_import_path
 
 Modality = str  # `image`, `text`, `audio`, or the name of features that the user brings
 MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")  # those that have raw media and an encoder
@@ -20,6 +22,20 @@ INDEXES = ("auto", "exact", "partitions", "scan", "scann")
 BASELINES = ("item_knn", "ease", "ease_media", "bpr", "id_only", "no_media")  # and every modality alone
 RANKING = ("recall", "precision", "f1", "hit_rate", "ndcg", "mrr", "map")  # metrics of a list
 NEGATIVES = ("auto", "full", "in_batch", "mixed")
+
+
+def _name(known: tuple[str, ...]) -> Any:
+    """The type of a name that is known, or says where a part of the user's own is imported from."""
+
+    def check(value: str) -> str:
+        if value not in known and not is_import_path(value):
+            expected = ", ".join(repr(name) for name in (*known, "package.module:Name"))
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+        return value
+
+    schema = {"anyOf": [{"type": "string", "enum": list(known)}, {"type": "string", "pattern": PATTERN}]}
+    return Annotated[str, pydantic.AfterValidator(check), pydantic.WithJsonSchema(schema)]
+
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -90,7 +106,7 @@ class ModelConfig(Section):
     """The shape of the two towers."""
 
     modalities: tuple[Modality, ...] | None = Field(None, description="those to use; none: all that the items have")
-    fusion: Literal[FUSIONS] = Field("concat", description="how the modalities of an item or a query become one vector")
+    fusion: _name(FUSIONS) = Field("concat", description="how the modalities of an item or a query become one vector")
     embedding_dim: Positive = Field(64, description="D: size of the shared space")
     hidden: tuple[Positive, ...] = Field((128,), description="hidden layers of each tower's last MLP")
     feature_dim: Positive | None = Field(
@@ -114,7 +130,7 @@ class ModelConfig(Section):
         "null", description="what stands for an absent medium: one learned vector, or a guess from the others"
     )
     graph: GraphConfig = GraphConfig()
-    score: Literal[SCORES] = "cosine"
+    score: _name(SCORES) = "cosine"
 
 
 class LossConfig(Section):

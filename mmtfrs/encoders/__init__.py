@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmtfrs.encoders.names import NETWORK_NAMES, OFFLINE, USE, check_name
+from mmtfrs.encoders.names import NAMES, NETWORK_NAMES, OFFLINE, USE, check_name
 from mmtfrs.errors import EncoderError
+from mmtfrs.utils.extensions import imported, is_import_path
 
 if TYPE_CHECKING:
     from mmtfrs.encoders.base import Encoder
@@ -29,6 +30,8 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
             audio: `yamnet`, a checkpoint file in YAMNet's layout, a TF Hub handle, a local SavedModel folder, `mfcc`
             (statistics), `lstm` (a small recurrent reservoir) or `lstm:WEIGHTS.h5`.
 
+            Any modality: `package.module:name` of your own, which is called and gives an `Encoder`.
+
     Raises:
         EncoderError: there is no such encoder, or it cannot be downloaded or loaded.
     """
@@ -38,9 +41,22 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
         from mmtfrs.encoders.offline import load_offline
 
         return load_offline(modality)
+    if is_import_path(name) and name.partition(":")[0].lower() not in NAMES[modality]:
+        return _load_own(modality, name)
     # Downloads write their progress to standard output, which belongs to results.
     with contextlib.redirect_stdout(sys.stderr):
         return {"image": _load_image, "text": _load_text, "audio": _load_audio}[modality](name)
+
+
+def _load_own(modality: str, path: str) -> Encoder:
+    from mmtfrs.encoders.base import Encoder
+
+    encoder = imported(path, f"encoders.{modality}")()
+    if not isinstance(encoder, Encoder) or encoder.modality != modality:
+        raise EncoderError(
+            f"`encoders.{modality}` {path}: must give a mmtfrs.encoders.base.Encoder of {modality}. Received: {encoder!r}."
+        )
+    return encoder
 
 
 def _load_image(name: str) -> Encoder:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmtfrs.config.schema import MODALITIES
 from mmtfrs.errors import EncoderError, nearest
+from mmtfrs.utils.extensions import is_import_path
 
 OFFLINE = "offline"
 USE = "https://tfhub.dev/google/universal-sentence-encoder/4"
@@ -41,6 +42,8 @@ def check_name(modality: str, name: str) -> None:
         if path == "random" or Path(path).is_file():
             return
         raise EncoderError(f"{path}: there is no such weights file.")
+    if is_import_path(name):  # of the user's own
+        return
     raise EncoderError(
         f"unknown {modality} encoder `{name}`: neither a known name nor an existing path.{nearest(name, known)} "
         f"Known names: {', '.join(known)}."

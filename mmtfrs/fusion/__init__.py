@@ -16,6 +16,7 @@ from mmtfrs.fusion.hierarchical import HierarchicalFusion
 from mmtfrs.fusion.late import LateFusion
 from mmtfrs.fusion.transformer import TransformerFusion
 from mmtfrs.fusion.weighted import WeightedFusion
+from mmtfrs.utils.extensions import imported, is_import_path
 
 FUSIONS: dict[str, type[Fusion] | partial] = {
     "concat": ConcatFusion,
@@ -37,7 +38,16 @@ __all__ = ["FUSIONS", "Fusion", "get", "masked_share"]
 
 
 def get(name: str) -> type[Fusion] | partial:
-    """What makes a fusion layer of this name. Raises `ConfigError` for an unknown one, with the nearest known."""
+    """What makes a fusion layer of this name, or of this import path (`package.module:Name`).
+
+    Raises:
+        ConfigError: it is unknown, cannot be imported, or is no `Fusion`.
+    """
+    if is_import_path(name):
+        found = imported(name, "model.fusion")
+        if not (isinstance(found, type) and issubclass(found, Fusion)):
+            raise ConfigError(f"`model.fusion` {name}: must be a subclass of mmtfrs.fusion.Fusion. Received: {found!r}.")
+        return found
     if name not in FUSIONS:
         raise ConfigError(f"`model.fusion` must be one of {', '.join(FUSIONS)}. Received: {name!r}.{nearest(name, FUSIONS)}")
     return FUSIONS[name]

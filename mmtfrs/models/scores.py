@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mmtfrs._keras import tf
 from mmtfrs.errors import ConfigError, nearest
+from mmtfrs.utils.extensions import imported, is_import_path
 
 
 class Score(NamedTuple):
@@ -49,7 +50,12 @@ SCORES: dict[str, Score] = {
 
 
 def get(name: str) -> Score:
-    """Raises `ConfigError` for an unknown name, with the nearest known one."""
+    """The score of a name or an import path. Raises `ConfigError` for what is unknown, cannot be imported, or is no `Score`."""
+    if is_import_path(name):
+        found = imported(name, "model.score")
+        if not isinstance(found, Score):
+            raise ConfigError(f"`model.score` {name}: must be a mmtfrs.models.scores.Score. Received: {found!r}.")
+        return found
     if name not in SCORES:
         raise ConfigError(f"`model.score` must be one of {', '.join(SCORES)}. Received: {name!r}.{nearest(name, SCORES)}")
     return SCORES[name]

@@ -1,8 +1,6 @@
-"""One harness for every fusion: contract, configuration, graph, precision, gradients, reload."""
+"""Every fusion is held to the contract by the public harness, which sees each way to break it."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
@@ -10,9 +8,11 @@ import pytest
 from mmtfrs import fusion
 from mmtfrs._keras import keras, tf
 from mmtfrs.errors import ConfigError
+from mmtfrs.fusion.base import Fusion, masked_share
+from mmtfrs.models.scores import SCORES, Score
+from mmtfrs.testing import check_fusion, check_score
 
 NAMES = ("image", "text", "audio")
-PRESENCE = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]], np.float32)
 
 
 def _vectors(seed=0):
@@ -20,85 +20,67 @@ def _vectors(seed=0):
     return {name: tf.constant(rng.normal(size=(4, 8)).astype(np.float32)) for name in NAMES}
 
 
-@pytest.fixture(params=sorted(fusion.FUSIONS))
-def layer(request):
-    keras.utils.set_random_seed(0)
-    made = fusion.get(request.param)(NAMES, 8)
-    made(_vectors(), PRESENCE)
-    made.null.assign(np.random.default_rng(9).normal(size=(3, 8)))
-    return made
-
-
-def test_contract(layer):
-    fused, weights = layer(_vectors(), PRESENCE)
-    assert (
-        fused.shape == ((4, 8) if layer.blocks == 1 else (4, layer.blocks, 8))
-        and weights.shape == (4, 3)
-        and weights.dtype == tf.float32
-    )
-    assert not (weights.numpy() * (1 - PRESENCE)).any()
-    assert (weights.numpy()[PRESENCE > 0] > 0).all()
-    np.testing.assert_allclose(weights.numpy().sum(axis=1), [1, 1, 1, 0], atol=1e-6)
-
-
-def test_what_is_absent_does_not_matter(layer):
-    first, second = _vectors(0), _vectors(1)
-    mixed = {name: tf.where(PRESENCE[:, index, None] > 0, first[name], 1e6 * second[name]) for index, name in enumerate(NAMES)}
-    for ours, theirs in zip(layer(first, PRESENCE), layer(mixed, PRESENCE), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
-def test_rows_do_not_touch_each_other(layer):
-    together = layer(_vectors(), PRESENCE)[0].numpy()
-    for row in range(4):
-        alone = layer({name: value[row : row + 1] for name, value in _vectors().items()}, PRESENCE[row : row + 1])[0]
-        np.testing.assert_allclose(alone[0], together[row], atol=1e-5)
-
-
-def test_configuration_survives_json(layer):
-    config = json.loads(json.dumps(layer.get_config()))
-    again = type(layer).from_config(config)
-    again(_vectors(), PRESENCE)
-    again.set_weights(layer.get_weights())
-    np.testing.assert_allclose(again(_vectors(), PRESENCE)[0], layer(_vectors(), PRESENCE)[0], atol=1e-6)
-    assert again.get_config() == layer.get_config()
-
-
 @pytest.mark.slow
-def test_graph_is_eager(layer):
-    eager = layer(_vectors(), PRESENCE)
-    for jit in (False, True):
-        graph = tf.function(layer.__call__, jit_compile=jit)(_vectors(), tf.constant(PRESENCE))
-        for ours, theirs in zip(eager, graph, strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+@pytest.mark.parametrize("name", sorted(fusion.FUSIONS))
+def test_every_fusion_keeps_the_contract(name):
+    keras.utils.set_random_seed(0)
+    check_fusion(fusion.get(name))
 
 
-def test_gradient_reaches_every_weight(layer):
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(layer(_vectors(), PRESENCE)[0] ** 2)
-    for weight, gradient in zip(layer.trainable_weights, tape.gradient(loss, layer.trainable_weights), strict=True):
-        assert gradient is not None and np.abs(tf.convert_to_tensor(gradient)).max() > 0, weight.name
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_every_score_keeps_the_contract(name):
+    check_score(SCORES[name])
 
 
-def test_mixed_precision(layer):
-    half = type(layer)(NAMES, 8, dtype="mixed_bfloat16")
-    half(_vectors(), PRESENCE)
-    half.set_weights(layer.get_weights())
-    fused, weights = half(_vectors(), PRESENCE)
-    assert fused.dtype == tf.bfloat16 and weights.dtype == tf.float32
-    np.testing.assert_allclose(tf.cast(fused, tf.float32), layer(_vectors(), PRESENCE)[0], atol=0.15)
+class Mean(Fusion):
+    """Sound; the faults below are each one change of it."""
+
+    def fuse(self, vectors, presence):
+        weights = masked_share(tf.ones_like(presence), presence)
+        return tf.einsum("bm,bmd->bd", tf.cast(weights, vectors.dtype), vectors) + 0 * vectors[:, 0] + self.kept(
+            vectors
+        ), weights
+
+    def kept(self, vectors):
+        return tf.reduce_mean(vectors, axis=1)
 
 
-def test_saved_model(layer, tmp_path):
-    module = tf.Module()
-    module.variables_ = layer.weights
-    spec = {name: tf.TensorSpec([None, 8], tf.float32, name=name) for name in NAMES}
-    call = tf.function(lambda presence, **vectors: {"fused": layer(vectors, presence)[0]}, autograph=False)
-    concrete = call.get_concrete_function(presence=tf.TensorSpec([None, 3], tf.float32, name="presence"), **spec)
-    tf.saved_model.save(module, str(tmp_path / "m"), signatures=concrete)
-    loaded = tf.saved_model.load(str(tmp_path / "m")).signatures["serving_default"]
-    answer = loaded(presence=tf.constant(PRESENCE), **_vectors())["fused"]
-    np.testing.assert_allclose(answer, layer(_vectors(), PRESENCE)[0], atol=1e-6)
+def _faulty(**methods):
+    return type("Faulty", (Mean,), methods)
+
+
+def _leaking(self, vectors, presence, training=None):
+    fused, weights = Mean.call(self, vectors, presence)
+    return fused + 1e-3 * vectors["audio"], weights
+
+
+def _with_scale(self, modalities, dim, scale=2.0, **kwargs):
+    Mean.__init__(self, modalities, dim, **kwargs)
+    self.scale = scale + np.random.default_rng().random()  # not in the configuration
+
+
+FAULTS = {
+    "what is fused must be": {"fuse": lambda self, vectors, presence: (vectors[:, :2], masked_share(tf.ones_like(presence), presence))},
+    "weight 0": {"fuse": lambda self, vectors, presence: (tf.reduce_mean(vectors, axis=1), tf.ones_like(presence) / 3.0)},
+    "absent must not matter": {"call": _leaking},
+    "rows must not touch": {"kept": lambda self, vectors: tf.reduce_mean(vectors, axis=[0, 1])[None] + 0 * vectors[:, 0]},
+    "all that makes the layer": {"__init__": _with_scale, "kept": lambda self, vectors: self.scale * vectors[:, 0]},
+    "gets no gradient": {"kept": lambda self, vectors: tf.stop_gradient(vectors[:, 0]) - 0 * vectors[:, 0],
+                         "fuse": lambda self, vectors, presence: (self.kept(vectors), masked_share(tf.ones_like(presence), presence))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", FAULTS)
+def test_a_broken_contract_is_seen(said):
+    with pytest.raises(AssertionError, match=said):
+        check_fusion(_faulty(**FAULTS[said]))
+
+
+def test_a_broken_score_is_seen():
+    with pytest.raises(AssertionError, match="finite, also for a vector of zeros"):
+        check_score(Score(tf.identity, lambda x: x / tf.norm(x, axis=-1, keepdims=True)))
+    with pytest.raises(AssertionError, match=r"`query` must give \(4, 9\) float32"):
+        check_score(Score(tf.identity, tf.identity, extra=1))
 
 
 def test_attention_by_hand():

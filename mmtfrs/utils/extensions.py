@@ -1,0 +1,28 @@
+"""Parts of a user's own, named by where they are imported from: `package.module:Name`."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+from mmtfrs.errors import ConfigError, first_line
+
+PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+
+
+def is_import_path(name: str) -> bool:
+    """Whether a name says where it is imported from."""
+    return re.match(PATTERN, name) is not None
+
+
+def imported(path: str, setting: str) -> Any:
+    """What stands at `package.module:Name`. Raises `ConfigError`, which names the setting, if it is not there."""
+    module, _, name = path.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # whatever the user's module does when it is imported
+        raise ConfigError(f"`{setting}` {path}: {module} cannot be imported ({first_line(error)}).") from error
+    if not hasattr(found, name):
+        raise ConfigError(f"`{setting}` {path}: {module} has no {name}.")
+    return getattr(found, name)
