@@ -45,8 +45,10 @@ def by_class(model: TwoTower, data: Dataset, seed: int) -> Iterator[tuple[str, d
         alone, there = _only(model, index), np.flatnonzero(presence[:, index])
         asked = model.query_from_items(tf.constant(rows[there]), alone).numpy()
         as_item = model.candidate_from_items(tf.constant(rows[there]), alone, ids=False).numpy()
-        metrics = {"same class@10": _same(asked @ everything.T, classes[there], classes),
-                   "by candidate tower": _same(as_item @ everything.T, classes[there], classes)}  # fmt: skip
+        metrics = {
+            "same class@10": _same(asked @ everything.T, classes[there], classes),
+            "by candidate tower": _same(as_item @ everything.T, classes[there], classes),
+        }
         for _, other in [pair for pair in PAIRS if pair[0] == name and kinds.get(pair[1]) is classes]:
             place = model.data.modalities.index(other)
             known = np.flatnonzero(presence[:, place])
@@ -56,8 +58,10 @@ def by_class(model: TwoTower, data: Dataset, seed: int) -> Iterator[tuple[str, d
         has = np.flatnonzero(presence[shown, index])
         medium = model.query_from_items(tf.constant(rows[shown[has]]), alone).numpy()
         pasts = [task.pasts[row] for row in has]
-        hits = {way: _hits(query @ everything.T, wanted[has], pasts)
-                for way, query in (("user", user[has]), ("medium", medium), ("both", user[has] + medium))}  # fmt: skip
+        hits = {
+            way: _hits(query @ everything.T, wanted[has], pasts)
+            for way, query in (("user", user[has]), ("medium", medium), ("both", user[has] + medium))
+        }
         better = max(hits["user"], hits["medium"], key=np.mean)
         metrics |= {f"{way}@20": float(np.mean(value)) for way, value in hits.items()}
         metrics["over the better"] = float(np.mean(hits["both"]) / np.mean(better))

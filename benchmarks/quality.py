@@ -111,8 +111,13 @@ def new_items(data: Dataset, seed: int) -> dict[str, float]:
     fit(model, split)
     found = evaluate(model, asked, ks=(5, 20))["model"]
     among, fresh = found["new_items_among_themselves"], found["new_items"]
-    return {"recall@5": among["recall@5"], "chance": 5 / among["items"], "recall@20 among all": fresh["recall@20"],
-            "share of lists": fresh["share_of_lists"], "share of catalog": fresh["share_of_catalog"]}  # fmt: skip
+    return {
+        "recall@5": among["recall@5"],
+        "chance": 5 / among["items"],
+        "recall@20 among all": fresh["recall@20"],
+        "share of lists": fresh["share_of_lists"],
+        "share of catalog": fresh["share_of_catalog"],
+    }
 
 
 def _row(metrics: dict) -> dict[str, float]:
@@ -162,8 +167,10 @@ class Results:
             mine = {row["seed"]: row["metrics"] for row in rows if row["method"] == method}
             if method != "model":
                 pairs = [(first[seed], mine[seed]) for seed in first if seed in mine]
-                cells = [_cell([ours[name] / max(theirs[name], 1e-9) for ours, theirs in pairs], name)
-                         for name in ("recall@20", "ndcg@20")]  # fmt: skip
+                cells = [
+                    _cell([ours[name] / max(theirs[name], 1e-9) for ours, theirs in pairs], name)
+                    for name in ("recall@20", "ndcg@20")
+                ]
                 lines.append(f"| {method} | " + " | ".join(cells) + " |")
         return lines
 

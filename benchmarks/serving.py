@@ -41,8 +41,9 @@ def exported(items: int, folder: Path) -> Path:
     ids = np.array([f"i{row}" for row in range(items)], object)
     values = {name: rng.normal(size=(items, 512)).astype(np.float32) for name in ("image", "text", "audio")}
     config = mmtfrs.Config(model={"modalities": ("image", "text", "audio")})  # random ones, which say nothing
-    events = mmtfrs.Events([f"u{row % 1000}" for row in range(20 * items)], ids[rng.integers(0, items, 20 * items)],
-                           np.arange(20 * items))  # fmt: skip
+    events = mmtfrs.Events(
+        [f"u{row % 1000}" for row in range(20 * items)], ids[rng.integers(0, items, 20 * items)], np.arange(20 * items)
+    )
     model = mmtfrs.TwoTower(config, mmtfrs.Catalog.from_dict({"item_id": ids}), Features.from_arrays(values), events)
     mmtfrs.export(model, folder / "bench")
     return folder / "bench"
@@ -51,8 +52,9 @@ def exported(items: int, folder: Path) -> Path:
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """`HOST:PORT` of a server process."""
-    process = subprocess.Popen([sys.executable, "-m", "serving.server", str(folder), "--port", "0", "--poll", "0.2"],
-                               stdout=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving.server", str(folder), "--port", "0", "--poll", "0.2"], stdout=subprocess.PIPE, text=True
+    )
     try:
         yield process.stdout.readline().split()[-1]
     finally:
@@ -115,8 +117,10 @@ def latency(folder: Path) -> None:
     print(f"server - in process              {middle['server'] - middle['in process']:8.2f} ms   (at most 2)")
     print(f"32 rows / 32 requests            {middle['server, 32 rows'] / (32 * middle['server']):8.3f}      (at most 0.25)")
     print(f"saturation                       {top:8.0f} requests/s")
-    print(f"at half of it: p50 {found['p50_ms']:.2f} ms, p99 {found['p99_ms']:.2f} ms, p99 / p50 "
-          f"{found['p99_ms'] / found['p50_ms']:.1f} (at most 4), errors {found['errors']}")  # fmt: skip
+    print(
+        f"at half of it: p50 {found['p50_ms']:.2f} ms, p99 {found['p99_ms']:.2f} ms, p99 / p50 "
+        f"{found['p99_ms'] / found['p50_ms']:.1f} (at most 4), errors {found['errors']}"
+    )
 
 
 def swaps(folder: Path, rate: float = 50.0) -> None:
@@ -158,8 +162,14 @@ def refreshing(count: int, image: str, folder: Path) -> None:
 
     def made(size: int) -> mmtfrs.Catalog:
         texts = [" ".join(f"w{word}" for word in words[row]) for row in range(size)]
-        return mmtfrs.Catalog.from_dict({"item_id": [f"i{row}" for row in range(size)], "text": texts,
-                                         "image": [f"media/{row}.jpg" for row in range(size)]}, folder)  # fmt: skip
+        return mmtfrs.Catalog.from_dict(
+            {
+                "item_id": [f"i{row}" for row in range(size)],
+                "text": texts,
+                "image": [f"media/{row}.jpg" for row in range(size)],
+            },
+            folder,
+        )
 
     config = mmtfrs.Config(encoders={"image": image, "text": "offline"}, model={"modalities": ("image", "text")})
     catalog = made(count)

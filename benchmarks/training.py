@@ -62,10 +62,16 @@ def main() -> None:
         which.fit(data, epochs=1, verbose=0)
         return seen
 
-    print(f"{options.events} events, {options.items} items, {sum(DIMS.values())} features, batch {batch}, histories of "
-          f"{options.events // options.users} items on average")  # fmt: skip
-    compare("plain TFRS two-tower (user embedding, 256-64 item tower)", lambda: fit(model, dataset),
-            lambda: fit(plain, plain_dataset), "examples")  # fmt: skip
+    print(
+        f"{options.events} events, {options.items} items, {sum(DIMS.values())} features, batch {batch}, histories of "
+        f"{options.events // options.users} items on average"
+    )
+    compare(
+        "plain TFRS two-tower (user embedding, 256-64 item tower)",
+        lambda: fit(model, dataset),
+        lambda: fit(plain, plain_dataset),
+        "examples",
+    )
 
 
 if __name__ == "__main__":

@@ -23,8 +23,7 @@ from tuning.search import search
 from tuning.search_data import SearchData
 
 SPACE = {"model.dropout": {"min": 0.0, "max": 0.5}, "loss.temperature": {"min": 0.1, "max": 0.5}}
-CONFIG = mmtfrs.Config(training={"epochs": 3}, model={"modalities": ("image",)},
-                       tuning={"defaults": False, "space": SPACE})  # fmt: skip
+CONFIG = mmtfrs.Config(training={"epochs": 3}, model={"modalities": ("image",)}, tuning={"defaults": False, "space": SPACE})
 
 
 def small_data(users: int = 500, items: int = 400, each: int = 20) -> SearchData:

@@ -83,17 +83,32 @@ def check_encoder(encoder: Encoder, media: Sequence[str | bytes]) -> None:
         encoder.encode(list(media))[0], together, err_msg="the same media must have the same features"
     )
     for row, medium in enumerate(media):
-        np.testing.assert_allclose(encoder.encode([medium])[0][0], together[row], rtol=1e-3, atol=1e-4,
-                                   err_msg="a medium must not depend on the others of its batch")  # fmt: skip
+        np.testing.assert_allclose(
+            encoder.encode([medium])[0][0],
+            together[row],
+            rtol=1e-3,
+            atol=1e-4,
+            err_msg="a medium must not depend on the others of its batch",
+        )
     raw = tf.constant([medium if isinstance(medium, bytes) else medium.encode() for medium in media])
-    np.testing.assert_allclose(encoder.encode_serialized(raw), together, rtol=1e-2, atol=1e-2,
-                               err_msg="`encode_serialized` must give what `encode` gives")  # fmt: skip
+    np.testing.assert_allclose(
+        encoder.encode_serialized(raw),
+        together,
+        rtol=1e-2,
+        atol=1e-2,
+        err_msg="`encode_serialized` must give what `encode` gives",
+    )
     module = tf.Module()
     module.parts = encoder.trackables
     call = tf.function(lambda data: {"features": encoder.encode_serialized(data)}, autograph=False)
     answer = _reloaded(module, call.get_concrete_function(tf.TensorSpec([None], tf.string, name="data")))(data=raw)
-    np.testing.assert_allclose(answer["features"], encoder.encode_serialized(raw), rtol=1e-5, atol=1e-5,
-                               err_msg="`trackables` must hold all that a SavedModel needs")  # fmt: skip
+    np.testing.assert_allclose(
+        answer["features"],
+        encoder.encode_serialized(raw),
+        rtol=1e-5,
+        atol=1e-5,
+        err_msg="`trackables` must hold all that a SavedModel needs",
+    )
 
 
 def _vectors(seed: int = 0) -> dict[str, tf.Tensor]:

@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from mmtfrs.cli.console import CommandLine, note_unknown, print_recommendations, run_app
-from mmtfrs.cli.options import (  # fmt: skip
+from mmtfrs.cli.options import (
     Allow,
     Boost,
     Count,
@@ -33,7 +33,7 @@ from mmtfrs.cli.options import (  # fmt: skip
     User,
 )
 from mmtfrs.errors import Error
-from mmtfrs.exporting.request import (  # fmt: skip
+from mmtfrs.exporting.request import (
     NO_SCORE,
     Query,
     list_request,
@@ -82,13 +82,7 @@ class Client:
     """
 
     def __init__(
-        self,
-        target: str,
-        model: str,
-        version: int | None = None,
-        timeout: float = 30.0,
-        retries: int = 3,
-        backoff: float = 0.1,
+        self, target: str, model: str, version: int | None = None, timeout: float = 30.0, retries: int = 3, backoff: float = 0.1
     ) -> None:
         self.model = model
         self.version = version
@@ -263,8 +257,19 @@ def recommend(
     as_json: Json = False,
 ) -> None:
     """Recommend items."""
-    query = Query.parse(user=user, history=history, text=text, image=image, audio=audio, exclude=exclude, allow=allow,
-                        boost=boost, diversity=diversity, min_score=min_score, repeats=repeats)  # fmt: skip
+    query = Query.parse(
+        user=user,
+        history=history,
+        text=text,
+        image=image,
+        audio=audio,
+        exclude=exclude,
+        allow=allow,
+        boost=boost,
+        diversity=diversity,
+        min_score=min_score,
+        repeats=repeats,
+    )
     signature, inputs = query.request()
     with context.obj() as client:
         answer = client.predict(signature, inputs)
@@ -276,10 +281,7 @@ def recommend(
 
 @app.command()
 def similar(
-    context: typer.Context,
-    item: Annotated[str, typer.Argument(help="Item id.")],
-    k: Count = 10,
-    as_json: Json = False,
+    context: typer.Context, item: Annotated[str, typer.Argument(help="Item id.")], k: Count = 10, as_json: Json = False
 ) -> None:
     """Items like one item."""
     with context.obj() as client:

@@ -44,8 +44,12 @@ class Load:
         points = np.percentile(self.latencies, (50, 95, 99, 100)) * 1000 if len(self.latencies) else [float("nan")] * 4
         found = {f"{name}_ms": round(float(value), 3) for name, value in zip(("p50", "p95", "p99", "max"), points, strict=True)}
         answered = len(self.latencies)
-        return {"requests": answered + sum(self.errors.values()), "per_second": round(answered / self.seconds, 1),
-                **found, "errors": self.errors}  # fmt: skip
+        return {
+            "requests": answered + sum(self.errors.values()),
+            "per_second": round(answered / self.seconds, 1),
+            **found,
+            "errors": self.errors,
+        }
 
 
 def run_load(target: str, request: predict_pb2.PredictRequest, rate: float, seconds: float, seed: int = 0) -> Load:

@@ -19,8 +19,10 @@ def ask_default(model: LoadedModel, rows: int, batch: int = 500, **inputs: np.nd
         name: texts([""] * rows)[:, None] for name in ("history", "exclude")
     }
     whole |= inputs
-    parts = [model.ask("serving_default", {name: value[start : start + batch] for name, value in whole.items()})["item_id"]
-             for start in range(0, rows, batch)]  # fmt: skip
+    parts = [
+        model.ask("serving_default", {name: value[start : start + batch] for name, value in whole.items()})["item_id"]
+        for start in range(0, rows, batch)
+    ]
     return np.concatenate(parts).astype(str)
 
 

@@ -30,9 +30,19 @@ _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"}
 _HANG = 300.0  # seconds after which something hangs; nothing is expected to take so long on any machine
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
-    ["mmtfrs.cli.app", "mmtfrs.training.baselines", "mmtfrs.training.train", "mmtfrs.exporting.refresh", "mmtfrs.exporting.loaded",
-     "serving.grpc_server", "serving.model_list", "tuning.search", "tuning.distributed", "tuning.trial"]
-)  # fmt: skip
+    [
+        "mmtfrs.cli.app",
+        "mmtfrs.training.baselines",
+        "mmtfrs.training.train",
+        "mmtfrs.exporting.refresh",
+        "mmtfrs.exporting.loaded",
+        "serving.grpc_server",
+        "serving.model_list",
+        "tuning.search",
+        "tuning.distributed",
+        "tuning.trial",
+    ]
+)
 
 
 def run_cli(*arguments, module: str = "mmtfrs.cli.app") -> subprocess.CompletedProcess:
@@ -62,8 +72,15 @@ def run_interpreter(*arguments, timeout: float = _HANG, **environment) -> subpro
     """`python ARGUMENTS` in a plain environment."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False,
-                          env={**env, "PYTHONPATH": str(ROOT), **environment})  # fmt: skip
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        check=False,
+        env={**env, "PYTHONPATH": str(ROOT), **environment},
+    )
 
 
 def wait_until(condition: Callable[[], object], seconds: float = _HANG) -> None:
@@ -88,8 +105,16 @@ class Job:
         number = len(list(folder.glob("job-*.out")))
         self._out, self._err = folder / f"job-{number}.out", folder / f"job-{number}.err"
         self._process = _forks.Process(
-            target=_child, args=(target, tuple(map(str, arguments)) if isinstance(target, str) else arguments, str(self._out),
-                                 str(self._err), before), daemon=False)  # fmt: skip
+            target=_child,
+            args=(
+                target,
+                tuple(map(str, arguments)) if isinstance(target, str) else arguments,
+                str(self._out),
+                str(self._err),
+                before,
+            ),
+            daemon=False,
+        )
         quiet = {name: os.environ.get(name) for name in _QUIET}
         os.environ.update(_QUIET)  # the fork server is started by the first job, and keeps the environment of that moment
         try:

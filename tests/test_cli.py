@@ -36,7 +36,10 @@ def test_check_prints_every_problem(tiny):
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
     assert (document["items"], document["events"], document["errors"], document["warnings"]) == (12, 48, 0, 2)
-    assert {(tuple(problem["rows"]), problem["severity"]) for problem in document["problems"]} == {((50,), "warning"), ((13,), "warning")}  # fmt: skip
+    assert {(tuple(problem["rows"]), problem["severity"]) for problem in document["problems"]} == {
+        ((50,), "warning"),
+        ((13,), "warning"),
+    }
 
 
 def test_check_fails_on_errors(tiny, tmp_path):
@@ -83,8 +86,19 @@ def test_the_whole_path(tiny, tmp_path):
 
 def test_bare_ids_need_no_encoder(tiny, tmp_path):
     (tmp_path / "items.csv").write_text("item_id\n" + "".join(f"i{n}\n" for n in range(12)))
-    result = run_cli("train", "--items", tmp_path / "items.csv", "--events", tiny / "events.csv", "--out", tmp_path / "r",
-                     "--config", tiny / "c.yaml", "--split", "none")  # fmt: skip
+    result = run_cli(
+        "train",
+        "--items",
+        tmp_path / "items.csv",
+        "--events",
+        tiny / "events.csv",
+        "--out",
+        tmp_path / "r",
+        "--config",
+        tiny / "c.yaml",
+        "--split",
+        "none",
+    )
     assert result.returncode == 0, result.stderr
     assert "trained on 48 events for 2 epochs" in result.stdout
 
@@ -92,7 +106,11 @@ def test_bare_ids_need_no_encoder(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["train", "--items", "none.csv", "--events", "none.csv", "--out", "/tmp/none"], 1, "error: none.csv: there is no such file."),
+        (
+            ["train", "--items", "none.csv", "--events", "none.csv", "--out", "/tmp/none"],
+            1,
+            "error: none.csv: there is no such file.",
+        ),
         (["evaluate", "/nowhere"], 1, "error: /nowhere: not a run folder"),
         (["export", "/nowhere", "/tmp/x"], 1, "error: /nowhere: not a run folder"),
         (["recommend", "/nowhere"], 1, "error: /nowhere: holds no version of a model"),
@@ -101,7 +119,7 @@ def test_bare_ids_need_no_encoder(tiny, tmp_path):
         (["train"], 2, "Missing option"),
         (["nothing"], 2, "No such command"),
     ],
-)  # fmt: skip
+)
 def test_mistakes(arguments, code, message):
     result = run_cli(*arguments)
     assert result.returncode == code and "Traceback" not in result.stderr, result.stderr

@@ -46,8 +46,7 @@ def test_frozen():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [("a: [", "not valid YAML"), ("- 1", "must hold `key: value` pairs"), ("model: 3", "`model`")],
+    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "must hold `key: value` pairs"), ("model: 3", "`model`")]
 )
 def test_bad_files(tmp_path, text, message):
     path = tmp_path / "c.yaml"
@@ -63,7 +62,14 @@ def test_empty_file_is_all_defaults(tmp_path):
     assert Config.read(tmp_path / "c.yaml") == Config()
 
 
-@pytest.mark.parametrize("error, line", [(ValueError(""), "ValueError"), (ValueError("\n one\ntwo"), "one"),
-                                         (OSError("x" * 500), "x" * 300), (KeyError(), "KeyError")])  # fmt: skip
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (ValueError(""), "ValueError"),
+        (ValueError("\n one\ntwo"), "one"),
+        (OSError("x" * 500), "x" * 300),
+        (KeyError(), "KeyError"),
+    ],
+)
 def test_the_first_line_of_an_error(error, line):
     assert first_line(error) == line

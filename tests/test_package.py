@@ -18,8 +18,23 @@ from processes import run_interpreter
 
 import mmtfrs
 
-ROOMS = ("utils", "config", "data", "media", "encoders", "features", "model_inputs", "fusion", "towers", "models", "evaluation", "training",
-         "index", "exporting", "cli")  # fmt: skip
+ROOMS = (
+    "utils",
+    "config",
+    "data",
+    "media",
+    "encoders",
+    "features",
+    "model_inputs",
+    "fusion",
+    "towers",
+    "models",
+    "evaluation",
+    "training",
+    "index",
+    "exporting",
+    "cli",
+)
 GROUND = ("errors", "_keras", "_version")
 
 
@@ -56,8 +71,16 @@ def test_imports_run_one_way(room):
     assert not _backward(ROOT / "mmtfrs", room)
 
 
-@pytest.mark.parametrize("line", ["import mmtfrs.models.run", "from mmtfrs import TwoTower", "from mmtfrs import evaluation",
-                                  "from mmtfrs.evaluation.metrics import recall", "import serving.client"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import mmtfrs.models.run",
+        "from mmtfrs import TwoTower",
+        "from mmtfrs import evaluation",
+        "from mmtfrs.evaluation.metrics import recall",
+        "import serving.client",
+    ],
+)
 def test_a_backward_arrow_is_seen(tmp_path, line):
     import mmtfrs.evaluation  # noqa: F401  a room that was loaded is an attribute of the package
 
@@ -153,8 +176,9 @@ sys.meta_path.insert(0, Stop())
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__")
 """
-    result = run_python(code, "mmtfrs.cli", "extract", "--items", tmp_path / "items.csv", "--store", tmp_path / "s",
-                        "--text-encoder", "offline")  # fmt: skip
+    result = run_python(
+        code, "mmtfrs.cli", "extract", "--items", tmp_path / "items.csv", "--store", tmp_path / "s", "--text-encoder", "offline"
+    )
     assert result.stderr.splitlines() == [f"reading {tmp_path / 'items.csv'} ...", "TensorFlow"]
 
 
@@ -189,8 +213,14 @@ def test_wheels_have_no_pins_no_test_tools_and_what_the_commands_read(tmp_path):
     assert len(users) > 20 and not [line for line in users if re.search(r"==\s*\d|^(pytest|ruff|keras-tuner|av|scann)", line)]
     assert set(re.findall(r"^Provides-Extra: (.*)$", meta, re.M)) == {"dev", "video", "tuning", "tfio", "scann", "gpu"}
     assert any(line.startswith("tensorflow[and-cuda]") and '"gpu"' in line.replace("'", '"') for line in needed)
-    for file in ("serving/batching.config", "serving/models.config", "serving/compose.yaml", "serving/kubernetes/cpu/deployment.yaml",
-                 "tuning/kubernetes.yaml", "mmtfrs/cli/app.py"):  # fmt: skip
+    for file in (
+        "serving/batching.config",
+        "serving/models.config",
+        "serving/compose.yaml",
+        "serving/kubernetes/cpu/deployment.yaml",
+        "tuning/kubernetes.yaml",
+        "mmtfrs/cli/app.py",
+    ):
         assert file in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
 

@@ -21,14 +21,7 @@ pytestmark = pytest.mark.slow
 def run(real, tmp_path_factory):
     """Takes twenty seconds: real YAMNet over 360 sounds, and two trainings at their full size."""
     digits, folder = real / "digits", tmp_path_factory.mktemp("digits")
-    encoders = [
-        "--image-encoder",
-        "offline",
-        "--text-encoder",
-        "offline",
-        "--audio-encoder",
-        real / "yamnet" / "yamnet.h5",
-    ]
+    encoders = ["--image-encoder", "offline", "--text-encoder", "offline", "--audio-encoder", real / "yamnet" / "yamnet.h5"]
     (folder / "c.yaml").write_text("training: {epochs: 12, refit: false}\n")  # what is asked here is reached by then
     data = ["--items", digits / "items.csv", "--events", digits / "events.csv", "--config", folder / "c.yaml"]
     trained = run_cli("train", *data, "--out", folder / "run", *encoders)
@@ -90,8 +83,10 @@ def test_a_medium_alone_finds_its_digit_and_itself(run, real, exported):
         media = [(item, catalog.medium(row, name)) for row, item in enumerate(catalog.ids)]
         media = [(item, path) for item, path in media if path and not str(path).endswith(tuple(broken.get(name, ())))][::3]
         lists = ask_default(exported, len(media), 40, **{name: texts([read[name](path) for _, path in media])})
-        same = [[other.split("-")[0] == item.split("-")[0] for other in row[:10]]
-                for (item, _), row in zip(media, lists, strict=True)]  # fmt: skip
+        same = [
+            [other.split("-")[0] == item.split("-")[0] for other in row[:10]]
+            for (item, _), row in zip(media, lists, strict=True)
+        ]
         found = [item in row[:20] for (item, _), row in zip(media, lists, strict=True)]
         assert np.mean(same) > digit and np.mean(found) > itself, (name, np.mean(same), np.mean(found))
 

@@ -73,8 +73,10 @@ def test_no_network_is_one_line_and_the_next_run_goes_on(checkout):
     (checkout.parent / "log.offline").touch()
     code, lines, asked = _make(checkout)
     assert code != 0 and asked == ["venv"]
-    assert lines[1:] == ["mmtfrs: installing failed: ERROR: Could not find a version that satisfies six (whole output in .venv/log; "
-                         "the same command goes on from here)"]  # fmt: skip
+    assert lines[1:] == [
+        "mmtfrs: installing failed: ERROR: Could not find a version that satisfies six (whole output in .venv/log; "
+        "the same command goes on from here)"
+    ]
     (checkout.parent / "log.offline").unlink()
     assert _make(checkout) == (0, [], ALL[1:])
 

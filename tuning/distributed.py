@@ -72,8 +72,14 @@ class LocalWorkers:
     def _start(self, name: str) -> None:
         host, _, port = self.address.partition(":")
         threads = str(max((os.cpu_count() or 1) // max(self._count, 1), 1))
-        environment = {**os.environ, "KERASTUNER_TUNER_ID": name, "KERASTUNER_ORACLE_IP": host, "KERASTUNER_ORACLE_PORT": port,
-                       "TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": "1"}  # fmt: skip
+        environment = {
+            **os.environ,
+            "KERASTUNER_TUNER_ID": name,
+            "KERASTUNER_ORACLE_IP": host,
+            "KERASTUNER_ORACLE_PORT": port,
+            "TF_NUM_INTRAOP_THREADS": threads,
+            "TF_NUM_INTEROP_THREADS": "1",
+        }
         command = [sys.executable, "-m", "tuning.distributed", str(self._folder)]
         if self._minutes is not None:
             command += ["--minutes", str(self._minutes)]

@@ -27,9 +27,13 @@ class Forks:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tuning.forks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+            [sys.executable, "-m", "tuning.forks"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
             env={**environment, PARENT: str(os.getpid())},
-        )  # fmt: skip
+        )
         self._pid: int | None = None
 
     @property

@@ -93,23 +93,41 @@ class Job:
         """The job of a search folder. Raises `TuningError` if there is none."""
         try:
             saved = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-            return cls(Config(**saved["config"]), tuple(saved["modalities"]), saved["method"], saved["objective"],
-                       saved["trials"], saved["data"])  # fmt: skip
+            return cls(
+                Config(**saved["config"]),
+                tuple(saved["modalities"]),
+                saved["method"],
+                saved["objective"],
+                saved["trials"],
+                saved["data"],
+            )
         except (OSError, ValueError, KeyError) as error:
             raise TuningError(f"{folder}: not a search folder ({error}). Give the --out of a `tuning.search`.") from None
 
     def _document(self) -> dict[str, Any]:
-        return {"method": self.method, "objective": self.objective, "trials": self.trials, "data": self.mark,
-                "modalities": list(self.modalities), "space": self.space().describe(),
-                "config": self.config.model_dump(mode="json")}  # fmt: skip
+        return {
+            "method": self.method,
+            "objective": self.objective,
+            "trials": self.trials,
+            "data": self.mark,
+            "modalities": list(self.modalities),
+            "space": self.space().describe(),
+            "config": self.config.model_dump(mode="json"),
+        }
 
     def _check_same(self, folder: Path) -> None:
         there = Job.read(folder)
-        lines = [f"{name}: {getattr(there, name)} -> {getattr(self, name)}"
-                 for name in ("method", "objective") if getattr(there, name) != getattr(self, name)]  # fmt: skip
+        lines = [
+            f"{name}: {getattr(there, name)} -> {getattr(self, name)}"
+            for name in ("method", "objective")
+            if getattr(there, name) != getattr(self, name)
+        ]
         ours, theirs = self.space().describe(), there.space().describe()
-        lines += [f"space {name}: {theirs.get(name, 'not searched')} -> {ours.get(name, 'not searched')}"
-                  for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]  # fmt: skip
+        lines += [
+            f"space {name}: {theirs.get(name, 'not searched')} -> {ours.get(name, 'not searched')}"
+            for name in sorted({*ours, *theirs})
+            if ours.get(name) != theirs.get(name)
+        ]
         lines += [line for line in there.config.differences(self.config) if not line.startswith("tuning.")]
         if there.mark != self.mark:
             lines.append("data: the items, features or events are not the same")

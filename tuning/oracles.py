@@ -93,9 +93,14 @@ def make_oracle(method: str, space: Space, objective: Objective, max_trials: int
         epochs: the most that Hyperband trains a trial for.
         seed: fixes the choices.
     """
-    shared = {"objective": keras_tuner.Objective(objective.name, objective.direction), "seed": seed,
-              "hyperparameters": _hyperparameters(space), "allow_new_entries": False, "tune_new_entries": False,
-              "max_consecutive_failed_trials": 10}  # fmt: skip
+    shared = {
+        "objective": keras_tuner.Objective(objective.name, objective.direction),
+        "seed": seed,
+        "hyperparameters": _hyperparameters(space),
+        "allow_new_entries": False,
+        "tune_new_entries": False,
+        "max_consecutive_failed_trials": 10,
+    }
     if method == "hyperband":
         oracle = HyperbandOracle(max_epochs=epochs, factor=FACTOR, hyperband_iterations=1000, **shared)
         oracle.max_trials = max_trials

@@ -24,8 +24,13 @@ def curves(trials: Trials) -> Figure:
         values = [logs.get(f"val_{name}") for logs in row.curve]
         if values and None not in values:
             best = row is leaders[0]
-            left.plot([logs["epoch"] for logs in row.curve], values, color="C3" if best else "0.6", lw=2 if best else 0.8,
-                      label=f"trial {row.id}" if best else None)  # fmt: skip
+            left.plot(
+                [logs["epoch"] for logs in row.curve],
+                values,
+                color="C3" if best else "0.6",
+                lw=2 if best else 0.8,
+                label=f"trial {row.id}" if best else None,
+            )
     left.set(xlabel="epoch", ylabel=f"validation {name}", title="learning curves")
     if left.lines:
         left.legend()
@@ -53,8 +58,9 @@ def parallel(space: Space, rows: list[Row], name: str) -> Figure:
     for number, (_, part) in enumerate(space):
         ends = part.ends()
         for value, height in zip(ends, np.linspace(0, 1, len(ends)), strict=True):
-            panel.annotate(short(value), (number, height), fontsize=7, ha="left", va="center", xytext=(3, 0),
-                           textcoords="offset points")  # fmt: skip
+            panel.annotate(
+                short(value), (number, height), fontsize=7, ha="left", va="center", xytext=(3, 0), textcoords="offset points"
+            )
         panel.axvline(number, color="0.8", lw=0.8, zorder=0)
     panel.set_xticks(range(len(space.parts)), [part.replace(".", "\n") for part, _ in space], fontsize=8)
     panel.set_yticks([])

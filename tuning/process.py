@@ -25,8 +25,17 @@ def write_spec(folder: Path, config: Config, values: dict[str, Any], data: Path,
     path = folder / "spec.json"
     if path.exists():
         more["bar"] = json.loads(path.read_text(encoding="utf-8"))["bar"]
-    spec = {"config": config.model_dump(mode="json"), "values": json.loads(json.dumps(values)), "data": str(data.resolve()),
-            "continues": None, "keep": False, "bar": [], "test": False, "started": time.time(), **more}  # fmt: skip
+    spec = {
+        "config": config.model_dump(mode="json"),
+        "values": json.loads(json.dumps(values)),
+        "data": str(data.resolve()),
+        "continues": None,
+        "keep": False,
+        "bar": [],
+        "test": False,
+        "started": time.time(),
+        **more,
+    }
     write_json(path, spec)
 
 

@@ -79,20 +79,28 @@ def _outcome(folder: Path) -> str:
     found = json.loads(path.read_text(encoding="utf-8"))
     rows = [[part, found[part]["winner"]["text"], found[part]["default"]["text"]] for part in ("validation", "test")]
     words = "is better than" if found["better"] else "is within the seeds' interval of, or below,"
-    return "\n".join([
-        f"<h2>The winner, trained again over {found['seeds']} seeds</h2>",
-        f"<p>On the validation part trial {found['trial']} {words} the default.",
-        "The test part was measured once, after the choice.</p>",
-        _table(["part", "winner", "default"], rows),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"<h2>The winner, trained again over {found['seeds']} seeds</h2>",
+            f"<p>On the validation part trial {found['trial']} {words} the default.",
+            "The test part was measured once, after the choice.</p>",
+            _table(["part", "winner", "default"], rows),
+        ]
+    )
 
 
 def _page(job: Job, names: list[str], rows: list[Row], leaders: list[Row], shown: dict, outcome: str) -> str:
     board = [
-        [row.id, f"{row.score:.4f}", str(row.epochs), f"{row.seconds:.0f}", row.note,
-         *(short(row.values.get(name)) for name in names)]
+        [
+            row.id,
+            f"{row.score:.4f}",
+            str(row.epochs),
+            f"{row.seconds:.0f}",
+            row.note,
+            *(short(row.values.get(name)) for name in names),
+        ]
         for row in leaders
-    ]  # fmt: skip
+    ]
     failed = [[row.id, row.note] for row in rows if row.status == "failed"]
     parts = [
         f"<h1>{html.escape(job.objective)}: {leaders[0].score:.4f}</h1>",
@@ -106,8 +114,11 @@ def _page(job: Job, names: list[str], rows: list[Row], leaders: list[Row], shown
     ]
     if failed:
         parts += ["<h2>Failed</h2>", _table(["trial", "why"], failed)]
-    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>mmtfrs search</title><style>{_STYLE}</style>'
-            + "\n".join(parts) + "</html>\n")  # fmt: skip
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>mmtfrs search</title><style>{_STYLE}</style>'
+        + "\n".join(parts)
+        + "</html>\n"
+    )
 
 
 def _table(heads: list[str], rows: list[list[str]], first: str = "") -> str:
@@ -121,8 +132,7 @@ def _table(heads: list[str], rows: list[list[str]], first: str = "") -> str:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Search folder; it may still be running.")],
-    debug: Debug = False,
+    folder: Annotated[Path, typer.Argument(help="Search folder; it may still be running.")], debug: Debug = False
 ) -> None:
     """Write report.html and trials.parquet of a search."""
     print(write_report(folder))

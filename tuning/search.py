@@ -14,7 +14,7 @@ import typer
 
 from mmtfrs.cli.console import CommandLine, note, run_app, show
 from mmtfrs.cli.loading import extract_features, read_items, read_settings, read_split
-from mmtfrs.cli.options import (  # fmt: skip
+from mmtfrs.cli.options import (
     AudioEncoder,
     ConfigFile,
     Debug,
@@ -138,12 +138,22 @@ def main(
     outcome = confirm(out, found, confirm_seeds) if confirm_seeds else None
     write_report(out)
     lead = found.leaders()[0]
-    document = {"out": str(out), "trials": len(found.rows()), "completed": len(found.leaders()), "best": lead.id,
-                objective: lead.score, "config": str(best), "outcome": outcome}  # fmt: skip
+    document = {
+        "out": str(out),
+        "trials": len(found.rows()),
+        "completed": len(found.leaders()),
+        "best": lead.id,
+        objective: lead.score,
+        "config": str(best),
+        "outcome": outcome,
+    }
     lines = [f"{len(found.leaders())} of {len(found.rows())} trials completed; best {lead.id}: {objective} {lead.score:.4f}"]
     if outcome is not None:
-        lines += [f"{part} {objective}, {confirm_seeds} seeds: winner {outcome[part]['winner']['text']}, "
-                  f"default {outcome[part]['default']['text']}" for part in ("validation", "test")]  # fmt: skip
+        lines += [
+            f"{part} {objective}, {confirm_seeds} seeds: winner {outcome[part]['winner']['text']}, "
+            f"default {outcome[part]['default']['text']}"
+            for part in ("validation", "test")
+        ]
     show(document, as_json, *lines, f"{best} is ready for `mmtfrs train --config {best}`; see {out / 'report.html'}")
 
 

@@ -46,8 +46,14 @@ class SearchData:
             for modality, rows in getattr(self.features, side).items():
                 name = f"{side}.{modality}"
                 np.save(folder / f"{name}.rows.npy", rows.rows)
-                found.append({"side": side, "modality": modality, "fingerprint": rows.fingerprint,
-                              "matrix": _keep(rows.matrix, folder / f"{name}.matrix.npy")})  # fmt: skip
+                found.append(
+                    {
+                        "side": side,
+                        "modality": modality,
+                        "fingerprint": rows.fingerprint,
+                        "matrix": _keep(rows.matrix, folder / f"{name}.matrix.npy"),
+                    }
+                )
         (folder / "data.json").write_text(json.dumps({"split": self.split.kind, "features": found}), encoding="utf-8")
 
     @classmethod
@@ -68,8 +74,12 @@ class SearchData:
 
 def _keep(matrix: np.ndarray, path: Path) -> dict:
     if isinstance(matrix, np.memmap) and matrix.filename is not None:
-        return {"file": str(Path(matrix.filename).resolve()), "dtype": matrix.dtype.str, "offset": matrix.offset,
-                "shape": list(matrix.shape)}  # fmt: skip
+        return {
+            "file": str(Path(matrix.filename).resolve()),
+            "dtype": matrix.dtype.str,
+            "offset": matrix.offset,
+            "shape": list(matrix.shape),
+        }
     np.save(path, matrix)
     return {"copy": path.name}
 

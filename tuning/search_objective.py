@@ -9,9 +9,7 @@ from mmtfrs.config.config import Config, check_metric
 from mmtfrs.errors import ConfigError, TuningError, nearest
 
 # Metrics without a list length; all METRIC@K are to be as high as can be.
-DIRECTIONS = {
-    "loss": "min", "rating_mae": "min", "rating_rmse": "min", "seconds": "min", "parameters": "min",
-}  # fmt: skip
+DIRECTIONS = {"loss": "min", "rating_mae": "min", "rating_rmse": "min", "seconds": "min", "parameters": "min"}
 
 
 @dataclasses.dataclass(frozen=True)

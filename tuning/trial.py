@@ -81,8 +81,13 @@ def run(folder: Path) -> dict:
     seconds = time.monotonic() - start
     metrics = _numbers(evaluate(model, data.split.validation)["model"])
     metrics |= {"loss": history[-1]["loss"], "seconds": seconds, "parameters": float(model.count_params())}
-    result = {"metrics": metrics, "epochs": len(history), "pruned": watch.pruned, "first_step": watch.first_step,
-              "peak_mib": _peak()}  # fmt: skip
+    result = {
+        "metrics": metrics,
+        "epochs": len(history),
+        "pruned": watch.pruned,
+        "first_step": watch.first_step,
+        "peak_mib": _peak(),
+    }
     if spec.get("test"):
         result["test"] = {name: _numbers(values) for name, values in evaluate(model, data.split.test).items()}
     _write_hparams(folder / "logs" / "hparams", spec["values"], metrics, config)

@@ -97,8 +97,15 @@ class ProcessTuner(BaseTuner):
         before = f"trial_{chosen['tuner/trial_id']}" if "tuner/trial_id" in chosen else None
         if "tuner/epochs" in chosen:
             config = config.replace(training={"epochs": chosen["tuner/epochs"]})
-        write_spec(folder, config, values, self.folder / "data", continues=before, keep="tuner/epochs" in chosen,
-                   bar=[] if "tuner/epochs" in chosen else self.trials.bar(_GRACE))  # fmt: skip
+        write_spec(
+            folder,
+            config,
+            values,
+            self.folder / "data",
+            continues=before,
+            keep="tuner/epochs" in chosen,
+            bar=[] if "tuner/epochs" in chosen else self.trials.bar(_GRACE),
+        )
 
     def _look(self, folder: Path) -> None:
         (folder / "alive").touch()

@@ -13,7 +13,7 @@ from mmtfrs.cli.config import app as config_app
 from mmtfrs.cli.console import CommandLine, note, run_app, show
 from mmtfrs.cli.export import app as export_app
 from mmtfrs.cli.loading import extract_features, read_items, read_settings, read_split
-from mmtfrs.cli.options import (  # fmt: skip
+from mmtfrs.cli.options import (
     AudioEncoder,
     ConfigFile,
     Debug,
@@ -40,9 +40,8 @@ from serving.server import serve
 from tuning.search import main as tune
 
 app = CommandLine(
-    no_args_is_help=True,
-    help="Multimodal two-tower recommendation: from raw pictures, texts and sounds to a served model.",
-)  # fmt: skip
+    no_args_is_help=True, help="Multimodal two-tower recommendation: from raw pictures, texts and sounds to a served model."
+)
 
 
 @app.callback()
@@ -82,8 +81,14 @@ def check(items: Items, events: EventsFile, users: UsersFile = None, config: Con
     errors = sum(problem.severity == "error" for problem in problems)
     summary = f"{len(catalog)} items, {len(log)} events: {errors} errors, {len(problems) - errors} warnings"
     counts = {table.section: {name: table.count(name) for name in table.modalities} for table in tables}
-    document = {"items": len(catalog), "events": len(log), "media": counts, "errors": errors,
-                "warnings": len(problems) - errors, "problems": [problem.as_dict() for problem in problems]}  # fmt: skip
+    document = {
+        "items": len(catalog),
+        "events": len(log),
+        "media": counts,
+        "errors": errors,
+        "warnings": len(problems) - errors,
+        "problems": [problem.as_dict() for problem in problems],
+    }
     show(document, as_json, "\n".join([*map(str, problems), summary]))
     if errors:
         raise typer.Exit(1)
@@ -108,9 +113,13 @@ def extract(
     catalog, people = read_items(items, users, settings)
     features = extract_features(catalog, people, settings, store, strict, not as_json)
     counts = {name: int(rows.present.sum()) for name, rows in features.items.items()}
-    document = {"store": str(store), "encoded": features.encoded, "items": counts,
-                "users": {name: int(rows.present.sum()) for name, rows in features.users.items()},
-                "rejects": [vars(reject) for reject in features.rejects]}  # fmt: skip
+    document = {
+        "store": str(store),
+        "encoded": features.encoded,
+        "items": counts,
+        "users": {name: int(rows.present.sum()) for name, rows in features.users.items()},
+        "rejects": [vars(reject) for reject in features.rejects],
+    }
     held = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no media"
     show(document, as_json, f"{store}: {features.encoded} media encoded now; the catalog has {held}")
 
@@ -146,9 +155,16 @@ def train(
     model, history = train_run(settings, catalog, features, parts, out, overwrite, True, store)
     best = max((logs[metric] for logs in history if (metric := f"val_{settings.evaluation.monitor}") in logs), default=None)
     best = best if len(parts.validation) else None
-    document = {"run": str(out), "epochs": len(history), "train": len(parts.train), "validation": len(parts.validation),
-                "test": len(parts.test), f"val_{settings.evaluation.monitor}": best,
-                "modalities": list(model.data.modalities), "rejects": len(features.rejects)}  # fmt: skip
+    document = {
+        "run": str(out),
+        "epochs": len(history),
+        "train": len(parts.train),
+        "validation": len(parts.validation),
+        "test": len(parts.test),
+        f"val_{settings.evaluation.monitor}": best,
+        "modalities": list(model.data.modalities),
+        "rejects": len(features.rejects),
+    }
     measured = f", best validation {settings.evaluation.monitor} {best:.4f}" if best is not None else ""
     show(document, as_json, f"{out}: trained on {len(parts.train)} events for {len(history)} epochs{measured}")
 
@@ -177,8 +193,15 @@ def evaluate(
     ks = sorted(int(name.partition("@")[2]) for name in results["model"] if name.startswith("recall@"))
     k, small = (20 if 20 in ks else ks[-1]), (5 if 5 in ks else ks[0])
     metrics_picture(results, run / "metrics.png", (f"recall@{k}", f"ndcg@{k}"))
-    show(document, as_json, overall_table(results, k), rolling_line(results, k), group_table(results, k, small),
-         content_table(results), rating_line(results))  # fmt: skip
+    show(
+        document,
+        as_json,
+        overall_table(results, k),
+        rolling_line(results, k),
+        group_table(results, k, small),
+        content_table(results),
+        rating_line(results),
+    )
 
 
 @app.command()

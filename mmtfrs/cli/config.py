@@ -51,8 +51,13 @@ def _walk(schema: dict, sections: dict, values: dict, defaults: dict, prefix: st
         if section:
             yield from _walk(sections[section.rpartition("/")[2]], sections, values[name], defaults[name], f"{prefix}{name}.")
         else:
-            yield {"setting": f"{prefix}{name}", "value": values[name], "default": defaults[name], "range": _range(field),
-                   "meaning": field.get("description", "")}  # fmt: skip
+            yield {
+                "setting": f"{prefix}{name}",
+                "value": values[name],
+                "default": defaults[name],
+                "range": _range(field),
+                "meaning": field.get("description", ""),
+            }
 
 
 def _range(field: dict) -> str:
@@ -63,10 +68,19 @@ def _range(field: dict) -> str:
         return ", ".join(map(str, field.get("enum", [field.get("const")])))
     if "pattern" in field:
         return "package.module:Name"
-    bounds = [f"{sign} {field[key]:g}" for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="),
-                                                        ("exclusiveMaximum", "<")) if key in field]  # fmt: skip
-    kind = {"integer": "integer", "number": "number", "boolean": "true, false", "string": "text", "array": "list",
-            "object": "mapping"}.get(field.get("type", ""), "")  # fmt: skip
+    bounds = [
+        f"{sign} {field[key]:g}"
+        for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+        if key in field
+    ]
+    kind = {
+        "integer": "integer",
+        "number": "number",
+        "boolean": "true, false",
+        "string": "text",
+        "array": "list",
+        "object": "mapping",
+    }.get(field.get("type", ""), "")
     return " ".join([kind, ", ".join(bounds)]).strip()
 
 

@@ -11,7 +11,7 @@ import typer
 from mmtfrs import encoders
 from mmtfrs.cli.console import CommandLine, note, note_unknown, print_recommendations, show
 from mmtfrs.cli.loading import check_encoders, read_items
-from mmtfrs.cli.options import (  # fmt: skip
+from mmtfrs.cli.options import (
     Allow,
     AudioEncoder,
     Boost,
@@ -95,8 +95,14 @@ def refresh(
     from mmtfrs.exporting.refresh import refresh as refresh_model
 
     done = refresh_model(folder, catalog, store, settings, strict, progress=not as_json)
-    document = {"path": str(done.path), "version": int(done.path.name), "items": len(catalog), "added": done.added,
-                "removed": done.removed, "encoded": done.encoded}  # fmt: skip
+    document = {
+        "path": str(done.path),
+        "version": int(done.path.name),
+        "items": len(catalog),
+        "added": done.added,
+        "removed": done.removed,
+        "encoded": done.encoded,
+    }
     text = f"{done.path}: version {done.path.name}, {len(catalog)} items: {done.added} added, {done.removed} removed"
     show(document, as_json, f"{text}; {done.encoded} media encoded now")
 
@@ -150,8 +156,19 @@ def recommend(
 ) -> None:
     """Ask an exported model in this process."""
     path = newest_version(folder)
-    query = Query.parse(user=user, history=history, text=text, image=image, audio=audio, exclude=exclude, allow=allow,
-                        boost=boost, diversity=diversity, min_score=min_score, repeats=repeats)  # fmt: skip
+    query = Query.parse(
+        user=user,
+        history=history,
+        text=text,
+        image=image,
+        audio=audio,
+        exclude=exclude,
+        allow=allow,
+        boost=boost,
+        diversity=diversity,
+        min_score=min_score,
+        repeats=repeats,
+    )
     signature, inputs = query.request()
     note(f"loading {path} ...")
     from mmtfrs.exporting.loaded import LoadedModel

@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from mmtfrs.config.schema import (  # fmt: skip
+from mmtfrs.config.schema import (
     BASELINES,
     MODALITIES,
     DataConfig,

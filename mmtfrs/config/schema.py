@@ -13,8 +13,20 @@ from mmtfrs.utils.extensions import PATTERN, is_import_path
 
 Modality = str  # `image`, `text`, `audio`, or the name of features that the user brings
 MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")  # those that have raw media and an encoder
-FUSIONS = ("concat", "weighted", "gated", "hierarchical", "attention", "coattention", "transformer", "graph", "capsule",
-           "late_sum", "late_stacking", "late_voting")  # fmt: skip
+FUSIONS = (
+    "concat",
+    "weighted",
+    "gated",
+    "hierarchical",
+    "attention",
+    "coattention",
+    "transformer",
+    "graph",
+    "capsule",
+    "late_sum",
+    "late_stacking",
+    "late_voting",
+)
 SCORES = ("cosine", "dot", "euclidean", "pearson")
 LOSSES = ("softmax", "bpr", "hinge")
 MISSING = ("null", "generator")
@@ -123,8 +135,7 @@ class ModelConfig(Section):
         "all", description="what a training event's history is: what came before it, or all else its user took"
     )
     modality_dropout: Share = Field(
-        0.8,
-        description="share of training rows of which half the media are hidden, to be robust to missing modalities",
+        0.8, description="share of training rows of which half the media are hidden, to be robust to missing modalities"
     )
     missing: Literal[MISSING] = Field(
         "null", description="what stands for an absent medium: one learned vector, or a guess from the others"
@@ -145,8 +156,7 @@ class LossConfig(Section):
     uniform: Positive = Field(1024, description="items drawn uniformly beside the batch (negatives: mixed)")
     mask_known: bool = Field(True, description="exclude the user's other interactions from the negatives")
     user_balance: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.3,
-        description="events of a user with n of them are weighted by n ** -user_balance; 1: every user weighs the same",
+        0.3, description="events of a user with n of them are weighted by n ** -user_balance; 1: every user weighs the same"
     )
     logq_correction: bool = True
     alignment: Weight = Field(0.0, description="weight of the contrast between an item's modalities")
@@ -193,9 +203,10 @@ class EvaluationConfig(Section):
     ks: tuple[Positive, ...] = (5, 10, 20, 50)
     monitor: str = Field("recall@20", description="the validation metric that picks the best epoch")
     history: Literal["static", "rolling"] = Field(
-        "static", description="a user of a later part is asked for once, as an export is that knows what was before the part, "
-        "or anew before each event, as one that is sent histories; the other one is reported beside it"
-    )  # fmt: skip
+        "static",
+        description="a user of a later part is asked for once, as an export is that knows what was before the part, "
+        "or anew before each event, as one that is sent histories; the other one is reported beside it",
+    )
     baselines: tuple[str, ...] = Field(
         ("ease", "id_only", "no_media"), description="what stands beside it; popularity is always there"
     )
@@ -213,8 +224,7 @@ class ExportConfig(Section):
     index: Literal[INDEXES] = Field("auto", description="auto: exact below 100 000 items, above it what reads least")
     recall: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="of an approximate index, against the exact one")
     histories: Count = Field(
-        1000,
-        description="newest items per user that are a request's history where it has none; 0: an export knows of none",
+        1000, description="newest items per user that are a request's history where it has none; 0: an export knows of none"
     )
     int8: bool = Field(False, description="partitions in 16 instead of 32 bits a number: 0.6 of the memory")
     tpu: bool = Field(False, description="search with approx_max_k, which a TPU runs fastest")

@@ -20,8 +20,13 @@ TOPICS = {
     "city": "tram avenue skyline market rooftop crowd station neon",
     "winter": "snow sledge frost glacier skating icicle blizzard mittens",
 }
-_FRAMES = ("a story of {0} and {1}", "{0}, {1} and a little {2}", "all about {0} with {1}", "the {0} near the {1}",
-           "notes on {0}, {1}, {2}")  # fmt: skip
+_FRAMES = (
+    "a story of {0} and {1}",
+    "{0}, {1} and a little {2}",
+    "all about {0} with {1}",
+    "the {0} near the {1}",
+    "notes on {0}, {1}, {2}",
+)
 
 
 def sentence(rng: np.random.Generator, topic: int) -> str:

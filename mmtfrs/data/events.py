@@ -85,11 +85,12 @@ class Events:
             if unknown.any():
                 names = sorted(set(items[unknown]))
                 problems.warning(
-                    path, np.flatnonzero(unknown) + first,
+                    path,
+                    np.flatnonzero(unknown) + first,
                     f"the event is on an item that the catalog does not have ({', '.join(names[:3])}"
                     f"{', ...' if len(names) > 3 else ''}).",
                     "Set aside; add the items to the catalog to use it.",
-                )  # fmt: skip
+                )
                 events = events.take(np.flatnonzero(~unknown))
                 if not len(events):
                     problems.error(path, (), "no event is on an item of the catalog.", "Check the item ids.")
@@ -139,14 +140,21 @@ def _timestamps(path: Path, column, first: int, problems: Problems) -> np.ndarra
         values, bad = _floats(as_strings(column), _seconds)
         values = np.where(bad, 0, np.clip(values, -(2.0**62), 2.0**62)).astype(np.int64)
     if bad.any():
-        problems.error(path, np.flatnonzero(bad) + first, "`timestamp` is neither a number nor a date.",
-                       "Write seconds since 1970, or ISO 8601 as 2026-01-31T12:00:00+02:00.")  # fmt: skip
+        problems.error(
+            path,
+            np.flatnonzero(bad) + first,
+            "`timestamp` is neither a number nor a date.",
+            "Write seconds since 1970, or ISO 8601 as 2026-01-31T12:00:00+02:00.",
+        )
     if (values < 0).any():
-        problems.error(path, np.flatnonzero(values < 0) + first, "`timestamp` is negative.",
-                       "Write seconds since 1970.")  # fmt: skip
+        problems.error(path, np.flatnonzero(values < 0) + first, "`timestamp` is negative.", "Write seconds since 1970.")
     if (values >= _MILLISECONDS).any():
-        problems.error(path, np.flatnonzero(values >= _MILLISECONDS) + first,
-                       "`timestamp` looks like milliseconds.", "Divide by 1000: seconds are expected.")  # fmt: skip
+        problems.error(
+            path,
+            np.flatnonzero(values >= _MILLISECONDS) + first,
+            "`timestamp` looks like milliseconds.",
+            "Divide by 1000: seconds are expected.",
+        )
     return values
 
 

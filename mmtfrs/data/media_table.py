@@ -153,6 +153,8 @@ def _check_paths(path: Path, column, modality: str, first: int, problems: Proble
     ]
     if climbing:
         problems.error(
-            path, climbing, f"the `{modality}` path climbs out of the file's folder.",
+            path,
+            climbing,
+            f"the `{modality}` path climbs out of the file's folder.",
             "Move the file, or set data.allow_outside: true in the config.",
-        )  # fmt: skip
+        )

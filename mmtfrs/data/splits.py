@@ -65,10 +65,7 @@ def split_events(events: Events, kind: str, validation_share: float, test_share:
     train = events.take(np.flatnonzero(part == 0))
     both = events.take(np.flatnonzero(part <= 1))
     return Split(
-        kind,
-        train,
-        events.take(np.flatnonzero(part == 1), known=train),
-        events.take(np.flatnonzero(part == 2), known=both),
+        kind, train, events.take(np.flatnonzero(part == 1), known=train), events.take(np.flatnonzero(part == 2), known=both)
     )
 
 

@@ -18,10 +18,7 @@ _DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 def read_table(
-    path: str | Path,
-    required: tuple[str, ...],
-    mapping: dict[str, str],
-    problems: Problems,
+    path: str | Path, required: tuple[str, ...], mapping: dict[str, str], problems: Problems
 ) -> tuple[pa.Table, int]:
     """Reads a whole file and gives its columns our names.
 
@@ -68,9 +65,11 @@ def _rename(path, table, required, mapping, problems: Problems) -> pa.Table:
     for ours, theirs in mapping.items():
         if theirs not in names:
             problems.error(
-                path, (), f"the config maps `{ours}` to column `{theirs}`, which is not there.",
+                path,
+                (),
+                f"the config maps `{ours}` to column `{theirs}`, which is not there.",
                 f"Columns found: {', '.join(names)}.{nearest(theirs, names)}",
-            )  # fmt: skip
+            )
         elif ours != theirs and ours in names:
             # The mapping wins; the user's column of our name stays, under a name that cannot be taken for ours.
             names[names.index(ours)] = f"{ours}_unmapped"
@@ -78,10 +77,12 @@ def _rename(path, table, required, mapping, problems: Problems) -> pa.Table:
     for name in required:
         if name not in names and name not in mapping:
             problems.error(
-                path, (), f"the column `{name}` is missing.",
+                path,
+                (),
+                f"the column `{name}` is missing.",
                 f"Columns found: {', '.join(map(repr, names))}. Rename one, or map it in the config "
                 f"(data.columns).{_delimiter_hint(names)}",
-            )  # fmt: skip
+            )
     return table.rename_columns(names)
 
 
@@ -141,8 +142,9 @@ def _read_csv(path: Path, problems: Problems) -> pa.Table | None:
         problems.error(path, (), f"this is not a well-formed CSV file: {error}.", "Check quotes and separators.")
         return None
     if bad_rows:
-        problems.error(path, bad_rows, f"the number of values is not {len(names)}, that of the header.",
-                       "Check commas and quotes there.")  # fmt: skip
+        problems.error(
+            path, bad_rows, f"the number of values is not {len(names)}, that of the header.", "Check commas and quotes there."
+        )
     return table
 
 

@@ -15,11 +15,13 @@ from mmtfrs.errors import EncoderError, first_line
 # Side of the pictures that a network was trained on, where it is not 224.
 _SIZES = {
     **{f"efficientnetb{n}": size for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))},
-    **{f"efficientnetv2{kind}": size for kind, size in zip(("b1", "b2", "b3", "s", "m", "l"), (240, 260, 300, 384, 480, 480),
-                                                           strict=True)},
+    **{
+        f"efficientnetv2{kind}": size
+        for kind, size in zip(("b1", "b2", "b3", "s", "m", "l"), (240, 260, 300, 384, 480, 480), strict=True)
+    },
     **dict.fromkeys(("xception", "inceptionv3", "inceptionresnetv2"), 299),
     "nasnetlarge": 331,
-}  # fmt: skip
+}
 
 
 def _networks() -> dict[str, tuple[str, str, int]]:
@@ -55,8 +57,9 @@ def load_application(name: str, weights: str = "imagenet", seed: int = 0) -> Ima
     if weights == "random":
         keras.utils.set_random_seed(seed)
     try:
-        model = build(include_top=False, weights="imagenet" if weights == "imagenet" else None, pooling="avg",
-                      input_shape=(size, size, 3))  # fmt: skip
+        model = build(
+            include_top=False, weights="imagenet" if weights == "imagenet" else None, pooling="avg", input_shape=(size, size, 3)
+        )
     except Exception as error:
         raise EncoderError(
             f"the image encoder {name} could not be downloaded ({first_line(error)}). {local_alternative('image')}"

@@ -22,7 +22,7 @@ NETWORK_NAMES = (
     *(f"resnet{depth}{version}" for depth in (50, 101, 152) for version in ("", "v2")),
     *(f"resnetrs{depth}" for depth in (50, 101, 152, 200, 270, 350, 420)),
     *("vgg16", "vgg19", "xception"),
-)  # fmt: skip
+)
 # Names that need no file beside them.
 NAMES = {"image": NETWORK_NAMES, "text": ("use", "tfidf"), "audio": ("yamnet", "mfcc", "lstm")}
 

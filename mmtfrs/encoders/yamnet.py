@@ -20,8 +20,21 @@ CHECKPOINT = "https://storage.googleapis.com/audioset/yamnet.h5"
 DIM, CLASSES = 1024, 521
 _WINDOW, _STEP, _FFT, _BANDS = 400, 160, 512, 64
 # (stride, filters) of the separable convolutions, layers 2 to 14
-_BLOCKS = ((1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512), (1, 512), (1, 512), (1, 512), (1, 512),
-           (1, 512), (2, 1024), (1, 1024))  # fmt: skip
+_BLOCKS = (
+    (1, 64),
+    (2, 128),
+    (1, 128),
+    (2, 256),
+    (1, 256),
+    (2, 512),
+    (1, 512),
+    (1, 512),
+    (1, 512),
+    (1, 512),
+    (1, 512),
+    (2, 1024),
+    (1, 1024),
+)
 
 
 def log_mel(waves: tf.Tensor) -> tf.Tensor:

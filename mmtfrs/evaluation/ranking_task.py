@@ -24,10 +24,7 @@ _USERS = 256  # users at a time, who share the order in which ties fall
 
 
 def evaluate(
-    model: TwoTower,
-    events: Events,
-    against: dict[str, TwoTower | Scorer] | None = None,
-    ks: Sequence[int] | None = None,
+    model: TwoTower, events: Events, against: dict[str, TwoTower | Scorer] | None = None, ks: Sequence[int] | None = None
 ) -> dict[str, dict]:
     """Ranks the whole catalog for every user of `events`.
 
@@ -53,10 +50,7 @@ def evaluate(
     ks = tuple(sorted(ks or model.config.evaluation.ks))
     settings = model.config
     task = RankingTask(model.data, events, model.repeats)
-    scorers: dict[str, Scorer] = {
-        "model": ModelScorer(model),
-        "popularity": PopularityScorer(model.data.item_counts[1:]),
-    }
+    scorers: dict[str, Scorer] = {"model": ModelScorer(model), "popularity": PopularityScorer(model.data.item_counts[1:])}
     if np.isfinite(model.data.fade):
         scorers["recent"] = PopularityScorer(model.data.faded[1:])
     for name, other in (against or {}).items():
@@ -176,14 +170,9 @@ class RankingTask:
             result["known_users"] = {"users": groups[True].count, **groups[True].result()}
             result["new_users"] = {"users": groups[False].count, **groups[False].result()}
         if new_items.count:
-            shares = {
-                "share_of_lists": float(newly_listed / listed),
-                "share_of_catalog": float(self.new_items.mean()),
-            }
+            shares = {"share_of_lists": float(newly_listed / listed), "share_of_catalog": float(self.new_items.mean())}
             result["new_items"] = {"users": new_items.count, **shares, **new_items.result()}
-            result["new_items_among_themselves"] = {
-                "users": among.count, "items": int(self.new_items.sum()), **among.result()
-            }  # fmt: skip
+            result["new_items_among_themselves"] = {"users": among.count, "items": int(self.new_items.sum()), **among.result()}
         return result
 
     @staticmethod

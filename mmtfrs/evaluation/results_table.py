@@ -117,9 +117,13 @@ def difference_table(differences: list[Difference], first: str, second: str) -> 
         table.add_column(name, justify="right")
     for each in differences:
         table.add_row(
-            each.metric, f"{each.first:.4f}", f"{each.second:.4f}", f"{each.second - each.first:+.4f}",
-            f"{each.low:+.4f} to {each.high:+.4f}", f"{each.p_value:.4f}",
-        )  # fmt: skip
+            each.metric,
+            f"{each.first:.4f}",
+            f"{each.second:.4f}",
+            f"{each.second - each.first:+.4f}",
+            f"{each.low:+.4f} to {each.high:+.4f}",
+            f"{each.p_value:.4f}",
+        )
     return table
 
 

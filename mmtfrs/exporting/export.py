@@ -111,8 +111,9 @@ def make_index(model: TwoTower, before: Found | None = None) -> Index:
     settings = model.config.export
     vectors = model.candidate_embeddings()
     score = model.score_matrix if model.voting else None
-    search = make_search(vectors, settings.index, settings.recall, settings.k, sample_queries(model), settings.int8,
-                         settings.tpu, score, before)  # fmt: skip
+    search = make_search(
+        vectors, settings.index, settings.recall, settings.k, sample_queries(model), settings.int8, settings.tpu, score, before
+    )
     return Index(model.data.item_ids, search, settings.k, model.data.attributes, inner=score is None)
 
 

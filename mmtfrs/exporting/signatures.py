@@ -56,22 +56,32 @@ class ServingModule(tf.Module):
         dense["presence"] = tf.TensorSpec([None, len(dense)], tf.float32)
         specs = {
             "serving_default": (self.recommend, who | media | exclude),
-            "recommend_filtered": (self.recommend_filtered, who | media | exclude | limits | {
-                "boost_attribute": _LISTS, "boost": tf.TensorSpec([None, None], tf.float32),
-                "diversity": _NUMBERS, "repeats": tf.TensorSpec([None], tf.bool),
-            }),
+            "recommend_filtered": (
+                self.recommend_filtered,
+                who
+                | media
+                | exclude
+                | limits
+                | {
+                    "boost_attribute": _LISTS,
+                    "boost": tf.TensorSpec([None, None], tf.float32),
+                    "diversity": _NUMBERS,
+                    "repeats": tf.TensorSpec([None], tf.bool),
+                },
+            ),
             "recommend_user": (self.recommend_user, who | exclude),
             "similar_items": (self.similar_items, {"item_id": _TEXTS} | who | exclude | limits),
             "popular": (self.popular, who | exclude | limits),
             "embed_query": (self.embed_query, who | media),
             "embed_candidate": (self.embed_candidate, media),
             "recommend_from_embedding": (
-                self.recommend_from_embedding, {"embedding": tf.TensorSpec([None, model.width], tf.float32)} | exclude
+                self.recommend_from_embedding,
+                {"embedding": tf.TensorSpec([None, model.width], tf.float32)} | exclude,
             ),
             "titles": (self.titles, {"item_id": _TEXTS}),
             "embed_query_dense": (self.embed_query_dense, dense),
             "embed_candidate_dense": (self.embed_candidate_dense, dense),
-        }  # fmt: skip
+        }
         return {name: _function(method, inputs) for name, (method, inputs) in specs.items()}
 
     def recommend(self, user_id, history, text, image, audio, exclude):
@@ -98,9 +108,14 @@ class ServingModule(tf.Module):
         nothing = tf.zeros([tf.shape(item_id)[0], 1])
         excluded = self._left_out(*self._asked(user_id, history), exclude)
         ids, scores = self.index.filtered(
-            self._model.value.query_like(vectors), excluded, allow, tf.fill(tf.shape(nothing), ""), nothing, nothing[:, 0],
+            self._model.value.query_like(vectors),
+            excluded,
+            allow,
+            tf.fill(tf.shape(nothing), ""),
+            nothing,
+            nothing[:, 0],
             min_score,
-        )  # fmt: skip
+        )
         # An item that nobody knows is similar to nothing: an empty list, so that the rest of the batch is answered.
         return _listed(tf.where(known[:, None], ids, ""), tf.where(known[:, None], scores, tf.float32.min))
 

@@ -32,8 +32,12 @@ def check_media(table: MediaTable, bounds: ExtractionConfig, progress: bool = Tr
                     advance(1)
                     if reason:
                         name = table.table.column(modality)[row].as_py()
-                        problems.warning(table.path, np.array([row + first]), f"{modality} {name!r}: {reason}.",
-                                         "Set aside; it counts as absent.")  # fmt: skip
+                        problems.warning(
+                            table.path,
+                            np.array([row + first]),
+                            f"{modality} {name!r}: {reason}.",
+                            "Set aside; it counts as absent.",
+                        )
     return problems
 
 

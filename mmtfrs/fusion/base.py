@@ -43,10 +43,7 @@ class Fusion(keras.layers.Layer, abc.ABC):
         super().build(input_shape)
 
     def call(
-        self,
-        vectors: dict[str, tf.Tensor],
-        presence: tf.Tensor,
-        training: bool | None = None,
+        self, vectors: dict[str, tf.Tensor], presence: tf.Tensor, training: bool | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         stacked = tf.stack([vectors[name] for name in self.modalities], axis=1)
         mask = tf.cast(presence, stacked.dtype)[..., None]

@@ -116,8 +116,17 @@ def index_table(measured: Sequence[Measured], title: str = "") -> Table:
 
 def row(each: Measured, plain: Measured) -> list[str]:
     """One measurement beside the plain ops."""
-    return [each.index, f"{each.recall:.3f}", str(each.effort), f"{each.one:.2f}", f"{plain.one / each.one:.1f}",
-            f"{each.batch:.1f}", f"{plain.batch / each.batch:.1f}", f"{each.memory:.2f}", f"{each.build:.0f}"]  # fmt: skip
+    return [
+        each.index,
+        f"{each.recall:.3f}",
+        str(each.effort),
+        f"{each.one:.2f}",
+        f"{plain.one / each.one:.1f}",
+        f"{each.batch:.1f}",
+        f"{plain.batch / each.batch:.1f}",
+        f"{each.memory:.2f}",
+        f"{each.build:.0f}",
+    ]
 
 
 def index_picture(measured: Sequence[Measured], path: str | Path) -> None:

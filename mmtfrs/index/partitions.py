@@ -29,12 +29,7 @@ class PartitionSearch(Search):
     """
 
     def __init__(
-        self,
-        vectors: np.ndarray,
-        effort: int,
-        block: int = 128,
-        int8: bool = False,
-        blocks: np.ndarray | None = None,
+        self, vectors: np.ndarray, effort: int, block: int = 128, int8: bool = False, blocks: np.ndarray | None = None
     ) -> None:
         super().__init__(name="partitions")
         vectors = np.asarray(vectors, np.float32)

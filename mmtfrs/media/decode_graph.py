@@ -39,9 +39,9 @@ def decode_image(data: tf.Tensor) -> tf.Tensor:
     gif = tf.strings.substr(data, 0, 4) == b"GIF8"
     bmp = tf.strings.substr(data, 0, 2) == b"BM"
     known = tf.Assert(
-        png | jpeg | gif | bmp, ["image: the bytes are no PNG, JPEG, GIF or BMP picture; the length is",
-                                 tf.strings.length(data)]
-    )  # fmt: skip
+        png | jpeg | gif | bmp,
+        ["image: the bytes are no PNG, JPEG, GIF or BMP picture; the length is", tf.strings.length(data)],
+    )
     with tf.control_dependencies([known]):
         pixels = tf.case(
             [
@@ -105,9 +105,11 @@ def decode_wav(data: tf.Tensor, max_seconds: float = 600.0) -> tf.Tensor:
     good = (fmt >= 0) & (start >= 0) & (integers | floats) & (channels >= 1) & (channels <= 64)
     good &= (rate >= 1000) & (rate <= 768_000)
     checks = [
-        tf.Assert(good, ["audio: not a WAV of 8-32 bit integers or floats; format, bits, channels, rate are",
-                         code, bits, channels, rate]),
-    ]  # fmt: skip
+        tf.Assert(
+            good,
+            ["audio: not a WAV of 8-32 bit integers or floats; format, bits, channels, rate are", code, bits, channels, rate],
+        )
+    ]
     with tf.control_dependencies(checks):
         width = tf.maximum(channels, 1) * tf.maximum(bits // 8, 1)
         frames = tf.minimum(size, tf.cast(total, tf.int64) - start) // width

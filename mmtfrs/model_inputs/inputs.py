@@ -102,10 +102,15 @@ class ModelInputs:
                 _rows(users, known.user_ids), _rows(catalog.ids, known.item_ids), known.timestamps, len(users)
             )
         inputs = cls(
-            catalog.ids, users, **facts, **_media(config, len(catalog), users, features), taken=taken,
-            attributes=catalog.attributes(config.data.attributes), titles=_titles(config, catalog),
+            catalog.ids,
+            users,
+            **facts,
+            **_media(config, len(catalog), users, features),
+            taken=taken,
+            attributes=catalog.attributes(config.data.attributes),
+            titles=_titles(config, catalog),
             id_rows=np.arange(len(catalog) + 1, dtype=np.int32),
-        )  # fmt: skip
+        )
         return inputs if config.model.modalities is not None else inputs.without_silent(config.seed)
 
     def without_silent(self, seed: int) -> ModelInputs:
@@ -116,10 +121,16 @@ class ModelInputs:
             found = told(self.seen.users, self.seen.items, self.items[modality], seed)
             if found.nothing:
                 silent.add(modality)
-                log.warning("%s says nothing of what users take together (%.4f +- %.4f; 0.02 and more is usual) and is left "
-                            "out. `model.modalities` can name what is kept.", modality, *found)  # fmt: skip
-        kept = {part: {name: value for name, value in getattr(self, part).items() if name not in silent}
-                for part in ("adapters", "items", "encoders")}  # fmt: skip
+                log.warning(
+                    "%s says nothing of what users take together (%.4f +- %.4f; 0.02 and more is usual) and is left "
+                    "out. `model.modalities` can name what is kept.",
+                    modality,
+                    *found,
+                )
+        kept = {
+            part: {name: value for name, value in getattr(self, part).items() if name not in silent}
+            for part in ("adapters", "items", "encoders")
+        }
         return dataclasses.replace(self, **kept) if silent else self
 
     def fade_for(self, known: Events, asked: Events) -> float:
@@ -161,10 +172,15 @@ class ModelInputs:
         places[old] = np.arange(1, len(old) + 1)
         places[0] = 0
         return dataclasses.replace(
-            self, item_ids=catalog.ids, items=items, id_rows=np.append(0, self.id_rows[old]).astype(np.int32),
-            attributes=catalog.attributes(config.data.attributes), titles=_titles(config, catalog),
-            taken=self.taken.of_items(places), seen=self.seen.of_items(places),
-        )  # fmt: skip
+            self,
+            item_ids=catalog.ids,
+            items=items,
+            id_rows=np.append(0, self.id_rows[old]).astype(np.int32),
+            attributes=catalog.attributes(config.data.attributes),
+            titles=_titles(config, catalog),
+            taken=self.taken.of_items(places),
+            seen=self.seen.of_items(places),
+        )
 
     @property
     def popularity(self) -> np.ndarray:

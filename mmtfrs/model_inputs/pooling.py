@@ -26,7 +26,10 @@ def sum_rows(table: tf.Tensor | tf.Variable, rows: tf.Tensor) -> tf.Tensor:
     # Adds rows without gathering [B, H, D] first, and without the padding: far faster on a CPU, but unknown to XLA.
     there = tf.where(rows > 0)
     total = tf.sparse.segment_sum(
-        tf.convert_to_tensor(table), tf.gather_nd(rows, there), tf.cast(there[:, 0], tf.int32),
-        num_segments=tf.shape(rows)[0], sparse_gradient=True,
-    )  # fmt: skip
+        tf.convert_to_tensor(table),
+        tf.gather_nd(rows, there),
+        tf.cast(there[:, 0], tf.int32),
+        num_segments=tf.shape(rows)[0],
+        sparse_gradient=True,
+    )
     return tf.ensure_shape(total, [rows.shape[0], table.shape[1]])

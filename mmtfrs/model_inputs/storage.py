@@ -30,8 +30,12 @@ def save_inputs(inputs: ModelInputs, folder: Path) -> None:
     np.savez(folder / "attributes.npz", **{name: values.astype(str) for name, values in inputs.attributes.items()})
     (folder / _TITLES).write_bytes("".join(f"{title}\n" for title in inputs.titles).encode())
     for modality, adapter in inputs.adapters.items():
-        np.savez(folder / f"{modality}{_ADAPTER}", mean=adapter.mean, projection=adapter.projection,
-                 encoder=np.array(inputs.encoders[modality]))  # fmt: skip
+        np.savez(
+            folder / f"{modality}{_ADAPTER}",
+            mean=adapter.mean,
+            projection=adapter.projection,
+            encoder=np.array(inputs.encoders[modality]),
+        )
         for name, media in (("items", inputs.items), ("users", inputs.users)):
             if modality in media:
                 np.save(folder / f"{modality}.{name}.matrix.npy", media[modality].matrix)
@@ -46,8 +50,13 @@ def load_inputs(folder: Path) -> ModelInputs:
     if len(titles) != len(ids["item_ids"]):
         raise ValueError(f"{_TITLES} has {len(titles)} lines, for {len(ids['item_ids'])} items")
     with np.load(folder / _FADED) as faded, np.load(folder / _TAKEN) as taken, np.load(folder / _SEEN) as seen:
-        log = {"faded": faded["counts"], "fade": float(faded["fade"]), "taken": TakenItems(taken["items"], taken["starts"]),
-               "seen": TakenItems(seen["items"], seen["starts"]), "ratings": tuple(seen["ratings"].tolist())}  # fmt: skip
+        log = {
+            "faded": faded["counts"],
+            "fade": float(faded["fade"]),
+            "taken": TakenItems(taken["items"], taken["starts"]),
+            "seen": TakenItems(seen["items"], seen["starts"]),
+            "ratings": tuple(seen["ratings"].tolist()),
+        }
     with np.load(folder / "attributes.npz") as saved:
         attributes = {name: saved[name].astype(object) for name in saved.files}
     adapters, encoders, media = {}, {}, {"items": {}, "users": {}}

@@ -47,9 +47,15 @@ def start_run(model: TwoTower, folder: Path, split: Split | None = None, tables:
     model.config.write(folder / "config.yaml")
     if split is not None:
         write_split(folder / "events.parquet", split)
-    known = {"format": FORMAT, "mmtfrs": __version__, "modalities": list(model.data.modalities),
-             "items": len(model.data.item_ids), "users": len(model.data.user_ids),
-             "split": split.kind if split else None, **facts}  # fmt: skip
+    known = {
+        "format": FORMAT,
+        "mmtfrs": __version__,
+        "modalities": list(model.data.modalities),
+        "items": len(model.data.item_ids),
+        "users": len(model.data.user_ids),
+        "split": split.kind if split else None,
+        **facts,
+    }
     write_json(folder / "run.json", known)
 
 

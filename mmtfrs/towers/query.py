@@ -34,8 +34,15 @@ class QueryTower(keras.layers.Layer):
         `(blocks [B, K, D] float32, weights [B, M] float32)`, as those of the candidate tower.
     """
 
-    def __init__(self, config: Config | dict, modalities: Sequence[str], user_rows: int, item_rows: int,
-                 owned: Collection[str] = (), **kwargs) -> None:  # fmt: skip
+    def __init__(
+        self,
+        config: Config | dict,
+        modalities: Sequence[str],
+        user_rows: int,
+        item_rows: int,
+        owned: Collection[str] = (),
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         config = self._settings = Config.model_validate(config)
         self._sizes = {"user_rows": user_rows, "item_rows": item_rows, "owned": sorted(owned)}

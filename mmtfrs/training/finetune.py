@@ -118,8 +118,11 @@ class _Stage:
                 best, kept, self.best_epoch = value, self._values(), epoch + 1
             if self.progress:
                 measured = "" if value is None else f"  val_{monitor} {value:.4f}" + (" (best)" if value == best else "")
-                print(f"fine-tuning epoch {epoch + 1}/{epochs}  loss {np.mean(losses):.4f}{measured}  "
-                      f"{time.monotonic() - start:.0f} s", file=sys.stderr)  # fmt: skip
+                print(
+                    f"fine-tuning epoch {epoch + 1}/{epochs}  loss {np.mean(losses):.4f}{measured}  "
+                    f"{time.monotonic() - start:.0f} s",
+                    file=sys.stderr,
+                )
             self._checkpoint(epoch + 1, best, kept)
         for variable, value in zip(self.variables, kept, strict=True):
             variable.assign(value)
@@ -215,8 +218,10 @@ def _top_variables(encoder: ImageEncoder, count: int) -> list[tf.Variable]:
     A block is a run of layers whose names start alike (`block7a`, `conv5`), as keras.applications names them.
     """
     if encoder.model is None:
-        raise ConfigError(f"`training.finetune.blocks`: the image encoder {encoder.name} cannot be trained. Use 0 blocks, or a "
-                          "network of keras.applications.")  # fmt: skip
+        raise ConfigError(
+            f"`training.finetune.blocks`: the image encoder {encoder.name} cannot be trained. Use 0 blocks, or a "
+            "network of keras.applications."
+        )
     blocks: dict[str, list[tf.Variable]] = {}
     for layer in encoder.model.layers:
         if not isinstance(layer, keras.layers.BatchNormalization) and layer.weights:

@@ -148,8 +148,11 @@ def _tell_popularity(model: TwoTower, split: Split, history: list[dict[str, floa
     plain = max(task.evaluate(PopularityScorer(each), (int(metric.partition("@")[2]),))[metric] for each in counts)
     best = max(logs[f"val_{metric}"] for logs in history)
     if best <= plain:
-        print(f"this run does not beat popularity on validation: {metric} {best:.4f}, popularity {plain:.4f}. "
-              "The log may be too short to learn from, or the items' media may say little.", file=sys.stderr)  # fmt: skip
+        print(
+            f"this run does not beat popularity on validation: {metric} {best:.4f}, popularity {plain:.4f}. "
+            "The log may be too short to learn from, or the items' media may say little.",
+            file=sys.stderr,
+        )
 
 
 def fit(
@@ -199,13 +202,7 @@ def fit(
         callbacks.append(_Lines(epochs, checkpoint))
     callbacks += more
     if not checkpoint.finished and done < epochs:
-        model.fit(
-            model.dataset(split.train),
-            epochs=epochs,
-            initial_epoch=done,
-            callbacks=callbacks,
-            verbose=0,
-        )
+        model.fit(model.dataset(split.train), epochs=epochs, initial_epoch=done, callbacks=callbacks, verbose=0)
     checkpoint.restore_best(model)
     if measure is not None:
         settle_media(model, measure.task(model), config.evaluation.monitor)

@@ -112,7 +112,10 @@ def test_mapping(tmp_path):
     assert catalog.medium(0, "text") == "shoe"
     assert "text_unmapped" in catalog.table.column_names
     text = _catalog_error(tmp_path, "skuu,title\na,b\n", config=config)
-    assert "the config maps `item_id` to column `sku`, which is not there. Columns found: skuu, title. Did you mean `skuu`?" in text  # fmt: skip
+    assert (
+        "the config maps `item_id` to column `sku`, which is not there. Columns found: skuu, title. Did you mean `skuu`?"
+        in text
+    )
 
 
 def test_paths_that_climb_out(tmp_path):

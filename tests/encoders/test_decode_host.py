@@ -43,15 +43,24 @@ def _without_tag(mp3):
 
 
 LAYOUTS = [
-    *[("WAV", subtype, rate, channels) for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32")
-      for rate, channels in ((8000, 1), (16000, 2), (44100, 3))],
-    ("WAV", "FLOAT", 16000, 1), ("WAV", "DOUBLE", 16000, 2),
-    *[("FLAC", subtype, rate, channels) for subtype in ("PCM_S8", "PCM_16", "PCM_24")
-      for rate, channels in ((8000, 1), (16000, 2), (44100, 2), (96000, 6))],
+    *[
+        ("WAV", subtype, rate, channels)
+        for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32")
+        for rate, channels in ((8000, 1), (16000, 2), (44100, 3))
+    ],
+    ("WAV", "FLOAT", 16000, 1),
+    ("WAV", "DOUBLE", 16000, 2),
+    *[
+        ("FLAC", subtype, rate, channels)
+        for subtype in ("PCM_S8", "PCM_16", "PCM_24")
+        for rate, channels in ((8000, 1), (16000, 2), (44100, 2), (96000, 6))
+    ],
     *[("OGG", "VORBIS", rate, channels) for rate, channels in ((8000, 1), (16000, 1), (22050, 2), (48000, 6))],
-    *[("MP3", None, rate, channels)  # MPEG-2.5, 2 and 1
-      for rate, channels in ((8000, 1), (11025, 2), (16000, 1), (22050, 2), (44100, 2), (48000, 1))],
-]  # fmt: skip
+    *[
+        ("MP3", None, rate, channels)  # MPEG-2.5, 2 and 1
+        for rate, channels in ((8000, 1), (11025, 2), (16000, 1), (22050, 2), (44100, 2), (48000, 1))
+    ],
+]
 _ID3 = b"ID3\x04\0\0\0\0\1\2" + b"\0" * 130  # 130 is 1 * 128 + 2: seven bits of a byte count
 
 
@@ -190,8 +199,13 @@ def _broken():
 @needs_tfio
 @hangs
 def test_broken_files_are_set_aside_one_by_one(tmp_path, monkeypatch):
-    files = {"good.wav": _sound(8000, 1, "WAV"), "good.flac": _sound(44100, 2, "FLAC"), "good.ogg": _sound(16000, 1, "OGG"),
-             "good.mp3": _sound(22050, 1, "MP3"), **_broken()}  # fmt: skip
+    files = {
+        "good.wav": _sound(8000, 1, "WAV"),
+        "good.flac": _sound(44100, 2, "FLAC"),
+        "good.ogg": _sound(16000, 1, "OGG"),
+        "good.mp3": _sound(22050, 1, "MP3"),
+        **_broken(),
+    }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     catalog = Catalog.from_dict({"item_id": list(files), "audio": list(files)}, folder=tmp_path)

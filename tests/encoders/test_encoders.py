@@ -43,10 +43,12 @@ def test_each_network_preprocesses_as_its_own(name, dim):
     module = getattr(keras.applications, NETWORKS[name][0])
     keras.utils.set_random_seed(0)
     model = getattr(module, NETWORKS[name][1])(include_top=False, weights=None, pooling="avg", input_shape=(224, 224, 3))
-    pictures = np.stack([
-        np.asarray(Image.open(io.BytesIO(data)).resize((224, 224), Image.Resampling.BILINEAR), np.float32)
-        for data in _pictures()
-    ])  # fmt: skip
+    pictures = np.stack(
+        [
+            np.asarray(Image.open(io.BytesIO(data)).resize((224, 224), Image.Resampling.BILINEAR), np.float32)
+            for data in _pictures()
+        ]
+    )
     expected = model(module.preprocess_input(pictures.copy()), training=False).numpy()
     np.testing.assert_allclose(features[:3], expected, atol=1e-4, rtol=1e-4)
     graph = encoder.encode_serialized(tf.constant(_pictures())).numpy()
@@ -105,10 +107,13 @@ def test_fingerprint_changes_with_the_weights():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("modality", "name", "handle"),
-    [("image", "efficientnetb0", "efficientnetb0"), ("text", "use", "universal-sentence-encoder/4"),
-     ("audio", "yamnet", "storage.googleapis.com/audioset/yamnet.h5"),
-     ("audio", "https://tfhub.dev/google/yamnet/1", "https://tfhub.dev/google/yamnet/1")],
-)  # fmt: skip
+    [
+        ("image", "efficientnetb0", "efficientnetb0"),
+        ("text", "use", "universal-sentence-encoder/4"),
+        ("audio", "yamnet", "storage.googleapis.com/audioset/yamnet.h5"),
+        ("audio", "https://tfhub.dev/google/yamnet/1", "https://tfhub.dev/google/yamnet/1"),
+    ],
+)
 def test_a_failed_download_names_handle_and_alternative(modality, name, handle, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
@@ -147,8 +152,11 @@ def vocabulary_model(folder):
             super().__init__()
             self.file = tf.saved_model.Asset(str(words))
             self.table = tf.lookup.StaticHashTable(
-                tf.lookup.TextFileInitializer(self.file, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64,
-                                              tf.lookup.TextFileIndex.LINE_NUMBER), 4)  # fmt: skip
+                tf.lookup.TextFileInitializer(
+                    self.file, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+                ),
+                4,
+            )
             self.vectors = tf.Variable(np.random.RandomState(0).normal(size=(5, 512)).astype(np.float32))
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])

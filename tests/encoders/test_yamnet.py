@@ -84,7 +84,7 @@ def test_encoder_gives_the_mean_over_patches(golden, real, tmp_path):
     np.testing.assert_allclose(encoder.encode_serialized(data).numpy(), features[:5], atol=1e-4)
 
 
-@pytest.mark.parametrize(("samples", "patches"), [(0, 1), (1, 1), (15600, 1), (15601, 2), (15600 + 7680, 2), (15600 + 7681, 3)])  # fmt: skip
+@pytest.mark.parametrize(("samples", "patches"), [(0, 1), (1, 1), (15600, 1), (15601, 2), (15600 + 7680, 2), (15600 + 7681, 3)])
 def test_patch_counts_pad_as_the_original(samples, patches):
     assert patch_counts(tf.constant([samples])).numpy().tolist() == [patches]
 

@@ -142,8 +142,17 @@ def test_by_the_command_line(demo, demo_events, demo_store, tmp_path):
     (tmp_path / "c.yaml").write_text(
         json.dumps({"encoders": OFFLINE, **FAST, "model": {**FAST["model"], "modalities": ["text"]}})
     )
-    command = ["train", "--items", demo / "items.csv", "--events", demo_events, "--config", tmp_path / "c.yaml",
-               "--store", tmp_path / "store"]  # fmt: skip
+    command = [
+        "train",
+        "--items",
+        demo / "items.csv",
+        "--events",
+        demo_events,
+        "--config",
+        tmp_path / "c.yaml",
+        "--store",
+        tmp_path / "store",
+    ]
     shutil.copytree(demo_store, tmp_path / "store")
     for seed in (1, 2):
         assert run_cli(*command, "--out", tmp_path / f"r{seed}", "--seed", seed).returncode == 0

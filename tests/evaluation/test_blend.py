@@ -30,10 +30,15 @@ def _asked(truth, users, temperature=0.17, combine="", media=1):
     relevant = [np.argsort(-(free[row] + rng.gumbel(size=ITEMS)))[:1] for row in range(users)]
     blend = tf.Variable(np.full(len(truth), 0.25, np.float32))
     model = types.SimpleNamespace(
-        voting=False, combine=combine, media_blocks=media, blend=blend, alike=tf.Variable(0.0), config=Config(loss={"temperature": temperature}),
+        voting=False,
+        combine=combine,
+        media_blocks=media,
+        blend=blend,
+        alike=tf.Variable(0.0),
+        config=Config(loss={"temperature": temperature}),
         data=types.SimpleNamespace(item_ids=np.arange(ITEMS)),
         block_scores=lambda names, pasts, columns, hidden=None: scores[[int(name) for name in names]][:, columns],
-    )  # fmt: skip
+    )
     names = [str(row) for row in range(users)]
     return model, types.SimpleNamespace(users=names, pasts=past, relevant=relevant)
 
@@ -65,11 +70,16 @@ def test_what_the_guess_at_new_items_counts_is_found():
     chances = 6.0 * (parts * blend * np.where(hidden[:, None], [1.0, 0.4, 1.0], 1.0)).sum(axis=2)
     took = np.argmax(chances + np.random.default_rng(4).gumbel(size=chances.shape), axis=1)
     model = types.SimpleNamespace(
-        voting=False, media_blocks=1, blend=tf.Variable(blend), fresh=tf.Variable(0.9), id_guess=object(),
-        config=Config(), data=types.SimpleNamespace(item_ids=np.arange(ITEMS)),
+        voting=False,
+        media_blocks=1,
+        blend=tf.Variable(blend),
+        fresh=tf.Variable(0.9),
+        id_guess=object(),
+        config=Config(),
+        data=types.SimpleNamespace(item_ids=np.arange(ITEMS)),
         device=types.SimpleNamespace(item_id_rows=tf.range(ITEMS + 1)),
         block_scores=lambda names, pasts, columns, hidden: parts[[int(name) for name in names]][:, columns],
-    )  # fmt: skip
+    )
     asked = types.SimpleNamespace(users=[str(n) for n in range(2000)], pasts=[np.zeros(0, int)] * 2000, relevant=took[:, None])
     _settle_fresh(model, _Choices(model, asked))
     assert model.fresh.numpy() == pytest.approx(0.4, abs=0.12)
@@ -110,8 +120,15 @@ def test_media_are_tempered_where_lists_are_better_without(noise, kept):
     model.blend = blend
     tables = types.SimpleNamespace(item_counts=np.ones(61), items={})
     asked = RankingTask.__new__(RankingTask)
-    vars(asked).update(tables=tables, repeats=False, users=[str(n) for n in range(50)], pasts=[np.zeros(0, int)] * 50,
-                       relevant=[ids[n].argsort()[-3:] for n in range(50)], new_items=np.zeros(60, bool), content=None)  # fmt: skip
+    vars(asked).update(
+        tables=tables,
+        repeats=False,
+        users=[str(n) for n in range(50)],
+        pasts=[np.zeros(0, int)] * 50,
+        relevant=[ids[n].argsort()[-3:] for n in range(50)],
+        new_items=np.zeros(60, bool),
+        content=None,
+    )
     temper_media(model, asked, "recall@3")
     np.testing.assert_allclose(blend.numpy(), np.array([0.5 * kept, 0.5, 0.0]) / (0.5 + 0.5 * kept), atol=1e-6)
 

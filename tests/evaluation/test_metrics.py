@@ -17,11 +17,21 @@ from mmtfrs.model_inputs.inputs import ModelInputs
 def test_by_hand():
     found = ranking_metrics(np.array([[0, 1, 0, 1, 0]], bool), np.array([3]), (1, 3, 5))
     expected = {
-        "recall@1": 0, "recall@3": 1 / 3, "recall@5": 2 / 3, "precision@3": 1 / 3, "precision@5": 2 / 5,
-        "f1@5": 2 * (2 / 3) * (2 / 5) / (2 / 3 + 2 / 5), "hit_rate@1": 0, "hit_rate@3": 1, "mrr@1": 0, "mrr@3": 1 / 2,
-        "map@5": (1 / 2 + 2 / 4) / 3, "map@3": (1 / 2) / 3,
-        "ndcg@5": (1 / np.log2(3) + 1 / np.log2(5)) / (1 + 1 / np.log2(3) + 1 / np.log2(4)), "ndcg@1": 0,
-    }  # fmt: skip
+        "recall@1": 0,
+        "recall@3": 1 / 3,
+        "recall@5": 2 / 3,
+        "precision@3": 1 / 3,
+        "precision@5": 2 / 5,
+        "f1@5": 2 * (2 / 3) * (2 / 5) / (2 / 3 + 2 / 5),
+        "hit_rate@1": 0,
+        "hit_rate@3": 1,
+        "mrr@1": 0,
+        "mrr@3": 1 / 2,
+        "map@5": (1 / 2 + 2 / 4) / 3,
+        "map@3": (1 / 2) / 3,
+        "ndcg@5": (1 / np.log2(3) + 1 / np.log2(5)) / (1 + 1 / np.log2(3) + 1 / np.log2(4)),
+        "ndcg@1": 0,
+    }
     for name, value in expected.items():
         assert found[name][0] == pytest.approx(value), name
 
@@ -32,12 +42,15 @@ def _slow(ranked, relevant, k):
     recall, precision = sum(hits) / len(relevant), sum(hits) / k
     best = min(k, len(relevant))
     return {
-        "recall": recall, "precision": precision, "hit_rate": float(any(hits)),
+        "recall": recall,
+        "precision": precision,
+        "hit_rate": float(any(hits)),
         "f1": 2 * recall * precision / (recall + precision) if recall + precision else 0.0,
-        "ndcg": sum(hit / np.log2(rank + 2) for rank, hit in enumerate(hits)) / sum(1 / np.log2(rank + 2) for rank in range(best)),
+        "ndcg": sum(hit / np.log2(rank + 2) for rank, hit in enumerate(hits))
+        / sum(1 / np.log2(rank + 2) for rank in range(best)),
         "mrr": next((1 / (rank + 1) for rank, hit in enumerate(hits) if hit), 0.0),
         "map": sum(sum(hits[: rank + 1]) / (rank + 1) for rank, hit in enumerate(hits) if hit) / best,
-    }  # fmt: skip
+    }
 
 
 class _Fixed:
@@ -119,8 +132,10 @@ def test_rolling_questions_by_hand():
     task = RankingTask(tables, test)
     rolling = task.rolling()
     # n takes c, a, c: c is asked for first, a after c; the second c was taken before. u takes d, d after a, b: once.
-    found = [(user, past.tolist(), wanted.tolist()) for user, past, wanted in
-             zip(rolling.users, rolling.pasts, rolling.relevant, strict=True)]  # fmt: skip
+    found = [
+        (user, past.tolist(), wanted.tolist())
+        for user, past, wanted in zip(rolling.users, rolling.pasts, rolling.relevant, strict=True)
+    ]
     assert found == [("n", [], [2]), ("n", [3], [0]), ("u", [1, 2], [3])]
     result = rolling.evaluate(PopularityScorer(np.array([9.0, 8, 7, 6, 5])), (1,))
     # n sees a first (wrong), then a again (right); of what u has not seen, c comes first (wrong).

@@ -28,8 +28,23 @@ from serving.servable import Servable
 
 SIGNATURES = {
     "serving_default": ({"user_id", "history", "text", "image", "audio", "exclude"}, {"item_id", "score", "known"}),
-    "recommend_filtered": ({"user_id", "history", "text", "image", "audio", "exclude", "allow", "boost_attribute", "boost",
-                            "diversity", "min_score", "repeats"}, {"item_id", "score", "known"}),
+    "recommend_filtered": (
+        {
+            "user_id",
+            "history",
+            "text",
+            "image",
+            "audio",
+            "exclude",
+            "allow",
+            "boost_attribute",
+            "boost",
+            "diversity",
+            "min_score",
+            "repeats",
+        },
+        {"item_id", "score", "known"},
+    ),
     "recommend_user": ({"user_id", "history", "exclude"}, {"item_id", "score", "known"}),
     "similar_items": ({"item_id", "user_id", "history", "exclude", "allow", "min_score"}, {"item_id", "score"}),
     "popular": ({"user_id", "history", "exclude", "allow", "min_score"}, {"item_id", "score"}),
@@ -39,7 +54,7 @@ SIGNATURES = {
     "recommend_from_embedding": ({"embedding", "exclude"}, {"item_id", "score"}),
     "embed_query_dense": ({"text", "image", "audio", "presence"}, {"embedding"}),
     "embed_candidate_dense": ({"text", "image", "audio", "presence"}, {"embedding"}),
-}  # fmt: skip
+}
 NO_SCORE = np.array([tf.float32.min], np.float32)
 
 
@@ -86,10 +101,7 @@ def test_signatures(exported):
 @pytest.mark.slow
 def test_stock_ops_only(exported):
     meta = _graph(exported)
-    nodes = [
-        *meta.graph_def.node,
-        *(node for function in meta.graph_def.library.function for node in function.node_def),
-    ]
+    nodes = [*meta.graph_def.node, *(node for function in meta.graph_def.library.function for node in function.node_def)]
     names = {function.signature.name for function in meta.graph_def.library.function}
     ops = {node.op for node in nodes} - names
     assert not {op for op in ops if "PyFunc" in op or op.startswith(("IO>", "Scann", "Addons>"))}
@@ -121,8 +133,12 @@ def test_export_equals_training_in_a_fresh_process(small, exported, tmp_path):
     histories = Histories(model.data, split.train, model.config.model.history_length)
     rows = [[model.data.item_ids[item - 1] for item in histories.past(user)] for user in users]
     width = max(map(len, rows))
-    np.savez(tmp_path / "in.npz", user_id=np.array(users, object), allow_pickle=True,
-             history=np.array([[*row, *[""] * (width - len(row))] for row in rows], object))  # fmt: skip
+    np.savez(
+        tmp_path / "in.npz",
+        user_id=np.array(users, object),
+        allow_pickle=True,
+        history=np.array([[*row, *[""] * (width - len(row))] for row in rows], object),
+    )
     result = run_python(_FRESH, newest_version(exported), tmp_path / "in.npz", tmp_path / "out.npz")
     assert result.returncode == 0, result.stderr[-2000:]
     answer = np.load(tmp_path / "out.npz")
@@ -167,16 +183,29 @@ def test_the_session_loader_of_tf_serving_gives_the_same(servable, loaded):
     dense["presence"] = [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]
     document = {
         "serving_default": who | media | exclude,
-        "recommend_filtered": who | media | exclude | {"allow": [[""], [""]], "boost_attribute": [[""], [""]],
-                                                       "boost": [[0.0], [0.0]], "diversity": [0.0, 0.5],
-                                                       "min_score": [0.0, 0.1], "repeats": [True, False]},
-        "recommend_user": who | exclude, "popular": who | exclude | {"allow": [[""], [""]], "min_score": [0.0, 3.0]},
-        "similar_items": {"item_id": ["item-0005", "item-0006"], "allow": [[""], [""]], "min_score": [0.0, 0.5]} | who | exclude,
+        "recommend_filtered": who
+        | media
+        | exclude
+        | {
+            "allow": [[""], [""]],
+            "boost_attribute": [[""], [""]],
+            "boost": [[0.0], [0.0]],
+            "diversity": [0.0, 0.5],
+            "min_score": [0.0, 0.1],
+            "repeats": [True, False],
+        },
+        "recommend_user": who | exclude,
+        "popular": who | exclude | {"allow": [[""], [""]], "min_score": [0.0, 3.0]},
+        "similar_items": {"item_id": ["item-0005", "item-0006"], "allow": [[""], [""]], "min_score": [0.0, 0.5]}
+        | who
+        | exclude,
         "titles": {"item_id": ["item-0005", "nothing"]},
-        "embed_query": who | media, "embed_candidate": media,
+        "embed_query": who | media,
+        "embed_candidate": media,
         "recommend_from_embedding": {"embedding": rng.normal(size=(2, 33)).tolist()} | exclude,
-        "embed_query_dense": dense, "embed_candidate_dense": dense,
-    }  # fmt: skip
+        "embed_query_dense": dense,
+        "embed_candidate_dense": dense,
+    }
     assert set(document) == set(servable.signature_defs)
     for name, inputs in document.items():
         arrays = {
@@ -195,9 +224,20 @@ def test_the_session_loader_of_tf_serving_gives_the_same(servable, loaded):
 
 @pytest.mark.slow
 def test_saved_model_cli_runs_it(exported):
-    command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "run", "--dir", str(newest_version(exported)),
-               "--tag_set", "serve", "--signature_def", "recommend_user", "--input_exprs",
-               'user_id=["user-0003"];history=[["item-0001"]];exclude=[[""]]']  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "tensorflow.python.tools.saved_model_cli",
+        "run",
+        "--dir",
+        str(newest_version(exported)),
+        "--tag_set",
+        "serve",
+        "--signature_def",
+        "recommend_user",
+        "--input_exprs",
+        'user_id=["user-0003"];history=[["item-0001"]];exclude=[[""]]',
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0 and "Result for output key item_id" in result.stdout, result.stderr[-1000:]
     assert re.search(r"b'item-\d{4}'", result.stdout)
@@ -211,7 +251,9 @@ def test_a_model_in_mixed_precision_exports_what_bfloat16_allows(small, tmp_path
     half.set_weights(model.get_weights())
     loaded = LoadedModel(mmtfrs.export(half, tmp_path / "m", encoders={}))
     rng = np.random.default_rng(0)
-    inputs = {name: rng.normal(size=(4, dim)).astype(np.float32) for name, dim in (("image", 1280), ("text", 512), ("audio", 1024))}  # fmt: skip
+    inputs = {
+        name: rng.normal(size=(4, dim)).astype(np.float32) for name, dim in (("image", 1280), ("text", 512), ("audio", 1024))
+    }
     inputs["presence"] = np.array([[1.0, 1, 1], [1, 0, 0], [0, 1, 1], [0, 0, 0]], np.float32)
     exact = model.candidate_from_media(
         {name: tf.constant(inputs[name]) for name in ("image", "text", "audio")}, tf.constant(inputs["presence"])
@@ -260,8 +302,14 @@ def test_a_known_user_is_asked_by_what_the_export_knows(small, loaded):
     width = max(map(len, taken))
     nothing = _strings([[""]] * 30)
     alone = loaded.ask("recommend_user", {"user_id": _column(users), "history": nothing, "exclude": nothing})
-    sent = loaded.ask("recommend_user", {"user_id": _column(users), "exclude": nothing,
-                                         "history": _strings([[*row, *[""] * (width - len(row))] for row in taken])})  # fmt: skip
+    sent = loaded.ask(
+        "recommend_user",
+        {
+            "user_id": _column(users),
+            "exclude": nothing,
+            "history": _strings([[*row, *[""] * (width - len(row))] for row in taken]),
+        },
+    )
     np.testing.assert_allclose(alone["score"], sent["score"], atol=1e-5)
     for row, own in enumerate(taken):
         assert not {item for item, _ in results(alone, row)} & set(own)
@@ -283,8 +331,14 @@ def test_a_known_user_is_asked_by_what_the_export_knows(small, loaded):
 
 def _ask_filtered(loaded, **changes):
     inputs = {"user_id": _column(["user-0003"]), "history": _strings([[""]]), "exclude": _strings([[""]])} | _absent(1)
-    inputs |= {"allow": _strings([[""]]), "boost_attribute": _strings([[""]]), "boost": np.zeros((1, 1), np.float32),
-               "diversity": np.zeros(1, np.float32), "min_score": NO_SCORE, "repeats": np.array([False])}  # fmt: skip
+    inputs |= {
+        "allow": _strings([[""]]),
+        "boost_attribute": _strings([[""]]),
+        "boost": np.zeros((1, 1), np.float32),
+        "diversity": np.zeros(1, np.float32),
+        "min_score": NO_SCORE,
+        "repeats": np.array([False]),
+    }
     return results(loaded.ask("recommend_filtered", inputs | changes))
 
 
@@ -304,9 +358,18 @@ def test_repeats_and_a_least_score(small, loaded):
 def test_popular_items(small, loaded):
     """By the fading counts of the training log, without what the user took or excludes."""
     model, split, _ = small
-    ask = lambda user, least: results(loaded.ask("popular", {
-        "user_id": _column([user]), "history": _strings([[""]]), "exclude": _strings([["item-0001"]]), "allow": _strings([[""]]),
-        "min_score": np.array([least], np.float32)}))  # fmt: skip
+    ask = lambda user, least: results(
+        loaded.ask(
+            "popular",
+            {
+                "user_id": _column([user]),
+                "history": _strings([[""]]),
+                "exclude": _strings([["item-0001"]]),
+                "allow": _strings([[""]]),
+                "min_score": np.array([least], np.float32),
+            },
+        )
+    )
     worth = dict(zip(model.data.item_ids, model.data.faded[1:], strict=True))
     order = sorted((item for item in worth if worth[item] > 0 and item != "item-0001"), key=lambda item: -worth[item])
     found = ask("", tf.float32.min)
@@ -319,15 +382,23 @@ def test_popular_items(small, loaded):
 
 def test_every_item_can_be_excluded(small, loaded):
     everything = small[2].ids.tolist()
-    answer = loaded.ask("recommend_user", {"user_id": _column([""]), "history": _strings([[""]]), "exclude": _strings([everything])})  # fmt: skip
+    answer = loaded.ask(
+        "recommend_user", {"user_id": _column([""]), "history": _strings([[""]]), "exclude": _strings([everything])}
+    )
     assert results(answer) == [] and (answer["score"] == tf.float32.min).all()
 
 
 def test_similar_items(small, loaded):
     model, _, catalog = small
     nothing = _strings([[""], [""]])
-    inputs = {"item_id": _column([catalog.ids[5], "unknown"]), "user_id": _column(["", ""]), "history": nothing,
-              "exclude": nothing, "allow": nothing, "min_score": NO_SCORE.repeat(2)}  # fmt: skip
+    inputs = {
+        "item_id": _column([catalog.ids[5], "unknown"]),
+        "user_id": _column(["", ""]),
+        "history": nothing,
+        "exclude": nothing,
+        "allow": nothing,
+        "min_score": NO_SCORE.repeat(2),
+    }
     answer = loaded.ask("similar_items", inputs)
     blocks = model.candidate_blocks(tf.range(1, len(catalog) + 1))[0].numpy()
     alike = np.einsum("k,nkd,kd->n", model.blend.numpy()[:-1], blocks, blocks[5])  # however popular
@@ -343,11 +414,19 @@ def test_similar_items(small, loaded):
 def test_stored_media_and_sent_media_agree(demo, small, exported, loaded):
     """A stored item's own files, sent raw, give the embedding that the model has for its features."""
     model, _, catalog = small
-    row = next(r for r in range(600) if all(catalog.medium(r, m) for m in ("text", "image", "audio"))
-               and catalog.medium(r, "image").endswith("png"))  # fmt: skip
-    answer = loaded.ask("embed_candidate", {
-        "text": _column([catalog.medium(row, "text")]), "image": _column([image_bytes(catalog.medium(row, "image"))]),
-        "audio": _column([wav_bytes(catalog.medium(row, "audio"))])})  # fmt: skip
+    row = next(
+        r
+        for r in range(600)
+        if all(catalog.medium(r, m) for m in ("text", "image", "audio")) and catalog.medium(r, "image").endswith("png")
+    )
+    answer = loaded.ask(
+        "embed_candidate",
+        {
+            "text": _column([catalog.medium(row, "text")]),
+            "image": _column([image_bytes(catalog.medium(row, "image"))]),
+            "audio": _column([wav_bytes(catalog.medium(row, "audio"))]),
+        },
+    )
     media = {name: tf.constant(rows[row : row + 1]) for name, rows in _features(demo, catalog).items()}
     expected, weights = model.candidate_from_media(media, tf.ones([1, 3]))
     np.testing.assert_allclose(answer["embedding"], expected, atol=0.02)
@@ -380,7 +459,10 @@ def test_a_batch_with_and_without_media(demo, loaded):
 def test_dense_signatures_compile_with_xla(small, exported):
     model = tf.saved_model.load(str(newest_version(exported)))
     rng = np.random.default_rng(0)
-    inputs = {name: tf.constant(rng.normal(size=(4, dim)).astype(np.float32)) for name, dim in (("image", 1280), ("text", 512), ("audio", 1024))}  # fmt: skip
+    inputs = {
+        name: tf.constant(rng.normal(size=(4, dim)).astype(np.float32))
+        for name, dim in (("image", 1280), ("text", 512), ("audio", 1024))
+    }
     inputs["presence"] = tf.constant([[1.0, 1, 1], [1, 0, 0], [0, 1, 1], [0, 0, 0]])
     for name in ("embed_query_dense", "embed_candidate_dense"):
         plain = model.signatures[name](**inputs)["embedding"]
@@ -399,9 +481,11 @@ def test_recommend_from_embedding_closes_the_circle(loaded):
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [("image", b"no picture", "image: the bytes are no PNG, JPEG, GIF or BMP picture"),
-     ("audio", b"no sound", "audio: the bytes are no WAV file")],
-)  # fmt: skip
+    [
+        ("image", b"no picture", "image: the bytes are no PNG, JPEG, GIF or BMP picture"),
+        ("audio", b"no sound", "audio: the bytes are no WAV file"),
+    ],
+)
 def test_bytes_that_are_no_medium(loaded, name, value, message):
     inputs = {"user_id": _column(["u"]), "history": _strings([[""]]), "exclude": _strings([[""]])}
     with pytest.raises(DataError, match=message):
@@ -516,7 +600,13 @@ def test_a_saved_model_without_variables(exported, tmp_path):
 def test_requests_send_what_the_graph_can_decode(tmp_path):
     exif = Image.new("RGB", (4, 2)).getexif()
     exif[0x0112] = 6
-    for name, options, same in (("a.png", {}, True), ("b.jpg", {}, True), ("c.jpg", {"exif": exif}, False), ("d.webp", {}, False), ("e.bmp", {}, False)):  # fmt: skip
+    for name, options, same in (
+        ("a.png", {}, True),
+        ("b.jpg", {}, True),
+        ("c.jpg", {"exif": exif}, False),
+        ("d.webp", {}, False),
+        ("e.bmp", {}, False),
+    ):
         Image.new("RGB", (4, 2), "red").save(tmp_path / name, **options)
         data = image_bytes(tmp_path / name)
         assert (data == (tmp_path / name).read_bytes()) == same

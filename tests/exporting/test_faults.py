@@ -73,8 +73,14 @@ def test_a_disk_that_is_full(run, tmp_path):
     size = sum(path.stat().st_size for path in version.rglob("*")) * 3 // 2
     (tmp_path / "disk").mkdir()
     script = _FULL.format(size=size, folder=tmp_path / "disk", version=version, python=sys.executable, run=run)
-    done = subprocess.run(["unshare", "-rm", "bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    done = subprocess.run(
+        ["unshare", "-rm", "bash", "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()[-200:]}")
     assert done.stdout.split() == ["exit", "1", "1"], done.stdout + done.stderr

@@ -48,8 +48,16 @@ def _strings(*values):
 
 def _similar(folder, *items):
     nothing = np.full((len(items), 1), b"", object)
-    return _ask(folder, "similar_items", item_id=_strings(*items), user_id=nothing[:, 0], history=nothing, exclude=nothing,
-                allow=nothing, min_score=np.full(len(items), tf.float32.min, np.float32))  # fmt: skip
+    return _ask(
+        folder,
+        "similar_items",
+        item_id=_strings(*items),
+        user_id=nothing[:, 0],
+        history=nothing,
+        exclude=nothing,
+        allow=nothing,
+        min_score=np.full(len(items), tf.float32.min, np.float32),
+    )
 
 
 def test_what_it_says_it_did(changed):
@@ -84,22 +92,36 @@ def test_new_items_are_answered_and_removed_ones_are_not(changed):
     nothing = np.full((len(users), 1), b"", object)
     found = _ask(folder, user_id=users, history=nothing, exclude=nothing)["item_id"]
     assert not {b"item-0000", b"item-0001"} & set(found.ravel())
-    filtered = LoadedModel(folder).ask("recommend_filtered", {
-        "user_id": users, "history": nothing, "exclude": nothing, "allow": np.full((len(users), 1), b"category=new", object),
-        "boost_attribute": nothing, "boost": np.zeros((len(users), 1), np.float32), "diversity": np.zeros(len(users), np.float32),
-        "min_score": np.full(len(users), tf.float32.min, np.float32), "repeats": np.zeros(len(users), bool),
-        **{name: _strings(*[""] * len(users)) for name in ("text", "image", "audio")},
-    })["item_id"]  # fmt: skip
+    filtered = LoadedModel(folder).ask(
+        "recommend_filtered",
+        {
+            "user_id": users,
+            "history": nothing,
+            "exclude": nothing,
+            "allow": np.full((len(users), 1), b"category=new", object),
+            "boost_attribute": nothing,
+            "boost": np.zeros((len(users), 1), np.float32),
+            "diversity": np.zeros(len(users), np.float32),
+            "min_score": np.full(len(users), tf.float32.min, np.float32),
+            "repeats": np.zeros(len(users), bool),
+            **{name: _strings(*[""] * len(users)) for name in ("text", "image", "audio")},
+        },
+    )["item_id"]
     assert (set(filtered.ravel()) - {b""}) == {b"twin", b"bare"} and (filtered[:, :2] != b"").all()
 
 
 @pytest.mark.slow
 def test_histories_with_removed_items_are_histories_without_them(changed):
     folder, _, _, _ = changed
-    with_gone = _ask(folder, user_id=_strings("x"), history=np.array([[b"item-0000", b"item-0009"]], object),
-                     exclude=np.array([[b""]], object))  # fmt: skip
-    without = _ask(folder, user_id=_strings("x"), history=np.array([[b"", b"item-0009"]], object),
-                   exclude=np.array([[b""]], object))  # fmt: skip
+    with_gone = _ask(
+        folder,
+        user_id=_strings("x"),
+        history=np.array([[b"item-0000", b"item-0009"]], object),
+        exclude=np.array([[b""]], object),
+    )
+    without = _ask(
+        folder, user_id=_strings("x"), history=np.array([[b"", b"item-0009"]], object), exclude=np.array([[b""]], object)
+    )
     np.testing.assert_array_equal(with_gone["item_id"], without["item_id"])
 
 

@@ -196,9 +196,12 @@ def test_printed_lists(capsys):
         (Query("u1", ["a", "b"]), "for user u1 with history a, b"),
         (Query(history=list("abcdefg"), exclude=["h"]), "for history a, b, c, d, e and 2 more; without h"),
         (Query("u1", (), "x", "p.png", "s.wav"), 'for user u1 with text "x" and image p.png and audio s.wav'),
-        (Query("u1", allow=["c=1", "d=2"], boosts={"c=1": 0.5, "d=3": -1.0}, diversity=0.3), "for user u1; only c=1, d=2; more of c=1 (+0.5), d=3 (-1); diversity 0.3"),
+        (
+            Query("u1", allow=["c=1", "d=2"], boosts={"c=1": 0.5, "d=3": -1.0}, diversity=0.3),
+            "for user u1; only c=1, d=2; more of c=1 (+0.5), d=3 (-1); diversity 0.3",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_was_asked_in_words(query, expected):
     assert query.described() == expected
 

@@ -85,11 +85,7 @@ def test_rejects_are_set_aside_and_reported(tmp_path):
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "text.png").write_text("no picture")
     catalog = Catalog.from_dict(
-        {
-            "item_id": list("abcd"),
-            "image": ["folder.png", "text.png", "none.png", ""],
-            "audio": ["", "", "", "empty.wav"],
-        },
+        {"item_id": list("abcd"), "image": ["folder.png", "text.png", "none.png", ""], "audio": ["", "", "", "empty.wav"]},
         folder=tmp_path,
     )
     features = extract(catalog, CONFIG, tmp_path / "s", progress=False)

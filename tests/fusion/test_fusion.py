@@ -60,14 +60,18 @@ def _with_scale(self, modalities, dim, scale=2.0, **kwargs):
 
 
 FAULTS = {
-    "what is fused must be": {"fuse": lambda self, vectors, presence: (vectors[:, :2], masked_share(tf.ones_like(presence), presence))},
+    "what is fused must be": {
+        "fuse": lambda self, vectors, presence: (vectors[:, :2], masked_share(tf.ones_like(presence), presence))
+    },
     "weight 0": {"fuse": lambda self, vectors, presence: (tf.reduce_mean(vectors, axis=1), tf.ones_like(presence) / 3.0)},
     "absent must not matter": {"call": _leaking},
     "rows must not touch": {"kept": lambda self, vectors: tf.reduce_mean(vectors, axis=[0, 1])[None] + 0 * vectors[:, 0]},
     "all that makes the layer": {"__init__": _with_scale, "kept": lambda self, vectors: self.scale * vectors[:, 0]},
-    "gets no gradient": {"kept": lambda self, vectors: tf.stop_gradient(vectors[:, 0]) - 0 * vectors[:, 0],
-                         "fuse": lambda self, vectors, presence: (self.kept(vectors), masked_share(tf.ones_like(presence), presence))},
-}  # fmt: skip
+    "gets no gradient": {
+        "kept": lambda self, vectors: tf.stop_gradient(vectors[:, 0]) - 0 * vectors[:, 0],
+        "fuse": lambda self, vectors, presence: (self.kept(vectors), masked_share(tf.ones_like(presence), presence)),
+    },
+}
 
 
 @pytest.mark.parametrize("said", FAULTS)

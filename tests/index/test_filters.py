@@ -35,8 +35,14 @@ def index(request):
 def _traced(index, width):
     """Traced once, for lists of any length, as an export is."""
     lists = tf.TensorSpec([None, None], tf.string)
-    specs = [tf.TensorSpec([None, width], tf.float32), lists, lists, lists, tf.TensorSpec([None, None], tf.float32),
-             tf.TensorSpec([None], tf.float32)]  # fmt: skip
+    specs = [
+        tf.TensorSpec([None, width], tf.float32),
+        lists,
+        lists,
+        lists,
+        tf.TensorSpec([None, None], tf.float32),
+        tf.TensorSpec([None], tf.float32),
+    ]
     return tf.function(index.filtered, input_signature=specs, autograph=False)
 
 
@@ -48,10 +54,13 @@ def ask(index, queries, exclude=(), allow=(), boosts=(), diversity=0.0):
         return tf.constant([list(values)] * rows, dtype, shape=[rows, len(values)])
 
     return _traced(index, len(queries[0]))(
-        tf.constant(queries), table(exclude, tf.string), table(allow, tf.string),
-        table([name for name, _ in boosts], tf.string), table([value for _, value in boosts], tf.float32),
+        tf.constant(queries),
+        table(exclude, tf.string),
+        table(allow, tf.string),
+        table([name for name, _ in boosts], tf.string),
+        table([value for _, value in boosts], tf.float32),
         tf.fill([rows], diversity),
-    )  # fmt: skip
+    )
 
 
 def brute(query, fits, boost=0.0, k=K):
@@ -61,14 +70,17 @@ def brute(query, fits, boost=0.0, k=K):
     return list(IDS[order]), scores[order]
 
 
-@pytest.mark.parametrize("allow, fits", [
-    (["color=gold"], COLORS == "gold"),
-    (["color=gold", "size=m=x"], (COLORS == "gold") & (SIZES == "m=x")),
-    (["color=red", "", "color=gold"], (COLORS == "red") | (COLORS == "gold")),
-    (["size=l", "color=blue"], (COLORS == "blue") & (SIZES == "l")),
-    (["size=l", "size=s", "size=m=x"], np.ones(N, bool)),
-    (["color=pink"], np.zeros(N, bool)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "allow, fits",
+    [
+        (["color=gold"], COLORS == "gold"),
+        (["color=gold", "size=m=x"], (COLORS == "gold") & (SIZES == "m=x")),
+        (["color=red", "", "color=gold"], (COLORS == "red") | (COLORS == "gold")),
+        (["size=l", "color=blue"], (COLORS == "blue") & (SIZES == "l")),
+        (["size=l", "size=s", "size=m=x"], np.ones(N, bool)),
+        (["color=pink"], np.zeros(N, bool)),
+    ],
+)
 def test_the_best_of_what_fits(index, allow, fits):
     queries = RNG.normal(size=(3, D)).astype(np.float32)
     found, scores = ask(index, queries, ["i1", "", "nobody"], allow)
@@ -85,8 +97,14 @@ def test_the_best_of_what_fits(index, allow, fits):
 def test_rows_of_a_batch_have_their_own_filters(index):
     queries = RNG.normal(size=(2, D)).astype(np.float32)
     nothing = tf.zeros([2, 0], tf.string)
-    found, _ = index.filtered(tf.constant(queries), nothing, tf.constant([["color=gold", ""], ["color=red", "size=s"]]),
-                              nothing, tf.zeros([2, 0]), tf.zeros([2]))  # fmt: skip
+    found, _ = index.filtered(
+        tf.constant(queries),
+        nothing,
+        tf.constant([["color=gold", ""], ["color=red", "size=s"]]),
+        nothing,
+        tf.zeros([2, 0]),
+        tf.zeros([2]),
+    )
     assert [name.decode() for name in found.numpy()[0]] == brute(queries[0], COLORS == "gold")[0]
     assert [name.decode() for name in found.numpy()[1]] == brute(queries[1], (COLORS == "red") & (SIZES == "s"))[0]
 
@@ -110,15 +128,18 @@ def test_without_requests_it_is_the_plain_call(index):
     np.testing.assert_allclose(scores[0], plain[1][0], atol=1e-6)
 
 
-@pytest.mark.parametrize("bad, message", [
-    ({"allow": ["weight=5"]}, "attribute=value, of the attributes this model knows .color, size."),
-    ({"allow": ["color"]}, "allow: every entry must be"),
-    ({"allow": ["color="]}, "allow: every entry must be"),
-    ({"boosts": [("shape=x", 1.0)]}, "boost_attribute: every entry must be"),
-    ({"boosts": [("color=red", float("nan"))]}, "boost: must be finite"),
-    ({"diversity": 1.5}, r"diversity: must lie in \[0, 1\]"),
-    ({"diversity": float("nan")}, r"diversity: must lie in \[0, 1\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ({"allow": ["weight=5"]}, "attribute=value, of the attributes this model knows .color, size."),
+        ({"allow": ["color"]}, "allow: every entry must be"),
+        ({"allow": ["color="]}, "allow: every entry must be"),
+        ({"boosts": [("shape=x", 1.0)]}, "boost_attribute: every entry must be"),
+        ({"boosts": [("color=red", float("nan"))]}, "boost: must be finite"),
+        ({"diversity": 1.5}, r"diversity: must lie in \[0, 1\]"),
+        ({"diversity": float("nan")}, r"diversity: must lie in \[0, 1\]"),
+    ],
+)
 def test_bad_requests(index, bad, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         ask(index, VECTORS[:1], **bad)

@@ -67,9 +67,10 @@ def test_equal_vectors_are_no_trouble():
     assert len(set(rows.numpy()[0])) == 100 and (scores.numpy() == 4).all()
 
 
-@pytest.mark.parametrize("make", [
-    lambda v: PartitionSearch(v, 10**6, 32), lambda v: PartitionSearch(v, 10**6, 32, int8=True), lambda v: ScanSearch(v, 16),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [lambda v: PartitionSearch(v, 10**6, 32), lambda v: PartitionSearch(v, 10**6, 32, int8=True), lambda v: ScanSearch(v, 16)],
+)
 @pytest.mark.parametrize("batch", [0, 1, 5])
 def test_looking_everywhere_is_exact(make, batch):
     vectors, queries = clustered(700)
@@ -84,9 +85,10 @@ def test_looking_everywhere_is_exact(make, batch):
     assert (everything[:, order < 0] == tf.float32.min).all()
 
 
-@pytest.mark.parametrize("kind, int8, tpu", [
-    ("partitions", False, False), ("partitions", True, False), ("scan", False, False), ("scan", False, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, int8, tpu",
+    [("partitions", False, False), ("partitions", True, False), ("scan", False, False), ("scan", False, True)],
+)
 def test_recall_is_what_was_asked_for(kind, int8, tpu):
     vectors, queries = clustered()
     search = make_search(vectors, kind, 0.9, 50, queries[:100], int8, tpu)
@@ -112,8 +114,13 @@ def test_auto_is_exact_for_few_and_where_nothing_is_cheaper(caplog):
 
 def test_xla_compiles_the_searches():
     vectors, queries = clustered(2000)
-    for search in (PartitionSearch(vectors, 12, 32), PartitionSearch(vectors, 12, 32, int8=True),
-                   ScanSearch(vectors, 12), ScanSearch(vectors, 12, tpu=True), ExactSearch(vectors)):  # fmt: skip
+    for search in (
+        PartitionSearch(vectors, 12, 32),
+        PartitionSearch(vectors, 12, 32, int8=True),
+        ScanSearch(vectors, 12),
+        ScanSearch(vectors, 12, tpu=True),
+        ExactSearch(vectors),
+    ):
         function = lambda batch, search=search: search.best(batch, 30)
         plain = tf.function(function, autograph=False)(tf.constant(queries[:4]))
         compiled = tf.function(function, autograph=False, jit_compile=True)(tf.constant(queries[:4]))

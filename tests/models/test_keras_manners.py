@@ -50,8 +50,10 @@ def test_single_batches_and_what_a_batch_cannot_have():
     batch = next(iter(model.dataset(events, shuffle=False, batch_size=64)))
     losses = [model.train_on_batch(batch) for _ in range(12)]
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) and np.isfinite(model.test_on_batch(batch)).all()
-    for weighed in (lambda: model.fit(model.dataset(events), class_weight={0: 1.0}, verbose=0),
-                    lambda: model.train_on_batch(batch, class_weight={0: 1.0})):  # fmt: skip
+    for weighed in (
+        lambda: model.fit(model.dataset(events), class_weight={0: 1.0}, verbose=0),
+        lambda: model.train_on_batch(batch, class_weight={0: 1.0}),
+    ):
         with pytest.raises(DataError, match="no classes to weigh"):
             weighed()
     with pytest.raises(DataError, match="targets and weights in it"):

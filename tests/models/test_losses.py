@@ -132,8 +132,12 @@ def test_blocks_are_losses_of_their_own():
     objective = case.objective(negatives="full")
     with tf.GradientTape() as tape:
         queries = tf.stack([tf.gather(case.query, users), tf.gather(other.query, users)], axis=1)
-        both, _ = objective(queries, tf.constant(users + 1, tf.int32), tf.constant(items),
-                            lambda rows: tf.concat([case._embed(rows), other._embed(rows)], axis=1))  # fmt: skip
+        both, _ = objective(
+            queries,
+            tf.constant(users + 1, tf.int32),
+            tf.constant(items),
+            lambda rows: tf.concat([case._embed(rows), other._embed(rows)], axis=1),
+        )
         loss = tf.reduce_mean(both)
     gradient = tf.convert_to_tensor(tape.gradient(loss, case.query))
     values, gradients = zip(*(each.gradient(objective, users, items) for each in (case, other)), strict=True)

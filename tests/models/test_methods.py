@@ -35,8 +35,13 @@ ROWS = [
 ]
 # Graphs differ in kind by these: they are saved and loaded. Of the others each fusion is, in tests/fusion, and each score is asked.
 SAVED = ("hierarchical", "graph", "late_stacking", "late_voting")
-_PLACES = {"fusion": ("model", settings.FUSIONS), "score": ("model", settings.SCORES), "missing": ("model", settings.MISSING),
-           "loss": ("loss", settings.LOSSES), "negatives": ("loss", settings.NEGATIVES)}  # fmt: skip
+_PLACES = {
+    "fusion": ("model", settings.FUSIONS),
+    "score": ("model", settings.SCORES),
+    "missing": ("model", settings.MISSING),
+    "loss": ("loss", settings.LOSSES),
+    "negatives": ("loss", settings.NEGATIVES),
+}
 
 
 def _settings(row: dict) -> dict:

@@ -68,7 +68,9 @@ def test_dataset_rows():
 @pytest.mark.parametrize("fusion", ["concat", "attention"])
 def test_learns_what_only_features_tell(fusion):
     catalog, features, events = planted()
-    config = Config(**FAST).replace(model={"fusion": fusion, "use_item_id": False, "use_user_id": False}, training={"epochs": 15})  # fmt: skip
+    config = Config(**FAST).replace(
+        model={"fusion": fusion, "use_item_id": False, "use_user_id": False}, training={"epochs": 15}
+    )
     split = events.split("user")
     model = TwoTower(config, catalog, features, split.train)
     model.compile(optimizer=keras.optimizers.Adam(0.01))

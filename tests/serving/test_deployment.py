@@ -15,10 +15,21 @@ from tensorflow_serving.config import model_server_config_pb2
 FOLDER = ROOT / "serving"
 # Of tensorflow_model_server 2.16, `main.cc`.
 FLAGS = {
-    "port", "rest_api_port", "model_config_file", "model_config_file_poll_wait_seconds", "file_system_poll_wait_seconds",
-    "enable_batching", "batching_parameters_file", "monitoring_config_file", "enable_grpc_healthcheck_service",
-    "grpc_channel_arguments", "model_name", "model_base_path", "ssl_config_file", "per_process_gpu_memory_fraction",
-}  # fmt: skip
+    "port",
+    "rest_api_port",
+    "model_config_file",
+    "model_config_file_poll_wait_seconds",
+    "file_system_poll_wait_seconds",
+    "enable_batching",
+    "batching_parameters_file",
+    "monitoring_config_file",
+    "enable_grpc_healthcheck_service",
+    "grpc_channel_arguments",
+    "model_name",
+    "model_base_path",
+    "ssl_config_file",
+    "per_process_gpu_memory_fraction",
+}
 CONFIGS = {"models.config", "batching.config", "monitoring.config"}
 
 
@@ -81,8 +92,11 @@ def test_kubernetes(kind):
     assert all(mount["readOnly"] for mount in container["volumeMounts"]) and container["resources"]["requests"]["cpu"]
     assert container["securityContext"]["readOnlyRootFilesystem"] and pod["spec"]["securityContext"]["runAsNonRoot"]
     labels = pod["metadata"]["labels"]
-    for selector in (found["Deployment"]["spec"]["selector"]["matchLabels"], found["Service"]["spec"]["selector"],
-                     found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]):  # fmt: skip
+    for selector in (
+        found["Deployment"]["spec"]["selector"]["matchLabels"],
+        found["Service"]["spec"]["selector"],
+        found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+    ):
         assert selector and selector.items() <= labels.items()
     scaling = found["HorizontalPodAutoscaler"]["spec"]
     assert scaling["scaleTargetRef"]["name"] == found["Deployment"]["metadata"]["name"]

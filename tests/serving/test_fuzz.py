@@ -71,8 +71,20 @@ class Fuzzer:
         self.signatures = signatures
         self.media = media
         self.seed = seed
-        self.changes = [self._bytes, self._ids, self._type, self._shape, self._counts, self._missing, self._extra, self._spec,
-                        self._filter, self._giant, self._rows, self._tensor_content]  # fmt: skip
+        self.changes = [
+            self._bytes,
+            self._ids,
+            self._type,
+            self._shape,
+            self._counts,
+            self._missing,
+            self._extra,
+            self._spec,
+            self._filter,
+            self._giant,
+            self._rows,
+            self._tensor_content,
+        ]
 
     def request(self, number: int) -> bytes:
         """Request `number`, serialized."""

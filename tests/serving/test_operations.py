@@ -55,8 +55,15 @@ def test_several_models(server):
         assert two.status() == {1: "AVAILABLE"}
 
 
-@pytest.mark.parametrize("text", ["", "no config", 'model_config_list { config { name: "a" base_path: "/nowhere" } }',
-                                  'model_config_list { config { base_path: "/x" } }'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no config",
+        'model_config_list { config { name: "a" base_path: "/nowhere" } }',
+        'model_config_list { config { base_path: "/x" } }',
+    ],
+)
 def test_bad_models_config(tmp_path, text):
     (tmp_path / "models.config").write_text(text)
     with pytest.raises(ExportError):
@@ -117,8 +124,13 @@ def test_reflection_describes_the_service(server):
 
 
 def test_a_batch_of_queries_is_answered_as_one_by_one(server):
-    queries = [Query("u3"), Query(text="a rocket"), Query("u13", ["i1", "i2"]),
-               Query("u23", diversity=0.5), Query(history=["i9"], exclude=["i1"])]  # fmt: skip
+    queries = [
+        Query("u3"),
+        Query(text="a rocket"),
+        Query("u13", ["i1", "i2"]),
+        Query("u23", diversity=0.5),
+        Query(history=["i9"], exclude=["i1"]),
+    ]
     with Client(f"localhost:{server.port}", "one") as client:
         for batch in (1, 2, 32):
             many = client.recommend_many(queries, 10, batch)
@@ -143,10 +155,15 @@ class _Flaky(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
 
-@pytest.mark.parametrize("code, times, calls", [
-    (grpc.StatusCode.UNAVAILABLE, 2, 3), (grpc.StatusCode.UNAVAILABLE, 9, 4), (grpc.StatusCode.INTERNAL, 1, 1),
-    (grpc.StatusCode.RESOURCE_EXHAUSTED, 1, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "code, times, calls",
+    [
+        (grpc.StatusCode.UNAVAILABLE, 2, 3),
+        (grpc.StatusCode.UNAVAILABLE, 9, 4),
+        (grpc.StatusCode.INTERNAL, 1, 1),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 1, 1),
+    ],
+)
 def test_only_unavailable_is_tried_again(code, times, calls):
     flaky = _Flaky(code, times)
     made = grpc.server(ThreadPoolExecutor(2))
@@ -240,8 +257,9 @@ def test_clients_that_hang_up_leave_no_trace(server):
 @pytest.mark.slow
 def test_a_thousand_clients_at_once(server):
     request = predict_request("one", *Query("u3").request())
-    channels = [grpc.insecure_channel(f"localhost:{server.port}", options=[("grpc.use_local_subchannel_pool", 1)])
-                for _ in range(1000)]  # fmt: skip
+    channels = [
+        grpc.insecure_channel(f"localhost:{server.port}", options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(1000)
+    ]
     try:
         calls = [
             prediction_service_pb2_grpc.PredictionServiceStub(each).Predict.future(request, timeout=120) for each in channels

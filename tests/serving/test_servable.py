@@ -22,13 +22,22 @@ class Echo(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([None, 2], tf.float32)])
     def echo(self, text, number):
         tf.debugging.assert_equal(tf.shape(text)[0], tf.shape(number)[0], "rows")
-        return {"text": tf.strings.join([text, b"!"]), "same": text, "double": number * 2, "count": tf.shape(text)[0],
-                "half": tf.cast(number, tf.bfloat16), "flag": number > 0}  # fmt: skip
+        return {
+            "text": tf.strings.join([text, b"!"]),
+            "same": text,
+            "double": number * 2,
+            "count": tf.shape(text)[0],
+            "half": tf.cast(number, tf.bfloat16),
+            "flag": number > 0,
+        }
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
     def spin(self, rounds):
-        return {"sum": tf.while_loop(lambda step, _: step < tf.reduce_max(rounds), lambda step, total: (step + 1, total + tf.sin(total)),
-                                     (0, 1.0))[1]}  # fmt: skip
+        return {
+            "sum": tf.while_loop(
+                lambda step, _: step < tf.reduce_max(rounds), lambda step, total: (step + 1, total + tf.sin(total)), (0, 1.0)
+            )[1]
+        }
 
 
 @pytest.fixture(scope="module")

@@ -43,10 +43,18 @@ class _TFServing:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self._process = subprocess.Popen([
-            "tensorflow_model_server", f"--port={self.port}", "--rest_api_port=0", f"--model_name={folder.name}",
-            f"--model_base_path={folder.resolve()}", "--file_system_poll_wait_seconds=1", "--max_num_load_retries=0",
-            "--enable_grpc_healthcheck_service"])  # fmt: skip
+        self._process = subprocess.Popen(
+            [
+                "tensorflow_model_server",
+                f"--port={self.port}",
+                "--rest_api_port=0",
+                f"--model_name={folder.name}",
+                f"--model_base_path={folder.resolve()}",
+                "--file_system_poll_wait_seconds=1",
+                "--max_num_load_retries=0",
+                "--enable_grpc_healthcheck_service",
+            ]
+        )
         with grpc.insecure_channel(f"localhost:{self.port}") as channel:
             grpc.channel_ready_future(channel).result(120)
 
@@ -88,8 +96,11 @@ def _refusal(call, request):
 def test_answers_equal_the_model_in_this_process(client, exported, demo):
     loaded = LoadedModel(exported)
     picture, sound = next((demo / "image").glob("*.jpg")), next((demo / "audio").glob("*.flac"))
-    for query in ({"user": "user-0003"}, {"history": ["item-0001", "item-0002"], "exclude": ["item-0003"]},
-                  {"text": "a rocket", "image": picture, "audio": sound}):  # fmt: skip
+    for query in (
+        {"user": "user-0003"},
+        {"history": ["item-0001", "item-0002"], "exclude": ["item-0003"]},
+        {"text": "a rocket", "image": picture, "audio": sound},
+    ):
         expected = results(loaded.ask(*Query(**query).request()), 0, 10)
         found = client.recommend(**query, k=10)
         assert [item for item, _ in found] == [item for item, _ in expected]
@@ -98,7 +109,7 @@ def test_answers_equal_the_model_in_this_process(client, exported, demo):
 
 def test_client_fills_absent_inputs(client):
     full = client.predict("serving_default", {"user_id": np.array([b"user-0003"], object)})
-    assert results(full, 0, 5) == results(client.predict("recommend_user", {"user_id": np.array([b"user-0003"], object)}), 0, 5)  # fmt: skip
+    assert results(full, 0, 5) == results(client.predict("recommend_user", {"user_id": np.array([b"user-0003"], object)}), 0, 5)
     many = client.predict("recommend_user", {"user_id": np.array([b"user-0003", b"x"], object)}, ["item_id"])
     assert list(many) == ["item_id"] and many["item_id"].shape == (2, 100)
 
@@ -161,21 +172,27 @@ def _filter(request, *names):
         (lambda: _request("nothing"), "FAILED_PRECONDITION", 'Serving signature key "nothing" not found.'),
         (lambda: _request(drop=["exclude"]), "INVALID_ARGUMENT", "Missing but required: {exclude}"),
         (lambda: _request(extra=np.array([1])), "INVALID_ARGUMENT", "Sent extra: {extra}"),
-        (lambda: _request(drop=["exclude"], wrong=np.array([1])), "INVALID_ARGUMENT", "input tensor alias not found in signature: wrong"),  # fmt: skip
+        (
+            lambda: _request(drop=["exclude"], wrong=np.array([1])),
+            "INVALID_ARGUMENT",
+            "input tensor alias not found in signature: wrong",
+        ),
         (lambda: _request(user_id=np.array([1, 2])), "INVALID_ARGUMENT", "input `user_id` must be string. Received: DT_INT64."),
         (lambda: _request(user_id="scalar"), "INVALID_ARGUMENT", "input `user_id` must have the shape [?]. Received: []."),
         (lambda: _request(history=np.array([b"a"], object)), "INVALID_ARGUMENT", "input `history` must have the shape [?, ?]"),
         (lambda: _filter(_request(), "nothing"), "INVALID_ARGUMENT", "output tensor alias not found in signature: nothing"),
         (lambda: _filter(_request(), "score", "score"), "INVALID_ARGUMENT", "duplicate output tensor alias: score"),
     ],
-)  # fmt: skip
+)
 def test_refusals_as_tf_serving_words_them(stub, request_, code, text):
     found = _refusal(stub.Predict, request_())
     assert found[0] == code and text in found[1]
 
 
 def test_bytes_that_are_no_picture(client, stub):
-    request = _request("serving_default", text=np.array([b""], object), audio=np.array([b""], object), image=np.array([b"no picture"], object))  # fmt: skip
+    request = _request(
+        "serving_default", text=np.array([b""], object), audio=np.array([b""], object), image=np.array([b"no picture"], object)
+    )
     code, text = _refusal(stub.Predict, request)
     assert code == "INVALID_ARGUMENT" and "image: the bytes are no PNG, JPEG, GIF or BMP picture" in text
     assert client.recommend(user="user-0003", k=1)

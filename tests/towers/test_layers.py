@@ -20,8 +20,10 @@ PRESENCE = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]], np.float32)
 
 def _media(rows=4, seed=0, presence=PRESENCE):
     rng = np.random.default_rng(seed)
-    return {name: tf.constant((rng.normal(size=(rows, dim)) * presence[:, index, None]).astype(np.float32))
-            for index, (name, dim) in enumerate(zip(NAMES, DIMS, strict=True))}  # fmt: skip
+    return {
+        name: tf.constant((rng.normal(size=(rows, dim)) * presence[:, index, None]).astype(np.float32))
+        for index, (name, dim) in enumerate(zip(NAMES, DIMS, strict=True))
+    }
 
 
 @pytest.fixture
@@ -133,11 +135,14 @@ def test_rating_head_starts_at_the_mean_and_counts_in_deviations():
     np.testing.assert_allclose(compiled, head(query, candidate), atol=1e-5)
 
 
-@pytest.mark.parametrize("make, inputs", [
-    (lambda: MLP((8,), 4, 0.2), np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)),
-    (lambda: IdEmbedding(7, 4, 0.5), np.array([0, 3, 6], np.int32)),
-    (lambda: IdEmbedding(7, 4, 0.5), np.array([[0, 3, 6], [0, 0, 1]], np.int32)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, inputs",
+    [
+        (lambda: MLP((8,), 4, 0.2), np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)),
+        (lambda: IdEmbedding(7, 4, 0.5), np.array([0, 3, 6], np.int32)),
+        (lambda: IdEmbedding(7, 4, 0.5), np.array([[0, 3, 6], [0, 0, 1]], np.int32)),
+    ],
+)
 def test_parts_in_a_graph_and_from_their_configuration(make, inputs):
     layer = make()
     expected = layer(inputs)

@@ -69,8 +69,10 @@ def test_a_log_too_short_to_learn_from_is_answered_by_likeness(tmp_path):
     scores = model.query_embeddings(users, task.pasts[:5]) @ model.candidate_embeddings().T
     media, _ = model.device.item_media(tf.range(1, 201))
     arrays = {name: value.numpy() for name, value in media.items()}
-    pooled = {name: np.stack([value[past - 1].mean(axis=0) if len(past) else np.zeros(16) for past in task.pasts[:5]])
-              for name, value in arrays.items()}  # fmt: skip
+    pooled = {
+        name: np.stack([value[past - 1].mean(axis=0) if len(past) else np.zeros(16) for past in task.pasts[:5]])
+        for name, value in arrays.items()
+    }
     assert weights[1] == 0.0 and weights[2] > 0.0
     expected = _cosines(pooled, arrays) + weights[2] * model.data.popularity[1:]
     np.testing.assert_allclose(scores, expected, atol=1e-5)

@@ -17,10 +17,21 @@ from mmtfrs.training.train import train
 pytestmark = pytest.mark.slow
 SETTINGS = {
     "seed": 0,
-    "model": {"embedding_dim": 16, "hidden": [16], "use_item_id": False, "use_user_id": False, "modality_dropout": 0.0, "feature_dim": None},
-    "training": {"epochs": 4, "batch_size": 128, "finetune": {"blocks": 2, "epochs": 8, "batch_size": 32, "learning_rate": 0.001}},
+    "model": {
+        "embedding_dim": 16,
+        "hidden": [16],
+        "use_item_id": False,
+        "use_user_id": False,
+        "modality_dropout": 0.0,
+        "feature_dim": None,
+    },
+    "training": {
+        "epochs": 4,
+        "batch_size": 128,
+        "finetune": {"blocks": 2, "epochs": 8, "batch_size": 32, "learning_rate": 0.001},
+    },
     "evaluation": {"monitor": "recall@5"},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +43,15 @@ def colors(tmp_path_factory):
         pixels = rng.integers(60, 120, (16, 16, 3))
         pixels[..., 0 if item % 2 else 2] += 100
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{item}.png")
-    model = keras.Sequential([
-        keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255),
-        keras.layers.Conv2D(4, 3, activation="relu", name="block1_conv"), keras.layers.GlobalAveragePooling2D(),
-        keras.layers.Dense(4, name="block2_dense"),
-    ])  # fmt: skip
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(4, 3, activation="relu", name="block1_conv"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(4, name="block2_dense"),
+        ]
+    )
     kernel = np.full((3, 3, 3, 4), 1e-3, np.float32)
     kernel[:, :, 1] = rng.uniform(0.05, 0.2, (3, 3, 4))
     model.get_layer("block1_conv").set_weights([kernel, np.zeros(4, np.float32)])
@@ -97,8 +112,19 @@ def test_by_the_command_line_and_again(colors, tmp_path):
     settings = json.loads(json.dumps(SETTINGS | {"encoders": {"image": str(colors / "network.h5")}}))
     settings["training"]["finetune"]["epochs"] = 2
     (tmp_path / "c.yaml").write_text(json.dumps(settings))
-    command = ["train", "--items", colors / "items.csv", "--events", colors / "events.csv", "--out", tmp_path / "run",
-               "--store", colors / "store", "--config", tmp_path / "c.yaml"]  # fmt: skip
+    command = [
+        "train",
+        "--items",
+        colors / "items.csv",
+        "--events",
+        colors / "events.csv",
+        "--out",
+        tmp_path / "run",
+        "--store",
+        colors / "store",
+        "--config",
+        tmp_path / "c.yaml",
+    ]
     first = run_cli(*command)
     assert first.returncode == 0 and "fine-tuning epoch 2/2" in first.stderr, first.stderr
     second = run_cli(*command)

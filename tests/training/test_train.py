@@ -96,8 +96,21 @@ def test_kill_9_then_the_same_command_goes_on(demo, demo_events, demo_store, tmp
     config = tmp_path / "c.yaml"
     config.write_text("training: {epochs: 5, patience: 5, batch_size: 512}\nmodel: {embedding_dim: 16, hidden: [16]}\n")
     offline = [part for name in ("image", "text", "audio") for part in (f"--{name}-encoder", "offline")]
-    command = ["mmtfrs.cli.app", "train", "--items", demo / "items.csv", "--events", demo_events, "--out",
-               tmp_path / "r", "--config", config, "--store", tmp_path / "store", *offline]  # fmt: skip
+    command = [
+        "mmtfrs.cli.app",
+        "train",
+        "--items",
+        demo / "items.csv",
+        "--events",
+        demo_events,
+        "--out",
+        tmp_path / "r",
+        "--config",
+        config,
+        "--store",
+        tmp_path / "store",
+        *offline,
+    ]
     job = jobs(*command)
     job.line("epoch 2/")
     job.kill()
@@ -145,8 +158,11 @@ def test_a_log_without_validation_part_finds_its_epochs_too(inputs, tmp_path, ca
 def _rated_log(sessions: bool) -> mmtfrs.Events:
     """200 users who take 20 items each: all of them in one session of their own, or over all of the time."""
     rng = np.random.default_rng(0)
-    rows = [(user, item, user * 1000 + n if sessions else rng.integers(200_000)) for user in range(200)
-            for n, item in enumerate(rng.choice(np.arange(user % 2, 100, 2), 20, False))]  # fmt: skip
+    rows = [
+        (user, item, user * 1000 + n if sessions else rng.integers(200_000))
+        for user in range(200)
+        for n, item in enumerate(rng.choice(np.arange(user % 2, 100, 2), 20, False))
+    ]
     return mmtfrs.Events([f"u{user}" for user, _, _ in rows], [f"i{item}" for _, item, _ in rows], [time for *_, time in rows])
 
 

@@ -77,8 +77,12 @@ def test_a_search_that_is_killed_at_every_step_is_the_search_that_was_not(method
 def test_hyperband_lets_the_best_third_go_on(tmp_path):
     """Max 9 epochs, factor 3: the first bracket begins with 9 trials of one epoch; 3 of them go on to 3 epochs, 1 to 9."""
     story = _run("hyperband", tmp_path)
-    rounds = {number: {name: values for name, values in story.items() if values["tuner/bracket"] == 2 and values["tuner/round"] == number}
-              for number in (0, 1, 2)}  # fmt: skip
+    rounds = {
+        number: {
+            name: values for name, values in story.items() if values["tuner/bracket"] == 2 and values["tuner/round"] == number
+        }
+        for number in (0, 1, 2)
+    }
     assert {values["tuner/epochs"] for values in rounds[0].values()} == {1}
     assert {values["tuner/epochs"] for values in rounds[1].values()} == {3}
     assert [len(rounds[number]) for number in range(3)] == [9, 3, 1] and {v["tuner/epochs"] for v in rounds[2].values()} == {9}

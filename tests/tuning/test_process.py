@@ -45,10 +45,15 @@ def _alive(pid):
         return False
 
 
-@pytest.mark.parametrize("code, log, told", [
-    (-9, "", "ended by signal 9, as the system does when memory runs out"), (-11, "", "ended by signal 11"),
-    (1, "note\nerror: no such thing\n\n", "no such thing"), (3, "", "ended with exit code 3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "code, log, told",
+    [
+        (-9, "", "ended by signal 9, as the system does when memory runs out"),
+        (-11, "", "ended by signal 11"),
+        (1, "note\nerror: no such thing\n\n", "no such thing"),
+        (3, "", "ended with exit code 3"),
+    ],
+)
 def test_why_a_trial_failed(tmp_path, code, log, told):
     (tmp_path / "log.txt").write_text(log)
     assert why(tmp_path, code) == told

@@ -149,23 +149,32 @@ def test_a_folder_of_another_search_is_refused_with_the_difference(tmp_path):
     for other, message in [
         (_job(objective="ndcg@20"), "objective: recall@20 -> ndcg@20"),
         (_job(method="bayesian"), "method: random -> bayesian"),
-        (_job(small_config({**SPACE, "model.fusion": ["concat", "graph"]})),
-         r"space model.fusion: \['concat', 'gated'\] -> \['concat', 'graph'\]"),
+        (
+            _job(small_config({**SPACE, "model.fusion": ["concat", "graph"]})),
+            r"space model.fusion: \['concat', 'gated'\] -> \['concat', 'graph'\]",
+        ),
         (_job(small_config(training={**FAST["training"], "epochs": 9})), "training.epochs: 3 -> 9"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(TuningError, match=f"holds another search.*\n  {message}"):
             other.settle(folder, small_data())
     data = small_data()
-    fewer = SearchData(data.catalog, data.features, Split("random", data.split.train.take(range(300)), *(
-        getattr(data.split, name) for name in ("validation", "test"))))  # fmt: skip
+    fewer = SearchData(
+        data.catalog,
+        data.features,
+        Split("random", data.split.train.take(range(300)), *(getattr(data.split, name) for name in ("validation", "test"))),
+    )
     with pytest.raises(TuningError, match="the items, features or events are not the same"):
         _job(data=fewer).settle(folder, fewer)
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"trials": 0}, "--trials must be 1 or more"), ({"method": "bayes"}, "Did you mean `bayesian`"),
-    ({"objective": "recal@20"}, "no trial measures"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"trials": 0}, "--trials must be 1 or more"),
+        ({"method": "bayes"}, "Did you mean `bayesian`"),
+        ({"objective": "recal@20"}, "no trial measures"),
+    ],
+)
 def test_jobs_that_cannot_be(changes, message):
     with pytest.raises(TuningError, match=message):
         _job(**changes)
@@ -204,9 +213,17 @@ def test_the_data_of_a_search_is_what_was_given(tmp_path, demo_features):
 @pytest.mark.slow
 def test_from_the_command_line_to_a_trained_winner(demo, demo_events, demo_store, tmp_path):
     """Takes twenty seconds: six trainings, three of them the search's."""
-    (tmp_path / "c.yaml").write_text(json.dumps({
-        "encoders": OFFLINE, **FAST, "model": {**FAST["model"], "modalities": ["text"]}, "tuning": {"defaults": False, "space": SPACE},
-        "training": {"epochs": 2, "batch_size": 2048}}))  # fmt: skip
+    (tmp_path / "c.yaml").write_text(
+        json.dumps(
+            {
+                "encoders": OFFLINE,
+                **FAST,
+                "model": {**FAST["model"], "modalities": ["text"]},
+                "tuning": {"defaults": False, "space": SPACE},
+                "training": {"epochs": 2, "batch_size": 2048},
+            }
+        )
+    )
     shutil.copytree(demo_store, tmp_path / "features")
     data = ["--items", demo / "items.csv", "--events", demo_events]
     command = [*data, "--config", tmp_path / "c.yaml", "--out", tmp_path / "s", "--store", tmp_path / "features", "--trials"]
@@ -228,8 +245,16 @@ def test_from_the_command_line_to_a_trained_winner(demo, demo_events, demo_store
     best = table["score"].index(document["recall@20"])
     assert config.model.dropout == table["model.dropout"][best] and config.model.fusion == table["model.fusion"][best]
 
-    trained = run_cli("train", *data, "--config", tmp_path / "s" / "best_config.yaml", "--store", tmp_path / "features",
-                      "--out", tmp_path / "run")  # fmt: skip
+    trained = run_cli(
+        "train",
+        *data,
+        "--config",
+        tmp_path / "s" / "best_config.yaml",
+        "--store",
+        tmp_path / "features",
+        "--out",
+        tmp_path / "run",
+    )
     assert trained.returncode == 0, trained.stderr
     (tmp_path / "c.yaml").write_text(
         json.dumps({"encoders": OFFLINE, "tuning": {"defaults": False, "space": {"model.dropuot": [1]}}})

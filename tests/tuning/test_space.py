@@ -32,8 +32,15 @@ def test_a_catalog_without_media_has_no_choice_of_them():
 
 
 def test_a_config_narrows_widens_and_fixes():
-    space = _space({"model.fusion": ["concat", "gated"], "model.graph.neighbors": [0, 10], "loss.name": "bpr",
-                    "training.epochs": {"min": 2, "max": 9}}, defaults=True)  # fmt: skip
+    space = _space(
+        {
+            "model.fusion": ["concat", "gated"],
+            "model.graph.neighbors": [0, 10],
+            "loss.name": "bpr",
+            "training.epochs": {"min": 2, "max": 9},
+        },
+        defaults=True,
+    )
     assert space.parts["model.fusion"] == Choice(("concat", "gated"))
     assert space.parts["training.epochs"] == Range(2, 9, "linear", True)
     assert "loss.name" not in space.parts and space.parts["loss.temperature"] == DEFAULT["loss.temperature"]
@@ -50,28 +57,31 @@ def test_the_first_values_are_the_settings_one_starts_from():
     assert space.default() == {"model.dropout": 0.3, "model.hidden": (128,), "model.fusion": "gated"}
 
 
-@pytest.mark.parametrize("space, message", [
-    ({"model.fusoin": ["concat"]}, "no setting `model.fusoin` to search. Did you mean `model.fusion`?"),
-    ({"fusion": ["concat"]}, "no setting `fusion`"),
-    ({"model": ["concat"]}, "`tuning.space.model` is a section"),
-    ({"model.fusion": []}, "`tuning.space.model.fusion` is an empty choice"),
-    ({"model.fusion": ["concat", "gatd"]}, "cannot be 'gatd'.*Did you mean `gated`"),
-    ({"model.dropout": {"min": 0.5, "max": 0.1}}, "must rise from min to max"),
-    ({"model.dropout": {"min": 0.0, "max": 1.5}}, "cannot be 1.5"),
-    ({"model.dropout": {"min": 0.0, "max": 0.5, "scale": "log"}}, "log with a min above 0"),
-    ({"model.dropout": {"low": 0.0, "high": 0.5}}, "must be {min: A, max: B}"),
-    ({"model.dropout": {"min": "a", "max": "b"}}, "must rise"),
-    ({"model.embedding_dim": {"min": 8.5, "max": 16}}, "takes whole numbers"),
-    ({"model.fusion": "concat"}, "nothing to search"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "space, message",
+    [
+        ({"model.fusoin": ["concat"]}, "no setting `model.fusoin` to search. Did you mean `model.fusion`?"),
+        ({"fusion": ["concat"]}, "no setting `fusion`"),
+        ({"model": ["concat"]}, "`tuning.space.model` is a section"),
+        ({"model.fusion": []}, "`tuning.space.model.fusion` is an empty choice"),
+        ({"model.fusion": ["concat", "gatd"]}, "cannot be 'gatd'.*Did you mean `gated`"),
+        ({"model.dropout": {"min": 0.5, "max": 0.1}}, "must rise from min to max"),
+        ({"model.dropout": {"min": 0.0, "max": 1.5}}, "cannot be 1.5"),
+        ({"model.dropout": {"min": 0.0, "max": 0.5, "scale": "log"}}, "log with a min above 0"),
+        ({"model.dropout": {"low": 0.0, "high": 0.5}}, "must be {min: A, max: B}"),
+        ({"model.dropout": {"min": "a", "max": "b"}}, "must rise"),
+        ({"model.embedding_dim": {"min": 8.5, "max": 16}}, "takes whole numbers"),
+        ({"model.fusion": "concat"}, "nothing to search"),
+    ],
+)
 def test_what_is_refused(space, message):
     with pytest.raises(TuningError, match=message):
         _space(space)
 
 
-@pytest.mark.parametrize("name, direction", [
-    ("recall@20", "max"), ("ndcg@5", "max"), ("loss", "min"), ("seconds", "min"), ("parameters", "min"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, direction", [("recall@20", "max"), ("ndcg@5", "max"), ("loss", "min"), ("seconds", "min"), ("parameters", "min")]
+)
 def test_directions_are_known_from_the_name(name, direction):
     assert Objective.named(name, Config()).direction == direction
 
@@ -90,8 +100,15 @@ def test_the_rating_objectives_need_ratings():
 
 def test_every_value_comes_back_from_kerastuner():
     """Lists, none and mixed types too, which KerasTuner itself does not take."""
-    space = _space({"model.hidden": [[], [64], [64, 32]], "model.feature_dim": [None, 32], "model.use_item_id": [True, False],
-                    "model.modalities": [None, ["text"]], "loss.temperature": {"min": 0.1, "max": 1.0, "scale": "log"}})  # fmt: skip
+    space = _space(
+        {
+            "model.hidden": [[], [64], [64, 32]],
+            "model.feature_dim": [None, 32],
+            "model.use_item_id": [True, False],
+            "model.modalities": [None, ["text"]],
+            "loss.temperature": {"min": 0.1, "max": 1.0, "scale": "log"},
+        }
+    )
     oracle = make_oracle("random", space, Objective("recall@20", "max"), 40, 9, 1)
     seen = {name: set() for name in space.parts}
     for _ in range(40):

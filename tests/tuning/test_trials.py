@@ -52,7 +52,11 @@ def test_rows_leaders_and_time(tmp_path):
     )
     trials = Trials(tmp_path, GOAL)
     assert [(row.id, row.status, row.score) for row in trials.rows()] == [
-        ("0", "completed", 0.2), ("1", "completed", 0.4), ("2", "running", None), ("10", "failed", None)]  # fmt: skip
+        ("0", "completed", 0.2),
+        ("1", "completed", 0.4),
+        ("2", "running", None),
+        ("10", "failed", None),
+    ]
     assert [row.id for row in trials.leaders()] == ["1", "0"] and trials.rows()[3].note == "no memory"
     assert [row.id for row in Trials(tmp_path, Objective("recall@20", "min")).leaders()] == ["0", "1"]
     assert trials.spent() == 4.0 + 2.0 + 2.0
@@ -62,13 +66,25 @@ def test_rows_leaders_and_time(tmp_path):
 
 def _rows(count, score):
     rng = np.random.default_rng(0)
-    space = Space(Config(tuning={"defaults": False, "space": {
-        "model.dropout": {"min": 0.0, "max": 0.5}, "loss.temperature": {"min": 0.01, "max": 1.0, "scale": "log"},
-        "model.fusion": ["concat", "gated", "graph"]}}))  # fmt: skip
+    space = Space(
+        Config(
+            tuning={
+                "defaults": False,
+                "space": {
+                    "model.dropout": {"min": 0.0, "max": 0.5},
+                    "loss.temperature": {"min": 0.01, "max": 1.0, "scale": "log"},
+                    "model.fusion": ["concat", "gated", "graph"],
+                },
+            }
+        )
+    )
     rows = []
     for number in range(count):
-        values = {"model.dropout": rng.uniform(0, 0.5), "loss.temperature": float(10 ** rng.uniform(-2, 0)),
-                  "model.fusion": str(rng.choice(["concat", "gated", "graph"]))}  # fmt: skip
+        values = {
+            "model.dropout": rng.uniform(0, 0.5),
+            "loss.temperature": float(10 ** rng.uniform(-2, 0)),
+            "model.fusion": str(rng.choice(["concat", "gated", "graph"])),
+        }
         rows.append(Row(str(number), "completed", values, score(values), {"recall@20": score(values)}, [], 1.0))
     return space, rows
 
