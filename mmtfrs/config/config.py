@@ -134,6 +134,8 @@ def _explain(error: pydantic.ValidationError) -> str:
             names = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
             hint = nearest(str(problem["input"]), names)
             lines.append(f"`{where}` must be one of {', '.join(names)}. Received: {problem['input']!r}.{hint}")
+        elif problem["type"] == "value_error":
+            lines.append(f"`{where}` {problem['ctx']['error']}")
         else:
             lines.append(f"`{where}`: {problem['msg']}. Received: {problem['input']!r}.")
     return "\n".join(lines)

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
-from pydantic_core import PydanticCustomError
 
 from mmtfrs.errors import nearest
 from mmtfrs.utils.extensions import PATTERN, is_import_path
@@ -41,8 +40,8 @@ def _name(known: tuple[str, ...]) -> Any:
 
     def check(value: str) -> str:
         if value not in known and not is_import_path(value):
-            expected = ", ".join(repr(name) for name in (*known, "package.module:Name"))
-            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+            hint = nearest(value, known)
+            raise ValueError(f"must be one of {', '.join(known)} or package.module:Name. Received: {value!r}.{hint}")
         return value
 
     schema = {"anyOf": [{"type": "string", "enum": list(known)}, {"type": "string", "pattern": PATTERN}]}
@@ -193,7 +192,9 @@ class TrainingConfig(Section):
 def metric(value: str) -> str:
     name, _, k = value.partition("@")
     if name not in RANKING or not k.isdigit() or int(k) < 1:
-        raise ValueError(f"must be METRIC@K with a metric of {', '.join(RANKING)}.{nearest(name, RANKING)}")
+        raise ValueError(
+            f"must be METRIC@K with a metric of {', '.join(RANKING)}. Received: {value!r}.{nearest(name, RANKING)}"
+        )
     return value
 
 
