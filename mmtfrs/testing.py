@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mmtfrs._keras import keras, tf
+from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.fusion.base import Fusion
 from mmtfrs.models.scores import Score
@@ -90,9 +91,10 @@ def check_encoder(encoder: Encoder, media: Sequence[str | bytes]) -> None:
             atol=1e-4,
             err_msg="a medium must not depend on the others of its batch",
         )
+    bounds = ExtractionConfig()
     raw = tf.constant([medium if isinstance(medium, bytes) else medium.encode() for medium in media])
     np.testing.assert_allclose(
-        encoder.encode_serialized(raw),
+        encoder.encode_serialized(raw, bounds),
         together,
         rtol=1e-2,
         atol=1e-2,
@@ -100,11 +102,11 @@ def check_encoder(encoder: Encoder, media: Sequence[str | bytes]) -> None:
     )
     module = tf.Module()
     module.parts = encoder.trackables
-    call = tf.function(lambda data: {"features": encoder.encode_serialized(data)}, autograph=False)
+    call = tf.function(lambda data: {"features": encoder.encode_serialized(data, bounds)}, autograph=False)
     answer = _reloaded(module, call.get_concrete_function(tf.TensorSpec([None], tf.string, name="data")))(data=raw)
     np.testing.assert_allclose(
         answer["features"],
-        encoder.encode_serialized(raw),
+        encoder.encode_serialized(raw, bounds),
         rtol=1e-5,
         atol=1e-5,
         err_msg="`trackables` must hold all that a SavedModel needs",

@@ -65,9 +65,9 @@ class AudioEncoder(Encoder):
         patches, clips = cut_patches(waves, lengths)
         return tf.math.segment_mean(in_chunks(self._network, patches, self.dim), clips)
 
-    def encode_serialized(self, data: tf.Tensor) -> tf.Tensor:
+    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tf.Tensor:
         def one(clip: tf.Tensor) -> tf.Tensor:
-            wave = decode_wav(clip)
+            wave = decode_wav(clip, bounds.max_seconds)
             return self._encode(wave[None, :], tf.shape(wave))[0]
 
         return tf.map_fn(one, data, fn_output_signature=tf.TensorSpec([self.dim], tf.float32))

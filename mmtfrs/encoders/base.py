@@ -64,8 +64,8 @@ class Encoder(abc.ABC):
         """The tensors of one batch -> `[B, dim]` float32."""
 
     @abc.abstractmethod
-    def encode_serialized(self, data: tf.Tensor) -> tf.Tensor:
-        """`[B]` string, none empty -> `[B, dim]` float32, in stock ops only, for the exported graph.
+    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tf.Tensor:
+        """`[B]` string, none empty or larger than `max_bytes` -> `[B, dim]` float32, in stock ops only, for the exported graph.
 
         A row that is no such medium fails the call with `InvalidArgumentError` and a message that says so.
         """
@@ -110,7 +110,11 @@ class Encoder(abc.ABC):
         """The bytes of one medium. Raises `MediaError` if the file is missing, a folder, empty or too large."""
         if isinstance(medium, bytes):
             return medium
-        return read_file(Path(medium), bounds.max_bytes)
+        return read_file(Path(medium), self.max_bytes(bounds))
+
+    def max_bytes(self, bounds: ExtractionConfig) -> int:
+        """How large a medium may be, on the host and in the exported graph."""
+        return bounds.max_bytes
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, dim={self.dim}, fingerprint={self.fingerprint[:12]!r})"

@@ -61,9 +61,9 @@ class ImageEncoder(Encoder):
     def _encode(self, pictures: tf.Tensor) -> tf.Tensor:
         return tf.cast(self._network(tf.cast(pictures, tf.float32)), tf.float32)
 
-    def encode_serialized(self, data: tf.Tensor) -> tf.Tensor:
+    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tf.Tensor:
         def one(picture: tf.Tensor) -> tf.Tensor:
-            resized = tf.image.resize(decode_image(picture), [self.size, self.size], antialias=True)
+            resized = tf.image.resize(decode_image(picture, bounds.max_pixels), [self.size, self.size], antialias=True)
             return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
 
         spec = tf.TensorSpec([self.size, self.size, 3], tf.uint8)

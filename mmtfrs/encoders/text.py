@@ -13,7 +13,7 @@ from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.base import Encoder, fingerprint, fingerprint_module, load_hub_module
 from mmtfrs.errors import EncoderError, MediaError, first_line
 
-MAX_BYTES = 1 << 20  # of one text in a request
+_MAX_BYTES = 1 << 20  # of one text: a book; what tokenizers make of it must fit into memory
 
 
 class TextEncoder(Encoder):
@@ -37,9 +37,12 @@ class TextEncoder(Encoder):
 
     def read(self, medium: str | Path | bytes, bounds: ExtractionConfig) -> bytes:
         data = medium if isinstance(medium, bytes) else str(medium).encode("utf-8", "surrogatepass")
-        if len(data) > bounds.max_bytes:
-            raise MediaError(f"the text has {len(data)} bytes, more than extraction.max_bytes ({bounds.max_bytes})")
+        if len(data) > self.max_bytes(bounds):
+            raise MediaError(f"the text has {len(data)} bytes, more than {self.max_bytes(bounds)}")
         return data
+
+    def max_bytes(self, bounds: ExtractionConfig) -> int:
+        return min(bounds.max_bytes, _MAX_BYTES)
 
     def decode(self, data: bytes, bounds: ExtractionConfig) -> np.ndarray:
         try:
@@ -61,11 +64,8 @@ class TextEncoder(Encoder):
         features = tf.cast(self._network(texts), tf.float32)
         return tf.ensure_shape(features, [None, self.dim])
 
-    def encode_serialized(self, data: tf.Tensor) -> tf.Tensor:
-        longest = tf.reduce_max(tf.strings.length(data))
-        bounded = tf.Assert(longest <= MAX_BYTES, [f"text: more than {MAX_BYTES} bytes; the number is", longest])
-        with tf.control_dependencies([bounded]):
-            return self._encode(tf.identity(data))
+    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tf.Tensor:
+        return self._encode(data)
 
 
 def load_text_module(handle: str) -> TextEncoder:

@@ -187,8 +187,13 @@ class ServingModule(tf.Module):
         present = tf.strings.length(stripped) > 0
         rows = tf.where(present)
 
+        bounds = self._model.value.config.extraction
+        most, longest = encoder.max_bytes(bounds), tf.reduce_max(tf.strings.length(data))
+
         def run():
-            encoded = encoder.encode_serialized(tf.gather_nd(data, rows))
+            bounded = tf.Assert(longest <= most, [f"{name}: more than {most} bytes; the number is", longest])
+            with tf.control_dependencies([bounded]):
+                encoded = encoder.encode_serialized(tf.gather_nd(data, rows), bounds)
             return tf.ensure_shape(tf.scatter_nd(rows, encoded, tf.cast([batch, encoder.dim], tf.int64)), [None, encoder.dim])
 
         features = tf.cond(tf.reduce_any(present), run, lambda: tf.zeros([batch, encoder.dim]))

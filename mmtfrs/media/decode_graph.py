@@ -11,7 +11,6 @@ import numpy as np
 from mmtfrs._keras import tf
 
 SAMPLE_RATE = 16_000
-MAX_PIXELS = 50_000_000
 _ZEROS = 16  # zero crossings of the sinc on each side of its center
 _CHUNK = 16_000  # output samples computed at a time, which bounds the memory
 
@@ -25,7 +24,7 @@ def _integer(data: tf.Tensor, start, size: int, big: bool) -> tf.Tensor:
     return tf.reduce_sum(values * (powers[::-1] if big else powers))
 
 
-def decode_image(data: tf.Tensor) -> tf.Tensor:
+def decode_image(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """One picture (PNG, JPEG, GIF, BMP) -> `[H, W, 3] uint8` RGB, transparency laid on white.
 
     Args:
@@ -52,7 +51,7 @@ def decode_image(data: tf.Tensor) -> tf.Tensor:
             # A BMP's height is negative when its rows run downwards.
             default=lambda: _integer(data, 18, 4, False) * _bmp_height(data),
         )
-    bounded = tf.Assert(pixels <= MAX_PIXELS, ["image: more than 50000000 pixels; the number is", pixels])
+    bounded = tf.Assert(pixels <= max_pixels, [f"image: more than {max_pixels} pixels; the number is", pixels])
     with tf.control_dependencies([bounded]):
         # Color types 3, 4 and 6 can be transparent. Not asked of the others: decode_png gives grays of less than 8 bits
         # a wrong alpha.
@@ -77,7 +76,7 @@ def _on_white(rgba: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.round(color * alpha + 255.0 * (1.0 - alpha)), tf.uint8)
 
 
-def decode_wav(data: tf.Tensor, max_seconds: float = 600.0) -> tf.Tensor:
+def decode_wav(data: tf.Tensor, max_seconds: float) -> tf.Tensor:
     """One WAV file -> `[T] float32, 16 kHz mono, in [-1, 1]`.
 
     `tf.audio.decode_wav` reads 16-bit files alone; this reads integers of 8, 16, 24 and 32 bits and floats of 32 and

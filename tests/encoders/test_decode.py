@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 
@@ -31,7 +32,10 @@ def _bytes(image, name, **options):
 # Traced once: what takes time is the graph, not the media.
 _IMAGE, _WAV = (
     tf.function(decode, input_signature=[tf.TensorSpec([], tf.string)])
-    for decode in (decode_graph.decode_image, decode_graph.decode_wav)
+    for decode in (
+        functools.partial(decode_graph.decode_image, max_pixels=50_000_000),
+        functools.partial(decode_graph.decode_wav, max_seconds=600.0),
+    )
 )
 
 

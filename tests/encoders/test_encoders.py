@@ -12,6 +12,7 @@ from PIL import Image
 import mmtfrs
 from mmtfrs import encoders
 from mmtfrs._keras import keras, tf
+from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.applications import NETWORKS, _efficientnet_correction, load_application
 from mmtfrs.errors import EncoderError
 
@@ -51,7 +52,7 @@ def test_each_network_preprocesses_as_its_own(name, dim):
     )
     expected = model(module.preprocess_input(pictures.copy()), training=False).numpy()
     np.testing.assert_allclose(features[:3], expected, atol=1e-4, rtol=1e-4)
-    graph = encoder.encode_serialized(tf.constant(_pictures())).numpy()
+    graph = encoder.encode_serialized(tf.constant(_pictures()), ExtractionConfig()).numpy()
     np.testing.assert_allclose(graph, features[:3], atol=0.02 * np.abs(features).max())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -517,6 +518,42 @@ def test_text_assets_travel_with_the_export(demo, tmp_path):
     user = {"user_id": _column(["u"]), "history": _strings([[""]])}
     plain, odd = (loaded.ask("embed_query", user | _absent(1) | more) for more in ({}, {"image": _column(["x"])}))
     np.testing.assert_array_equal(plain["embedding"], odd["embedding"])
+
+
+def test_the_limits_of_the_config_hold_in_the_graph(tmp_path):
+    """Host and graph refuse the same: what an extraction sets aside is no query."""
+
+    def wav(samples: int) -> bytes:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, np.zeros(samples), 4000, format="WAV", subtype="PCM_U8")
+        return buffer.getvalue()
+
+    def png(side: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (side, side)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    good = {"text": b"a text", "image": png(8), "audio": wav(1600)}
+    bad = {"text": b"x" * 6000, "image": png(20), "audio": wav(2400)}
+    said = {"text": "text: more than 5000 bytes", "image": "image: more than 100 pixels", "audio": "audio: too long"}
+    for name, media in (("good", good), ("bad", bad)):
+        for kind in ("image", "audio"):
+            (tmp_path / f"{name}.{kind}").write_bytes(media[kind])
+    items = {"item_id": ["a", "b"], "text": [good["text"].decode(), bad["text"].decode()]}
+    items |= {kind: [f"good.{kind}", f"bad.{kind}"] for kind in ("image", "audio")}
+    limits = {"max_pixels": 100, "max_seconds": 0.5, "max_bytes": 5000}
+    config = mmtfrs.Config(**FAST, encoders=OFFLINE, extraction=limits).replace(model={"modalities": tuple(good)})
+    catalog = mmtfrs.Catalog.from_dict(items, tmp_path)
+    features = mmtfrs.extract(catalog, config, tmp_path / "s", progress=False)
+    assert all(rows.present.tolist() == [True, False] for rows in features.items.values())
+    model = mmtfrs.TwoTower(config, catalog, features, mmtfrs.Events(["u", "v"], ["a", "b"], [1, 2]))
+    loaded = LoadedModel(mmtfrs.export(model, tmp_path / "m").parent)
+    for name in good:
+        assert loaded.ask("embed_candidate", _absent(1) | {name: _column([good[name]])})["weights"].max() == 1.0
+        with pytest.raises(DataError, match=said[name]):
+            loaded.ask("embed_candidate", _absent(1) | {name: _column([bad[name]])})
+    with pytest.raises(DataError, match="audio: more than 5000 bytes"):
+        loaded.ask("embed_candidate", _absent(1) | {"audio": _column([wav(6000)])})
 
 
 def test_a_model_without_media(tmp_path):

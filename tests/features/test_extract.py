@@ -131,7 +131,7 @@ class _Counter(Encoder):
     def __call__(self, media):
         return np.array([[len(each.item())] * 4 for each in media], np.float32)
 
-    def encode_serialized(self, data):
+    def encode_serialized(self, data, bounds):
         raise NotImplementedError
 
 
