@@ -14,7 +14,8 @@ from mmtfrs import encoders
 from mmtfrs._keras import keras, tf
 from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.applications import NETWORKS, _efficientnet_correction, load_application
-from mmtfrs.errors import EncoderError
+from mmtfrs.errors import ConfigError, EncoderError
+from mmtfrs.testing import check_encoder
 
 
 def _pictures(count=3):
@@ -237,3 +238,25 @@ def test_encode_takes_paths_and_bytes_alike(demo):
     with open(path, "rb") as file:
         features, _ = encoder.encode([path, file.read()])
     np.testing.assert_allclose(features[0], features[1], atol=1e-4)
+
+
+def own_text():
+    return encoders.load("text", "offline")
+
+
+def test_an_encoder_of_ones_own_and_its_harness():
+    encoder = encoders.load("text", f"{__name__}:own_text")
+    check_encoder(encoder, ["a red shoe", "a rocket", "x"])
+    check_encoder(encoders.load("image", "offline"), _pictures()[:3])
+    with pytest.raises(EncoderError, match=f"`encoders.image` {__name__}:own_text: must give a .*Encoder of image"):
+        encoders.load("image", f"{__name__}:own_text")
+    with pytest.raises(ConfigError, match="nowhere cannot be imported"):
+        encoders.load("text", "nowhere:make")
+
+    class Leaking(type(encoder)):
+        def encode_batch(self, media):
+            return super().encode_batch(media) + len(media)
+
+    leaking = Leaking("leaking", encoder._network, encoder.dim, "1", encoder.trackables)
+    with pytest.raises(AssertionError, match="must not depend on the others of its batch"):
+        check_encoder(leaking, ["a red shoe", "a rocket"])
