@@ -7,7 +7,15 @@ from collections.abc import Iterable
 
 
 class Error(Exception):
-    """Root of every error that mmtfrs raises for a reason the user can mend."""
+    """Root of every error that mmtfrs raises for a reason the user can mend.
+
+    Example:
+        >>> try:
+        ...     mmtfrs.Config(model={"fusion": "gatd"})
+        ... except mmtfrs.Error as error:
+        ...     print(str(error)[-21:])
+        Did you mean `gated`?
+    """
 
 
 class SetupError(Error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import graphlib
 import re
 import shutil
@@ -13,7 +14,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_python
+from conftest import FAST, ROOT, run_python
+from models.test_two_tower import planted
 from processes import run_interpreter
 
 import mmtfrs
@@ -118,6 +120,27 @@ def test_all_names_exist():
     assert callable(mmtfrs.export) and callable(mmtfrs.evaluate) and callable(mmtfrs.extract)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = mmtfrs.nothing
+
+
+@pytest.fixture(scope="module")
+def at_hand():
+    """What the examples of docstrings may name."""
+    catalog, features, events = planted()
+    split, config = events.split("random"), mmtfrs.Config(**FAST)
+    model = mmtfrs.TwoTower(config, catalog, features, split.train)
+    model.compile(optimizer="adam")
+    return {"mmtfrs": mmtfrs, "catalog": catalog, "features": features, "split": split, "config": config, "model": model}
+
+
+@pytest.mark.parametrize("name", sorted({*mmtfrs.__all__} - {"__version__"}))
+def test_every_public_name_has_an_example_that_runs(name, at_hand, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    thing = getattr(mmtfrs, name)
+    assert "Example:" in thing.__doc__, name
+    around = vars(sys.modules[thing.__module__]) | at_hand
+    for test in doctest.DocTestFinder(recurse=False).find(thing, name, globs=around):
+        printed = []
+        assert doctest.DocTestRunner(verbose=False).run(test, out=printed.append).failed == 0, "".join(printed)
 
 
 # What has to answer before TensorFlow is loaded, which takes seconds: help, the check of two small files, and refusals of what is not

@@ -35,6 +35,11 @@ class Events:
         known: for the validation and test part of a split, the events that came before (what the query knows and
             what is left out of the answers); else None.
         problems: warnings found while reading.
+
+    Example:
+        >>> events = Events(["u", "u", "v"], ["a", "b", "a"], [10, 20, 30])
+        >>> len(events), events.take([2]).item_ids.tolist()
+        (3, ['a'])
     """
 
     def __init__(self, user_ids, item_ids, timestamps, weights=None, ratings=None, known: Events | None = None) -> None:

@@ -6,7 +6,12 @@ from mmtfrs.data.media_table import MediaTable
 
 
 class Users(MediaTable):
-    """Users: `user_id` (unique) and any of `text`, `image`, `audio`; other columns are kept."""
+    """Users: `user_id` (unique) and any of `text`, `image`, `audio`; other columns are kept.
+
+    Example:
+        >>> Users.from_dict({"user_id": ["u", "v"], "text": ["likes shoes", ""]}).count("text")
+        1
+    """
 
     id_column = "user_id"
     section = "users"

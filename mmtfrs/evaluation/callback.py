@@ -20,6 +20,13 @@ class ValidationMetrics(keras.callbacks.Callback):
     Args:
         events: the validation part of a split.
         ks: list lengths.
+
+    Example:
+        >>> history = model.fit(
+        ...     model.dataset(split.train), epochs=2, verbose=0, callbacks=[ValidationMetrics(split.validation, ks=(5,))]
+        ... )
+        >>> len(history.history["val_recall@5"])
+        2
     """
 
     def __init__(self, events: Events, ks: tuple[int, ...] = (20,)) -> None:

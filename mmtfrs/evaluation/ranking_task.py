@@ -46,6 +46,11 @@ def evaluate(
 
     Raises:
         DataError: no event can be evaluated.
+
+    Example:
+        >>> metrics = evaluate(model, split.test, ks=(5,))
+        >>> sorted(metrics), 0 <= metrics["model"]["recall@5"] <= 1
+        (['model', 'popularity'], True)
     """
     ks = tuple(sorted(ks or model.config.evaluation.ks))
     settings = model.config

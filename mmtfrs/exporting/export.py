@@ -53,6 +53,10 @@ def export(
         ExportError: an encoder is not the one that made the model's features, the index does not reach its recall, or the
             folder cannot be written.
         EncoderError: an encoder cannot be loaded.
+
+    Example:
+        >>> export(model, "saved_models/shop").as_posix()
+        'saved_models/shop/1'
     """
     folder = Path(folder)
     if encoders is None:

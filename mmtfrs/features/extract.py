@@ -54,6 +54,12 @@ def extract(
         EncoderError: an encoder cannot be loaded, or the decoder that the settings name is not there.
         StoreError: the store cannot be used.
         DataError: features of the user's own cannot be used, or with `strict`, any medium was set aside.
+
+    Example:
+        >>> catalog = Catalog.from_dict({"item_id": ["a", "b"], "text": ["a red shoe", ""]})
+        >>> found = extract(catalog, Config(encoders={"text": "offline"}), "features", progress=False)
+        >>> found.items["text"].present.tolist(), found.encoded
+        ([True, False], 1)
     """
     config = config or Config()
     if config.extraction.decoder == "tensorflow-io":

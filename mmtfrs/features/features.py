@@ -64,7 +64,13 @@ class Reject:
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """What extraction gives: features of items and users per modality, the encoders used, and what was set aside."""
+    """What extraction gives: features of items and users per modality, the encoders used, and what was set aside.
+
+    Example:
+        >>> features = Features.from_arrays({"text": [[0.1, 0.9], [0.8, 0.2]]}, {"text": [True, False]})
+        >>> features.items["text"].present.tolist()
+        [True, False]
+    """
 
     items: dict[Modality, FeatureRows]
     users: dict[Modality, FeatureRows] = dataclasses.field(default_factory=dict)

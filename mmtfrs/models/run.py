@@ -30,6 +30,8 @@ def save_run(
 
     Raises:
         RunError: the folder cannot be written.
+
+    Example: see `load_run`.
     """
     folder = Path(folder)
     try:
@@ -64,6 +66,11 @@ def load_run(folder: str | Path) -> TwoTower:
 
     Raises:
         RunError: not a run folder, unfinished, damaged, or of another version.
+
+    Example:
+        >>> save_run(model, "run", split)
+        >>> bool((load_run("run").candidate_embeddings() == model.candidate_embeddings()).all())
+        True
     """
     folder = Path(folder)
     config, tables = read_run(folder)
