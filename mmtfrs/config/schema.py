@@ -70,16 +70,22 @@ class DataConfig(Section):
     """How files are read and split."""
 
     columns: ColumnsConfig = ColumnsConfig()
-    features: dict[str, str] = Field({}, description="features of your own: modality name -> .npy file, one row per item")
-    attributes: tuple[str, ...] = Field((), description="columns of the items file that requests can filter by and boost")
-    title: str | None = Field(
-        None, description="column of the items file that recommendations show beside an id; none: the text's beginning"
+    features: dict[str, str] = Field(
+        default={}, description="features of your own: modality name -> .npy file, one row per item"
     )
-    allow_outside: bool = Field(False, description="allow media paths that leave the folder of their file")
+    attributes: tuple[str, ...] = Field(
+        default=(), description="columns of the items file that requests can filter by and boost"
+    )
+    title: str | None = Field(
+        default=None, description="column of the items file that recommendations show beside an id; none: the text's beginning"
+    )
+    allow_outside: bool = Field(default=False, description="allow media paths that leave the folder of their file")
     split: Literal["time", "user", "random", "none"] = "time"
-    validation_share: Share = Field(0.1, description="share of all events; always cut from the training side")
-    test_share: Share = Field(0.1, description="share of all events (time and random splits)")
-    repeats: Literal["leave_out", "allow"] = Field("leave_out", description="whether what a user took may be recommended again")
+    validation_share: Share = Field(default=0.1, description="share of all events; always cut from the training side")
+    test_share: Share = Field(default=0.1, description="share of all events (time and random splits)")
+    repeats: Literal["leave_out", "allow"] = Field(
+        default="leave_out", description="whether what a user took may be recommended again"
+    )
 
 
 class EncodersConfig(Section):
@@ -94,50 +100,51 @@ class ExtractionConfig(Section):
     """How raw media become features."""
 
     batch_size: Positive = 32
-    workers: Positive = Field(2, description="threads that read and decode")
-    max_pixels: Positive = Field(50_000_000, description="larger pictures are set aside")
-    max_seconds: Annotated[float, Field(gt=0)] = Field(600.0, description="longer sounds are set aside")
-    frames: Positive = Field(8, description="sampled of a video")
+    workers: Positive = Field(default=2, description="threads that read and decode")
+    max_pixels: Positive = Field(default=50_000_000, description="larger pictures are set aside")
+    max_seconds: Annotated[float, Field(gt=0)] = Field(default=600.0, description="longer sounds are set aside")
+    frames: Positive = Field(default=8, description="sampled of a video")
     frame_pooling: Literal["mean", "attention"] = "mean"
-    max_bytes: Positive = Field(200_000_000, description="larger media files are set aside")
+    max_bytes: Positive = Field(default=200_000_000, description="larger media files are set aside")
     decoder: Literal["soundfile", "tensorflow-io"] = Field(
-        "soundfile", description="of sounds; features are the same, and soundfile is faster (tensorflow-io: Python 3.10, 3.11)"
+        default="soundfile",
+        description="of sounds; features are the same, and soundfile is faster (tensorflow-io: Python 3.10, 3.11)",
     )
 
 
 class GraphConfig(Section):
     """The frozen graph of similar items that smooths the candidates' features."""
 
-    neighbors: Count = Field(0, description="nearest items per modality; 0: no graph")
+    neighbors: Count = Field(default=0, description="nearest items per modality; 0: no graph")
     layers: Positive = 1
-    share: Share = Field(0.5, description="of an item's features that comes from its neighbors")
+    share: Share = Field(default=0.5, description="of an item's features that comes from its neighbors")
 
 
 class ModelConfig(Section):
     """The shape of the two towers."""
 
-    modalities: tuple[Modality, ...] | None = Field(None, description="those to use; none: all that the items have")
-    fusion: _name(FUSIONS) = Field("concat", description="how the modalities of an item or a query become one vector")
-    embedding_dim: Positive = Field(64, description="D: size of the shared space")
-    hidden: tuple[Positive, ...] = Field((128,), description="hidden layers of each tower's last MLP")
+    modalities: tuple[Modality, ...] | None = Field(default=None, description="those to use; none: all that the items have")
+    fusion: _name(FUSIONS) = Field(default="concat", description="how the modalities of an item or a query become one vector")
+    embedding_dim: Positive = Field(default=64, description="D: size of the shared space")
+    hidden: tuple[Positive, ...] = Field(default=(128,), description="hidden layers of each tower's last MLP")
     feature_dim: Positive | None = Field(
-        128, description="principal components kept of each modality's features; none: features as they are"
+        default=128, description="principal components kept of each modality's features; none: features as they are"
     )
     dropout: Share = 0.2
     use_item_id: bool = True
     use_user_id: bool = True
-    id_dropout: Share = Field(0.5, description="share of user ids hidden in a training step, so that new users work")
-    history_id_dropout: Share = Field(0.6, description="share of a history's ids hidden in training")
-    history_dropout: Share = Field(0.1, description="share of histories hidden in training, for users without one")
-    history_length: Count = Field(1000, description="newest items of the history that are used")
+    id_dropout: Share = Field(default=0.5, description="share of user ids hidden in a training step, so that new users work")
+    history_id_dropout: Share = Field(default=0.6, description="share of a history's ids hidden in training")
+    history_dropout: Share = Field(default=0.1, description="share of histories hidden in training, for users without one")
+    history_length: Count = Field(default=1000, description="newest items of the history that are used")
     history: Literal["past", "all"] = Field(
-        "all", description="what a training event's history is: what came before it, or all else its user took"
+        default="all", description="what a training event's history is: what came before it, or all else its user took"
     )
     modality_dropout: Share = Field(
-        0.8, description="share of training rows of which half the media are hidden, to be robust to missing modalities"
+        default=0.8, description="share of training rows of which half the media are hidden, to be robust to missing modalities"
     )
     missing: Literal[MISSING] = Field(
-        "null", description="what stands for an absent medium: one learned vector, or a guess from the others"
+        default="null", description="what stands for an absent medium: one learned vector, or a guess from the others"
     )
     graph: GraphConfig = GraphConfig()
     score: _name(SCORES) = "cosine"
@@ -148,26 +155,27 @@ class LossConfig(Section):
 
     name: Literal[LOSSES] = "softmax"
     temperature: Annotated[float, Field(gt=0)] = 0.17
-    learn_temperature: bool = Field(False, description="the temperature above is only where it starts")
-    margin: Weight = Field(0.2, description="of the hinge loss")
-    negatives: Literal[NEGATIVES] = Field("auto", description="auto: full up to `full_up_to` items, above it in_batch")
-    full_up_to: Count = Field(4096, description="items up to which every item is a negative of every event")
-    uniform: Positive = Field(1024, description="items drawn uniformly beside the batch (negatives: mixed)")
-    mask_known: bool = Field(True, description="exclude the user's other interactions from the negatives")
+    learn_temperature: bool = Field(default=False, description="the temperature above is only where it starts")
+    margin: Weight = Field(default=0.2, description="of the hinge loss")
+    negatives: Literal[NEGATIVES] = Field(default="auto", description="auto: full up to `full_up_to` items, above it in_batch")
+    full_up_to: Count = Field(default=4096, description="items up to which every item is a negative of every event")
+    uniform: Positive = Field(default=1024, description="items drawn uniformly beside the batch (negatives: mixed)")
+    mask_known: bool = Field(default=True, description="exclude the user's other interactions from the negatives")
     user_balance: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.3, description="events of a user with n of them are weighted by n ** -user_balance; 1: every user weighs the same"
+        default=0.3,
+        description="events of a user with n of them are weighted by n ** -user_balance; 1: every user weighs the same",
     )
     logq_correction: bool = True
-    alignment: Weight = Field(0.0, description="weight of the contrast between an item's modalities")
-    rating: Weight = Field(0.0, description="weight of the rating task; needs events with ratings")
+    alignment: Weight = Field(default=0.0, description="weight of the contrast between an item's modalities")
+    rating: Weight = Field(default=0.0, description="weight of the rating task; needs events with ratings")
 
 
 class FineTuneConfig(Section):
     """Training the top of the image encoder with the towers, after these have been trained on its frozen features."""
 
-    blocks: Count = Field(0, description="blocks of the image encoder to train, from the top; 0: it stays frozen")
+    blocks: Count = Field(default=0, description="blocks of the image encoder to train, from the top; 0: it stays frozen")
     epochs: Positive = 2
-    batch_size: Positive = Field(32, description="events, and so pictures, of a step")
+    batch_size: Positive = Field(default=32, description="events, and so pictures, of a step")
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
 
 
@@ -177,14 +185,18 @@ class TrainingConfig(Section):
     epochs: Positive = 100
     batch_size: Positive = 1024
     learning_rate: Annotated[float, Field(gt=0)] = 0.003
-    patience: Positive = Field(10, description="epochs without a better validation metric before the end")
+    patience: Positive = Field(default=10, description="epochs without a better validation metric before the end")
     refit: bool | None = Field(
-        None,
+        default=None,
         description="train refitting on training and validation events, for as many epochs as were best; "
         "none: only where a split has no validation part, then the epochs are found on a part of the training events",
     )
-    slower: Share = Field(0.3, description="the learning rate falls by this factor after half of the patience; 0: never")
-    average: Share = Field(0.99, description="momentum of the moving average of the weights, which is what is kept; 0: none")
+    slower: Share = Field(
+        default=0.3, description="the learning rate falls by this factor after half of the patience; 0: never"
+    )
+    average: Share = Field(
+        default=0.99, description="momentum of the moving average of the weights, which is what is kept; 0: none"
+    )
     mixed_precision: bool = False
     finetune: FineTuneConfig = FineTuneConfig()
 
@@ -202,14 +214,14 @@ class EvaluationConfig(Section):
     """What is measured, over the whole catalog."""
 
     ks: tuple[Positive, ...] = (5, 10, 20, 50)
-    monitor: str = Field("recall@20", description="the validation metric that picks the best epoch")
+    monitor: str = Field(default="recall@20", description="the validation metric that picks the best epoch")
     history: Literal["static", "rolling"] = Field(
-        "static",
+        default="static",
         description="a user of a later part is asked for once, as an export is that knows what was before the part, "
         "or anew before each event, as one that is sent histories; the other one is reported beside it",
     )
     baselines: tuple[str, ...] = Field(
-        ("ease", "id_only", "no_media"), description="what stands beside it; popularity is always there"
+        default=("ease", "id_only", "no_media"), description="what stands beside it; popularity is always there"
     )
 
     @pydantic.field_validator("monitor")
@@ -221,21 +233,24 @@ class EvaluationConfig(Section):
 class ExportConfig(Section):
     """What the SavedModel answers."""
 
-    k: Positive = Field(100, description="results per query; never more than the catalog")
-    index: Literal[INDEXES] = Field("auto", description="auto: exact below 100 000 items, above it what reads least")
-    recall: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="of an approximate index, against the exact one")
-    histories: Count = Field(
-        1000, description="newest items per user that are a request's history where it has none; 0: an export knows of none"
+    k: Positive = Field(default=100, description="results per query; never more than the catalog")
+    index: Literal[INDEXES] = Field(default="auto", description="auto: exact below 100 000 items, above it what reads least")
+    recall: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.95, description="of an approximate index, against the exact one"
     )
-    int8: bool = Field(False, description="partitions in 16 instead of 32 bits a number: 0.6 of the memory")
-    tpu: bool = Field(False, description="search with approx_max_k, which a TPU runs fastest")
-    keep: Count = Field(0, description="newest versions that are kept when another one is written; 0: all")
+    histories: Count = Field(
+        default=1000,
+        description="newest items per user that are a request's history where it has none; 0: an export knows of none",
+    )
+    int8: bool = Field(default=False, description="partitions in 16 instead of 32 bits a number: 0.6 of the memory")
+    tpu: bool = Field(default=False, description="search with approx_max_k, which a TPU runs fastest")
+    keep: Count = Field(default=0, description="newest versions that are kept when another one is written; 0: all")
 
 
 class TuningConfig(Section):
     """What a search (`mmtfrs tune`) tries."""
 
     space: dict[str, Any] = Field(
-        {}, description="setting: a list of values, {min, max, scale: linear or log}, or one value that is not searched"
+        default={}, description="setting: a list of values, {min, max, scale: linear or log}, or one value that is not searched"
     )
-    defaults: bool = Field(True, description="the space changes the usual one; false: it is all that is searched")
+    defaults: bool = Field(default=True, description="the space changes the usual one; false: it is all that is searched")

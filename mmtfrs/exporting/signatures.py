@@ -84,26 +84,48 @@ class ServingModule(tf.Module):
         }
         return {name: _function(method, inputs) for name, (method, inputs) in specs.items()}
 
-    def recommend(self, user_id, history, text, image, audio, exclude):
+    def recommend(
+        self, user_id: tf.Tensor, history: tf.Tensor, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor, exclude: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         users, sent = self._asked(user_id, history)
         query = self._query(users, self.past.history(users, sent), text, image, audio)[0]
         return self._answer(query, self._left_out(users, sent, exclude)) | {"known": users > 0}
 
-    def recommend_user(self, user_id, history, exclude):
+    def recommend_user(self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor) -> dict[str, tf.Tensor]:
         users, sent = self._asked(user_id, history)
         query = self._model.value.query_from_rows(users, self.past.history(users, sent))[0]
         return self._answer(query, self._left_out(users, sent, exclude)) | {"known": users > 0}
 
     def recommend_filtered(
-        self, user_id, history, text, image, audio, exclude, allow, min_score, boost_attribute, boost, diversity, repeats
-    ):
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        text: tf.Tensor,
+        image: tf.Tensor,
+        audio: tf.Tensor,
+        exclude: tf.Tensor,
+        allow: tf.Tensor,
+        min_score: tf.Tensor,
+        boost_attribute: tf.Tensor,
+        boost: tf.Tensor,
+        diversity: tf.Tensor,
+        repeats: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
         users, sent = self._asked(user_id, history)
         query = self._query(users, self.past.history(users, sent), text, image, audio)[0]
         excluded = self._left_out(users, sent, exclude, repeats)
         found = self.index.filtered(query, excluded, allow, boost_attribute, boost, diversity, min_score)
         return _listed(*found) | {"known": users > 0}
 
-    def similar_items(self, item_id, user_id, history, exclude, allow, min_score):
+    def similar_items(
+        self,
+        item_id: tf.Tensor,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        exclude: tf.Tensor,
+        allow: tf.Tensor,
+        min_score: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
         vectors, known = self.index.embeddings_of(item_id)
         nothing = tf.zeros([tf.shape(item_id)[0], 1])
         excluded = self._left_out(*self._asked(user_id, history), exclude)
@@ -119,40 +141,44 @@ class ServingModule(tf.Module):
         # An item that nobody knows is similar to nothing: an empty list, so that the rest of the batch is answered.
         return _listed(tf.where(known[:, None], ids, ""), tf.where(known[:, None], scores, tf.float32.min))
 
-    def popular(self, user_id, history, exclude, allow, min_score):
+    def popular(
+        self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, min_score: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         excluded = self._left_out(*self._asked(user_id, history), exclude)
         return _listed(*self.index.ranked(self._worth, excluded, allow, min_score))
 
-    def recommend_from_embedding(self, embedding, exclude):
+    def recommend_from_embedding(self, embedding: tf.Tensor, exclude: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._answer(embedding, self.index.rows_of(exclude))
 
-    def embed_query(self, user_id, history, text, image, audio):
+    def embed_query(
+        self, user_id: tf.Tensor, history: tf.Tensor, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         users, sent = self._asked(user_id, history)
         embedding, weights = self._query(users, self.past.history(users, sent), text, image, audio)
         return {"embedding": embedding, "weights": weights, "known": users > 0}
 
-    def embed_candidate(self, text, image, audio):
+    def embed_candidate(self, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor) -> dict[str, tf.Tensor]:
         embedding, weights = self._model.value.candidate_from_media(*self._encoded(text, image, audio))
         return {"embedding": embedding, "weights": weights}
 
-    def titles(self, item_id):
+    def titles(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = self.index.rows.lookup(item_id)
         return {"title": tf.where(rows >= 0, tf.gather(self._titles, tf.maximum(rows, 0)), "")}
 
-    def embed_query_dense(self, presence, **features):
+    def embed_query_dense(self, presence: tf.Tensor, **features: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"embedding": self._model.value.query_from_media(features, presence)[0]}
 
-    def embed_candidate_dense(self, presence, **features):
+    def embed_candidate_dense(self, presence: tf.Tensor, **features: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"embedding": self._model.value.candidate_from_media(features, presence)[0]}
 
-    def _recommend(self, embedding, excluded):
+    def _recommend(self, embedding: tf.Tensor, excluded: tf.Tensor) -> dict[str, tf.Tensor]:
         return _listed(*self.index(embedding, excluded))
 
-    def _asked(self, user_id, history):
+    def _asked(self, user_id: tf.Tensor, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """User rows, and the item rows of the request; unknown ids and padding become row 0."""
         return self.past.rows(user_id), self.index.rows_of(history) + 1
 
-    def _left_out(self, users, sent, exclude, repeats=None):
+    def _left_out(self, users: tf.Tensor, sent: tf.Tensor, exclude: tf.Tensor, repeats: tf.Tensor | None = None) -> tf.Tensor:
         """`[B, E]` rows of the index that must not be answered: `exclude` and, unless repeats are wanted, what was taken."""
         excluded = self.index.rows_of(exclude)
         if not self._leave_out:
@@ -162,10 +188,12 @@ class ServingModule(tf.Module):
             taken = tf.where(repeats[:, None], -1, taken)
         return tf.concat([excluded, taken], axis=1)
 
-    def _embed(self, users, history, text, image, audio):
+    def _embed(
+        self, users: tf.Tensor, history: tf.Tensor, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         return self._model.value.query_from_rows(users, history, *self._encoded(text, image, audio))
 
-    def _encode(self, text, image, audio):
+    def _encode(self, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """Raw media of a batch -> `{modality: [B, dim]}` and presence `[B, M]`. A medium that the model has not learned from is
         passed over: what refuses it stands before the graph."""
         given = {"text": tf.strings.strip(text), "image": image, "audio": audio}
@@ -181,7 +209,7 @@ class ServingModule(tf.Module):
             presence.append(present)
         return features, tf.stack(presence, axis=1) if presence else tf.zeros([batch, 0])
 
-    def _encode_present(self, name: str, data: tf.Tensor, batch: tf.Tensor):
+    def _encode_present(self, name: str, data: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         encoder = self._encoders.value[name]
         stripped = tf.strings.strip(data) if name == "text" else data
         present = tf.strings.length(stripped) > 0
@@ -190,7 +218,7 @@ class ServingModule(tf.Module):
         bounds = self._model.value.config.extraction
         most, longest = encoder.max_bytes(bounds), tf.reduce_max(tf.strings.length(data))
 
-        def run():
+        def run() -> tf.Tensor:
             bounded = tf.Assert(longest <= most, [f"{name}: more than {most} bytes; the number is", longest])
             with tf.control_dependencies([bounded]):
                 encoded = encoder.encode_serialized(tf.gather_nd(data, rows), bounds)
@@ -209,7 +237,7 @@ def _function(method: Callable, inputs: dict[str, tf.TensorSpec]) -> Callable:
     named = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in inputs.items()}
 
     @tf.function(autograph=False)
-    def call(**arguments):
+    def call(**arguments) -> dict[str, tf.Tensor]:
         sizes = tf.stack([tf.shape(value)[0] for value in arguments.values()])
         # Else one row of an input would silently stand for all rows of another.
         same = tf.Assert(

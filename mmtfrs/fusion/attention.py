@@ -17,7 +17,7 @@ class AttentionFusion(Fusion):
     arXiv:1706.03762, taken of each modality with itself.
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         self.kernel = self.add_weight("kernel", (self.dim, self.dim), initializer="glorot_uniform")
         self.hidden = self.dense(self.dim, "hidden", activation="relu")
         self.out = self.dense(self.dim, "out")

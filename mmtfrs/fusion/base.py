@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from typing import Any
 
 from mmtfrs._keras import keras, tf
 
@@ -26,7 +27,7 @@ class Fusion(keras.layers.Layer, abc.ABC):
         `(fused [B, D], weights [B, M] float32)`; of a fusion at the decision level, which has `blocks` > 1, `[B, blocks, D]`.
     """
 
-    def __init__(self, modalities: Sequence[str], dim: int, **kwargs) -> None:
+    def __init__(self, modalities: Sequence[str], dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.modalities = list(modalities)
         self.dim = dim
@@ -36,7 +37,7 @@ class Fusion(keras.layers.Layer, abc.ABC):
         """How many vectors the fusion leaves, each to be scored on its own."""
         return 1
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         # Not zeros: behind a ReLU they would get no gradient at first.
         normal = keras.initializers.RandomNormal(stddev=0.05)
         self.null = self.add_weight("null", (len(self.modalities), self.dim), initializer=normal)
@@ -54,7 +55,7 @@ class Fusion(keras.layers.Layer, abc.ABC):
     def fuse(self, vectors: tf.Tensor, presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B, M, D]` with nulls in place, `[B, M]` -> `(fused [B, D], weights [B, M])`."""
 
-    def dense(self, size: int, name: str, **kwargs) -> keras.layers.Dense:
+    def dense(self, size: int, name: str, **kwargs: Any) -> keras.layers.Dense:
         """A dense layer of this layer's precision."""
         return keras.layers.Dense(size, name=name, dtype=self.dtype_policy, **kwargs)
 

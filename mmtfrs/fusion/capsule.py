@@ -21,7 +21,7 @@ class CapsuleFusion(Fusion):
 
     rounds = 3
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         self.capsules = math.gcd(4, self.dim)
         shape = (len(self.modalities), self.dim, self.capsules, self.dim // self.capsules)
         self.kernel = self.add_weight("kernel", shape, initializer="glorot_uniform")

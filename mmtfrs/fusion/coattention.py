@@ -18,7 +18,7 @@ class CoattentionFusion(Fusion):
     in ViLBERT's co-attention, Lu et al., NeurIPS 2019, arXiv:1908.02265.
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         self.query, self.key, self.value = (self.dense(self.dim, name, use_bias=False) for name in ("query", "key", "value"))
         self.hidden = self.dense(self.dim, "hidden", activation="relu")
         self.out = self.dense(self.dim, "out")

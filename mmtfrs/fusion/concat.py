@@ -16,7 +16,7 @@ class ConcatFusion(Fusion):
     Survey and Taxonomy, 2017, arXiv:1705.09406.
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         self.hidden = [self.dense(self.dim, f"hidden_{name}", use_bias=False) for name in self.modalities]
         self.bias = self.add_weight("bias", (self.dim,), initializer="zeros")
         self.out = self.dense(self.dim, "out")

@@ -14,7 +14,7 @@ class GatedFusion(Fusion):
     Reference: Arevalo et al., Gated Multimodal Units for Information Fusion, 2017, arXiv:1702.01992.
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         self.hidden = [self.dense(self.dim, f"hidden_{name}", activation="tanh") for name in self.modalities]
         self.gates = self.dense(self.dim * len(self.modalities), "gates", activation="sigmoid")
         self.out = self.dense(self.dim, "out")

@@ -19,7 +19,7 @@ class GraphFusion(Fusion):
 
     rounds = 2
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         count = len(self.modalities)
         self.edges = self.add_weight("edges", (count, count), initializer="ones")
         self.keep = [self.dense(self.dim, f"keep_{n}") for n in range(self.rounds)]

@@ -19,7 +19,7 @@ class HierarchicalFusion(Fusion):
     for words and modalities for sentences.
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         self.segments = math.gcd(4, self.dim)
         count = len(self.modalities)
         size = self.dim // self.segments

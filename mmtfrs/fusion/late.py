@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmtfrs._keras import tf
 from mmtfrs.fusion.base import Fusion, masked_share
@@ -24,7 +25,7 @@ class LateFusion(Fusion):
     2017, arXiv:1705.09406; voting as in Borda counts, Aslam and Montague, Models for Metasearch, SIGIR 2001.
     """
 
-    def __init__(self, modalities: Sequence[str], dim: int, combine: str = "sum", **kwargs) -> None:
+    def __init__(self, modalities: Sequence[str], dim: int, combine: str = "sum", **kwargs: Any) -> None:
         super().__init__(modalities, dim, **kwargs)
         self.combine = combine
 
@@ -32,7 +33,7 @@ class LateFusion(Fusion):
     def blocks(self) -> int:
         return len(self.modalities)
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         self.hidden = [self.dense(self.dim, f"hidden_{name}", activation="relu") for name in self.modalities]
         self.out = [self.dense(self.dim, f"out_{name}") for name in self.modalities]
         super().build(input_shape)

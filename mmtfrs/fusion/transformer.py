@@ -18,7 +18,7 @@ class TransformerFusion(Fusion):
     2018, arXiv:1810.04805.
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         self.heads = math.gcd(4, self.dim)
         self.token = self.add_weight("token", (1, 1, self.dim), initializer="random_normal")
         self.kind = self.add_weight("kind", (1, len(self.modalities), self.dim), initializer="random_normal")

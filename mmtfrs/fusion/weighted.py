@@ -15,7 +15,7 @@ class WeightedFusion(Fusion):
     2017, arXiv:1705.09406; as adaptive multimodal weights in Wei et al., MMGCN, ACM Multimedia 2019.
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         self.logits = self.add_weight("logits", (len(self.modalities),), initializer="zeros")
         self.hidden = self.dense(self.dim, "hidden", activation="relu")
         self.out = self.dense(self.dim, "out")

@@ -27,15 +27,15 @@ class ExactSearch(Search):
         self._score = score or partial(tf.matmul, transpose_b=True)
         self._vectors = tf.Variable(np.asarray(vectors, np.float32), trainable=False, name="candidates")
 
-    def cost(self):
+    def cost(self) -> float:
         return 4.0 * self.size * self._vectors.shape[1]
 
-    def best(self, queries, count):
+    def best(self, queries: tf.Tensor, count: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
         values, rows = top_k(self.scores(queries), count)
         return rows, values
 
-    def scores(self, queries):
+    def scores(self, queries: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(self._score(queries, self._vectors), [None, self.size])
 
-    def vectors(self, rows):
+    def vectors(self, rows: tf.Tensor) -> tf.Tensor:
         return take(self._vectors, rows)

@@ -51,11 +51,11 @@ class PartitionSearch(Search):
         self.slot_rows = variable(table.ravel(), "slot_rows")
         self._slots = variable(slots, "slots")
 
-    def cost(self):
+    def cost(self) -> float:
         # Blocks that are read are written and read again, but mostly in the cache.
         return 4.0 * self._centers.shape[1] * (self.most + 2.0 * self.effort * self.block)
 
-    def best(self, queries, count):
+    def best(self, queries: tf.Tensor, count: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
         asked = tf.concat([queries, tf.norm(queries, axis=1, keepdims=True)], axis=1)
         expected = tf.matmul(asked, self._centers, transpose_b=True)
         chosen = tf.math.top_k(expected, self.effort, sorted=False).indices
@@ -72,8 +72,8 @@ class PartitionSearch(Search):
         rest = [[0, 0], [0, tf.maximum(count - found, 0)]]
         return tf.pad(rows, rest, constant_values=-1), tf.pad(values, rest, constant_values=LOWEST)
 
-    def scores(self, queries):
+    def scores(self, queries: tf.Tensor) -> tf.Tensor:
         return self.storage.everything(queries)
 
-    def vectors(self, rows):
+    def vectors(self, rows: tf.Tensor) -> tf.Tensor:
         return self.storage.vectors(take(self._slots, rows))

@@ -35,10 +35,10 @@ class ScanSearch(Search):
         self._directions = tf.Variable(directions, trainable=False, name="directions")
         self._short = tf.Variable(tf.cast(vectors @ directions, tf.bfloat16), trainable=False, name="short")
 
-    def cost(self):
+    def cost(self) -> float:
         return self.size * (2.0 * self.effort + 16.0)  # a rough score is written twice and read twice
 
-    def best(self, queries, count):
+    def best(self, queries: tf.Tensor, count: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
         query = tf.cast(tf.matmul(queries, self._directions), tf.bfloat16)[:, : self.effort]
         short = self._short if self.effort == self._short.shape[1] else self._short[:, : self.effort]
         rough = tf.cast(tf.matmul(query, short, transpose_b=True), tf.float32)
@@ -57,10 +57,10 @@ class ScanSearch(Search):
         self._directions = tf.Variable(self._directions[:, : self.effort], trainable=False, name="directions")
         self._short = tf.Variable(self._short[:, : self.effort], trainable=False, name="short")
 
-    def scores(self, queries):
+    def scores(self, queries: tf.Tensor) -> tf.Tensor:
         return tf.matmul(queries, self._vectors, transpose_b=True)
 
-    def vectors(self, rows):
+    def vectors(self, rows: tf.Tensor) -> tf.Tensor:
         return take(self._vectors, rows)
 
 

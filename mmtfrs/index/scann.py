@@ -42,10 +42,10 @@ class ScannSearch(Search):
         self._state = builder.build().serialize_to_module()
         self._vectors = tf.Variable(vectors, trainable=False, name="candidates")
 
-    def cost(self):
+    def cost(self) -> float:
         return self.size * self.effort / self.most * self._vectors.shape[1] / 4.0
 
-    def best(self, queries, count):
+    def best(self, queries: tf.Tensor, count: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
         searcher = scann_ops().searcher_from_module(self._state)
         rows, values = searcher.search_batched(
             queries, final_num_neighbors=count, pre_reorder_num_neighbors=count * _AGAIN, leaves_to_search=self.effort
@@ -53,10 +53,10 @@ class ScannSearch(Search):
         found = tf.math.is_finite(values)  # NaN and -1 fill up what was not found
         return tf.where(found, tf.cast(rows, tf.int32), -1), tf.where(found, values, LOWEST)
 
-    def scores(self, queries):
+    def scores(self, queries: tf.Tensor) -> tf.Tensor:
         return tf.matmul(queries, self._vectors, transpose_b=True)
 
-    def vectors(self, rows):
+    def vectors(self, rows: tf.Tensor) -> tf.Tensor:
         return take(self._vectors, rows)
 
 

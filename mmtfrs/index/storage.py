@@ -47,13 +47,13 @@ class WholeBlocks(Storage):
         lowest = np.where(filled, np.float32(0.0), LOWEST)
         self._packed = variable(np.concatenate([packed, lowest[:, :, None]], axis=2), "packed")
 
-    def rough(self, queries, chosen):
+    def rough(self, queries: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
         return _matvec(take(self._packed, chosen), _with_one(queries))
 
-    def vectors(self, slots):
+    def vectors(self, slots: tf.Tensor) -> tf.Tensor:
         return tf.gather(_flat(self._packed), slots)[..., :-1]
 
-    def everything(self, queries):
+    def everything(self, queries: tf.Tensor) -> tf.Tensor:
         return tf.matmul(_with_one(queries), _flat(self._packed), transpose_b=True)
 
 
@@ -82,17 +82,17 @@ class Int8Blocks(Storage):
         self._filled = variable(filled.sum(axis=1).astype(np.int32), "filled")
         self._blocks, self._block, self._dim = packed.shape
 
-    def rough(self, queries, chosen):
+    def rough(self, queries: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
         away = _matvec(tf.cast(take(self._coarse, chosen), tf.float32), queries)
         centered = tf.linalg.matvec(take(self._centers, chosen), queries)
         scores = away * take(self._steps, chosen)[:, :, None] + centered[:, :, None]
         return tf.where(self._there(chosen), scores, LOWEST)
 
-    def vectors(self, slots):
+    def vectors(self, slots: tf.Tensor) -> tf.Tensor:
         coarse, fine = tf.gather(_flat(self._coarse), slots), tf.gather(_flat(self._fine), slots)
         return self._decode(coarse, fine, slots // self._block)
 
-    def everything(self, queries):
+    def everything(self, queries: tf.Tensor) -> tf.Tensor:
         def chunk(start: tf.Tensor) -> tf.Tensor:
             chosen = tf.minimum(start + tf.range(_CHUNK), self._blocks - 1)
             decoded = self._decode(take(self._coarse, chosen), take(self._fine, chosen), chosen[:, None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from mmtfrs._keras import keras, tf
 
@@ -21,7 +22,7 @@ class AveragedAdam(keras.optimizers.Adam):
     `tf.train.ExponentialMovingAverage(num_updates=...)`.
     """
 
-    def __init__(self, learning_rate: float = 0.001, momentum: float = 0.99, **kwargs) -> None:
+    def __init__(self, learning_rate: float = 0.001, momentum: float = 0.99, **kwargs: Any) -> None:
         super().__init__(learning_rate, use_ema=momentum > 0, ema_momentum=momentum, **kwargs)
 
     def _update_model_variables_moving_average(self, var_list) -> None:

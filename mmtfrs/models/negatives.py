@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Negatives(keras.layers.Layer):
         counts: `[N + 1]` training events per item row.
     """
 
-    def __init__(self, config: LossConfig | dict, counts: Sequence[float], **kwargs) -> None:
+    def __init__(self, config: LossConfig | dict, counts: Sequence[float], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         config = self.config = LossConfig.model_validate(config)
         counts = self._counts = np.asarray(counts)

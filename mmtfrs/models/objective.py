@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class Objective(keras.layers.Layer):
     """
 
     def __init__(
-        self, config: LossConfig | dict, counts: Sequence[float], seen: TakenItems | dict | None = None, **kwargs
+        self, config: LossConfig | dict, counts: Sequence[float], seen: TakenItems | dict | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         config = self.config = LossConfig.model_validate(config)
@@ -35,7 +36,7 @@ class Objective(keras.layers.Layer):
         self._seen = TakenItems(*map(np.asarray, seen.values())) if isinstance(seen, dict) else seen
         self._known: KnownItems | None = None  # a table on the device, which only a model that is trained needs
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         start = keras.initializers.Constant(-np.log(self.config.temperature))
         self.log_scale = self.add_weight("log_scale", (), tf.float32, start, trainable=self.config.learn_temperature)
         super().build(input_shape)

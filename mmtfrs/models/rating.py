@@ -17,7 +17,7 @@ class RatingHead(keras.layers.Layer):
     Reference: multi-task learning of retrieval and ranking in TensorFlow Recommenders (`tfrs.tasks.Ranking`).
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         self.hidden = keras.layers.Dense(64, activation="relu", name="hidden", dtype=self.dtype_policy)
         self.out = keras.layers.Dense(1, name="out", dtype=self.dtype_policy)
         self.mean = self.add_weight("mean", (), tf.float32, "zeros", trainable=False)

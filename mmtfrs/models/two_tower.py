@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -157,16 +158,16 @@ class TwoTower(tfrs.Model):
                 self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
-    def fit(self, *args, **kwargs):
+    def fit(self, *args, **kwargs: Any):
         """Keras `fit`. Raises `DataError` for weights of classes, of which there are none."""
         _check_no_classes(kwargs)
         return super().fit(*args, **kwargs)
 
-    def save(self, *args, **kwargs):
+    def save(self, *args, **kwargs: Any):
         """Raises `RunError`: what Keras would write could not be loaded, for the catalog and the log are no part of it."""
         raise RunError("a TwoTower is no Keras file: `save_weights` keeps its weights, `mmtfrs.export` writes a SavedModel.")
 
-    def train_on_batch(self, *args, **kwargs):
+    def train_on_batch(self, *args, **kwargs: Any):
         """Keras `train_on_batch`, of one batch of `dataset`. Raises as `fit` does."""
         _check_no_classes(kwargs)
         return super().train_on_batch(*args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmtfrs import fusion
 from mmtfrs._keras import keras, tf
@@ -34,7 +35,7 @@ class CandidateTower(keras.layers.Layer):
         is unknown.
     """
 
-    def __init__(self, config: Config | dict, modalities: Sequence[str], item_rows: int, **kwargs) -> None:
+    def __init__(self, config: Config | dict, modalities: Sequence[str], item_rows: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         config = self._settings = Config.model_validate(config)
         self.item_rows = item_rows

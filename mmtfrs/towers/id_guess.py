@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from mmtfrs._keras import keras, tf
 
@@ -29,7 +30,7 @@ class IdGuess(keras.layers.Layer):
     learned by ranking instead of by the distance to the ids: on Last.fm-2K recall@5 among new artists was .42 instead of .38.
     """
 
-    def __init__(self, dim: int, **kwargs) -> None:
+    def __init__(self, dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dim, policy = dim, self.dtype_policy
         self.hidden = keras.layers.Dense(_WIDER * dim, "relu", name="hidden", dtype=policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmtfrs._keras import keras, tf
 from mmtfrs.model_inputs.inputs import ModelInputs
@@ -36,7 +37,7 @@ class GeneratorImputer(keras.layers.Layer):
     """
 
     def __init__(
-        self, modalities: Sequence[str], dims: Sequence[int], hidden: int = 128, adversarial: float = 0.1, **kwargs
+        self, modalities: Sequence[str], dims: Sequence[int], hidden: int = 128, adversarial: float = 0.1, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.modalities = list(modalities)
@@ -44,7 +45,7 @@ class GeneratorImputer(keras.layers.Layer):
         self.hidden = hidden
         self.adversarial = adversarial
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         def network(name: str, out: int, kind: str) -> keras.Sequential:
             dense = keras.layers.Dense
             policy = self.dtype_policy

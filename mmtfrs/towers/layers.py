@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmtfrs._keras import keras, tf
 from mmtfrs.config.schema import ModelConfig
@@ -25,13 +26,13 @@ class MLP(keras.layers.Layer):
         `[B, dim]`.
     """
 
-    def __init__(self, hidden: Sequence[int], dim: int, dropout: float = 0.0, **kwargs) -> None:
+    def __init__(self, hidden: Sequence[int], dim: int, dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hidden = list(hidden)
         self.dim = dim
         self.dropout = dropout
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         policy = self.dtype_policy
         self._layers = [
             keras.layers.Dense(size, activation="relu", name=f"hidden_{n}", dtype=policy) for n, size in enumerate(self.hidden)
@@ -87,13 +88,13 @@ class IdEmbedding(keras.layers.Layer):
         `[B, dim]`: the embedding of each id, or the sum over each bag.
     """
 
-    def __init__(self, rows: int, dim: int, id_dropout: float = 0.0, **kwargs) -> None:
+    def __init__(self, rows: int, dim: int, id_dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rows = rows
         self.dim = dim
         self.id_dropout = id_dropout
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape | None) -> None:
         self.embeddings = self.add_weight(
             "embeddings",
             (self.rows, self.dim),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -33,13 +34,13 @@ class Likeness(keras.layers.Layer):
     Reference: Eckart and Young, The approximation of one matrix by another of lower rank, Psychometrika 1936.
     """
 
-    def __init__(self, dims: Mapping[str, int], dim: int, **kwargs) -> None:
+    def __init__(self, dims: Mapping[str, int], dim: int, **kwargs: Any) -> None:
         super().__init__(**{"trainable": False, "dtype": "float32", **kwargs})
         self.dims, self.dim = dict(dims), dim
         self.components = {name: self.add_weight(name, (size, dim), trainable=False) for name, size in dims.items()}
 
     @classmethod
-    def of(cls, tables: ModelInputs, dim: int, **kwargs) -> Likeness:
+    def of(cls, tables: ModelInputs, dim: int, **kwargs: Any) -> Likeness:
         """With the leading components of the items of a model."""
         rows = np.arange(len(tables.item_ids))
         if len(rows) > _SAMPLE:
