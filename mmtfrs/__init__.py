@@ -45,7 +45,7 @@ def _check_environment() -> None:
 _check_environment()
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'mmtfrs' has no attribute {name!r}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)

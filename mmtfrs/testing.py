@@ -187,7 +187,7 @@ def _saved(layer: Fusion) -> None:
     np.testing.assert_allclose(answer, layer(_vectors(), _PRESENCE)[0], atol=1e-6, err_msg="a SavedModel must give the same")
 
 
-def _reloaded(module: tf.Module, signature) -> Callable[..., dict[str, tf.Tensor]]:
+def _reloaded(module: tf.Module, signature: tf.types.experimental.ConcreteFunction) -> Callable[..., dict[str, tf.Tensor]]:
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=signature)
         return tf.saved_model.load(folder).signatures["serving_default"]

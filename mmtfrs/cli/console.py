@@ -7,15 +7,18 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import typer
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 
+from mmtfrs.data.problems import Problem
 from mmtfrs.errors import Error
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def print_recommendations(found: list[tuple[str, float]], titles: list[str], as_json: bool, asked: str = "") -> None:
@@ -43,7 +46,7 @@ def note_unknown(user: str, answer: Mapping[str, np.ndarray]) -> None:
         note(f"user {user} is not known to this model: the list is that of a new user")
 
 
-def warn(problems) -> None:
+def warn(problems: Iterable[Problem]) -> None:
     """Notes every problem."""
     for problem in problems:
         note(str(problem))
@@ -54,7 +57,7 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def show(document: dict[str, Any], as_json: bool, *texts) -> None:
+def show(document: dict[str, Any], as_json: bool, *texts: RenderableType | None) -> None:
     """Prints one JSON document, or texts and tables."""
     if as_json:
         print(json.dumps(document))
@@ -94,15 +97,15 @@ def run_app(command: typer.Typer) -> None:
 class CommandLine(typer.Typer):
     """Commands that tell a user's mistake in its own words, with exit code 1, and wrong usage with 2."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options)
 
-    def command(self, name: str | None = None, **options):
+    def command(self, name: str | None = None, **options: Any) -> Callable[[_Function], _Function]:
         return super().command(name, cls=_Command, **options)
 
 
 class _Command(typer.core.TyperCommand):
-    def invoke(self, context: typer.Context):
+    def invoke(self, context: Any) -> Any:  # the class that Typer gives it has no public name
         try:
             return super().invoke(context)
         except Error as error:

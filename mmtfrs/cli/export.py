@@ -71,9 +71,9 @@ def export(
     model = load_run(run)
     model.config = model.config.replace(export=settings)
     model.keep_encoders({name: encoders.load(name, path) for name, path in given.items()})
-    path = export_model(model, folder)
-    document = {"path": str(path), "version": int(path.name), "items": len(model.data.item_ids)}
-    show(document, as_json, f"{path}: version {path.name}, {len(model.data.item_ids)} items")
+    written = export_model(model, folder)
+    document = {"path": str(written), "version": int(written.name), "items": len(model.data.item_ids)}
+    show(document, as_json, f"{written}: version {written.name}, {len(model.data.item_ids)} items")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -15,6 +16,9 @@ from mmtfrs.data.media_table import VIDEO
 from mmtfrs.data.splits import Split
 from mmtfrs.data.users import Users
 from mmtfrs.encoders.names import check_name
+
+if TYPE_CHECKING:
+    from mmtfrs.features.features import Features
 
 
 def read_settings(
@@ -63,7 +67,9 @@ def check_encoders(catalog: Catalog, people: Users | None, settings: Config) -> 
             check_name(modality, getattr(settings.encoders, modality))
 
 
-def extract_features(catalog: Catalog, people: Users | None, settings: Config, store: Path, strict: bool, progress: bool):
+def extract_features(
+    catalog: Catalog, people: Users | None, settings: Config, store: Path, strict: bool, progress: bool
+) -> Features:
     """Features of catalog and users; media that were set aside are told."""
     check_encoders(catalog, people, settings)
     from mmtfrs.features.extract import extract

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 from pydantic import Field
@@ -27,16 +27,20 @@ FUSIONS = (
     "late_voting",
 )
 SCORES = ("cosine", "dot", "euclidean", "pearson")
-LOSSES = ("softmax", "bpr", "hinge")
-MISSING = ("null", "generator")
-INDEXES = ("auto", "exact", "partitions", "scan", "scann")
+Loss = Literal["softmax", "bpr", "hinge"]
+LOSSES = get_args(Loss)
+Missing = Literal["null", "generator"]
+MISSING = get_args(Missing)
+Index = Literal["auto", "exact", "partitions", "scan", "scann"]
+INDEXES = get_args(Index)
 BASELINES = ("item_knn", "ease", "ease_media", "bpr", "id_only", "no_media")  # and every modality alone
 RANKING = ("recall", "precision", "f1", "hit_rate", "ndcg", "mrr", "map")  # metrics of a list
-NEGATIVES = ("auto", "full", "in_batch", "mixed")
+Negatives = Literal["auto", "full", "in_batch", "mixed"]
+NEGATIVES = get_args(Negatives)
 
 
-def _name(known: tuple[str, ...]) -> Any:
-    """The type of a name that is known, or says where a part of the user's own is imported from."""
+def _check(known: tuple[str, ...]) -> pydantic.AfterValidator:
+    """Passes a name that is known, or says where a part of the user's own is imported from."""
 
     def check(value: str) -> str:
         if value not in known and not is_import_path(value):
@@ -44,10 +48,16 @@ def _name(known: tuple[str, ...]) -> Any:
             raise ValueError(f"must be one of {', '.join(known)} or package.module:Name. Received: {value!r}.{hint}")
         return value
 
-    schema = {"anyOf": [{"type": "string", "enum": list(known)}, {"type": "string", "pattern": PATTERN}]}
-    return Annotated[str, pydantic.AfterValidator(check), pydantic.WithJsonSchema(schema)]
+    return pydantic.AfterValidator(check)
 
 
+def _schema(known: tuple[str, ...]) -> pydantic.WithJsonSchema:
+    """The JSON schema of what `_check` passes."""
+    return pydantic.WithJsonSchema({"anyOf": [{"type": "string", "enum": list(known)}, {"type": "string", "pattern": PATTERN}]})
+
+
+Fusion = Annotated[str, _check(FUSIONS), _schema(FUSIONS)]
+Score = Annotated[str, _check(SCORES), _schema(SCORES)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -124,7 +134,7 @@ class ModelConfig(Section):
     """The shape of the two towers."""
 
     modalities: tuple[Modality, ...] | None = Field(default=None, description="those to use; none: all that the items have")
-    fusion: _name(FUSIONS) = Field(default="concat", description="how the modalities of an item or a query become one vector")
+    fusion: Fusion = Field(default="concat", description="how the modalities of an item or a query become one vector")
     embedding_dim: Positive = Field(default=64, description="D: size of the shared space")
     hidden: tuple[Positive, ...] = Field(default=(128,), description="hidden layers of each tower's last MLP")
     feature_dim: Positive | None = Field(
@@ -143,21 +153,21 @@ class ModelConfig(Section):
     modality_dropout: Share = Field(
         default=0.8, description="share of training rows of which half the media are hidden, to be robust to missing modalities"
     )
-    missing: Literal[MISSING] = Field(
+    missing: Missing = Field(
         default="null", description="what stands for an absent medium: one learned vector, or a guess from the others"
     )
     graph: GraphConfig = GraphConfig()
-    score: _name(SCORES) = "cosine"
+    score: Score = "cosine"
 
 
 class LossConfig(Section):
     """What is minimized, and against which negatives."""
 
-    name: Literal[LOSSES] = "softmax"
+    name: Loss = "softmax"
     temperature: Annotated[float, Field(gt=0)] = 0.17
     learn_temperature: bool = Field(default=False, description="the temperature above is only where it starts")
     margin: Weight = Field(default=0.2, description="of the hinge loss")
-    negatives: Literal[NEGATIVES] = Field(default="auto", description="auto: full up to `full_up_to` items, above it in_batch")
+    negatives: Negatives = Field(default="auto", description="auto: full up to `full_up_to` items, above it in_batch")
     full_up_to: Count = Field(default=4096, description="items up to which every item is a negative of every event")
     uniform: Positive = Field(default=1024, description="items drawn uniformly beside the batch (negatives: mixed)")
     mask_known: bool = Field(default=True, description="exclude the user's other interactions from the negatives")
@@ -234,7 +244,7 @@ class ExportConfig(Section):
     """What the SavedModel answers."""
 
     k: Positive = Field(default=100, description="results per query; never more than the catalog")
-    index: Literal[INDEXES] = Field(default="auto", description="auto: exact below 100 000 items, above it what reads least")
+    index: Index = Field(default="auto", description="auto: exact below 100 000 items, above it what reads least")
     recall: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.95, description="of an approximate index, against the exact one"
     )

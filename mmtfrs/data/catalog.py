@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from mmtfrs.data.media_table import MediaTable
 from mmtfrs.data.table_reader import as_strings
 from mmtfrs.errors import DataError, nearest
 
+_Name = TypeVar("_Name", bound=str)
 TITLE = 80  # characters of a title, at most
 _BLANKS = r"[\p{Z}\p{Cc}]+"  # line breaks and what else a terminal would act on
 
@@ -32,7 +34,7 @@ class Catalog(MediaTable):
         """Columns as `{name: [N] object}` strings, "" where empty. Raises `DataError` for one that is not there."""
         return {name: self._strings("attributes", name).to_numpy(zero_copy_only=False) for name in names}
 
-    def titles(self, column: str | None = None, mapping: Mapping[str, str] | None = None) -> np.ndarray:
+    def titles(self, column: str | None = None, mapping: Mapping[_Name, str] | None = None) -> np.ndarray:
         """What a list of recommendations shows of each item.
 
         Args:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,9 @@ def write_demo(folder: str | Path, seed: int = 42) -> dict[str, int]:
     return {"items": ITEMS, "users": USERS, "events": len(events), **counts}
 
 
-def _draw_events(rng, factors, tastes, late, joins) -> list[tuple[int, int, int]]:
+def _draw_events(
+    rng: np.random.Generator, factors: dict[str, np.ndarray], tastes: dict[str, np.ndarray], late: np.ndarray, joins: np.ndarray
+) -> list[tuple[int, int, int]]:
     """`(user, item, second)` in the order of time; nobody takes an item twice or before it appears."""
     popularity = rng.lognormal(0.0, 0.3, ITEMS)
     matches = sum((factors[name][None, :, None] == tastes[name][:, None, :]).any(-1).astype(float) for name in factors)
@@ -103,7 +106,9 @@ def _draw_events(rng, factors, tastes, late, joins) -> list[tuple[int, int, int]
     return events
 
 
-def _write_items(folder: Path, seed: int, item_ids, factors, present) -> dict[str, int]:
+def _write_items(
+    folder: Path, seed: int, item_ids: np.ndarray, factors: dict[str, np.ndarray], present: dict[str, np.ndarray]
+) -> dict[str, int]:
     for name in ("image", "audio"):
         (folder / name).mkdir(exist_ok=True)
     rows = []
@@ -126,7 +131,7 @@ def _write_items(folder: Path, seed: int, item_ids, factors, present) -> dict[st
     return counts
 
 
-def _write_csv(path: Path, header, rows) -> None:
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[tuple]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

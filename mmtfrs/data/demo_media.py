@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def sentence(rng: np.random.Generator, topic: int) -> str:
     return str(rng.choice(_FRAMES)).format(*words)
 
 
-def profile(topics) -> str:
+def profile(topics: Iterable[int]) -> str:
     """What a user says about the topics they like."""
     words = [word for topic in topics for word in list(TOPICS.values())[topic].split()[:4]]
     return "I like " + ", ".join(words)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pydantic
+from numpy.typing import ArrayLike
 
 from mmtfrs.config.config import Config
 from mmtfrs.data.catalog import Catalog
@@ -42,7 +43,15 @@ class Events:
         (3, ['a'])
     """
 
-    def __init__(self, user_ids, item_ids, timestamps, weights=None, ratings=None, known: Events | None = None) -> None:
+    def __init__(
+        self,
+        user_ids: ArrayLike,
+        item_ids: ArrayLike,
+        timestamps: ArrayLike,
+        weights: ArrayLike | None = None,
+        ratings: ArrayLike | None = None,
+        known: Events | None = None,
+    ) -> None:
         self.user_ids = np.asarray(user_ids, dtype=object)
         self.item_ids = np.asarray(item_ids, dtype=object)
         self.timestamps = np.asarray(timestamps, dtype=np.int64)
@@ -135,7 +144,7 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _timestamps(path: Path, column, first: int, problems: Problems) -> np.ndarray:
+def _timestamps(path: Path, column: pa.ChunkedArray, first: int, problems: Problems) -> np.ndarray:
     """Whole seconds; every value that is no plausible number of seconds is reported."""
     if pa.types.is_timestamp(column.type):
         return column.cast(pa.timestamp("s"), safe=False).to_numpy().astype("datetime64[s]").astype(np.int64)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,7 @@ from mmtfrs.data.table_reader import as_strings, read_table
 from mmtfrs.errors import DataError
 
 VIDEO = "video"  # no modality of its own: frames for the image encoder, a sound track for the audio encoder
+_Table = TypeVar("_Table", bound="MediaTable")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -39,7 +42,7 @@ class MediaTable:
         self._rows: dict[str, int] | None = None
 
     @classmethod
-    def read(cls, path: str | Path, config: Config | None = None):
+    def read(cls: type[_Table], path: str | Path, config: Config | None = None) -> _Table:
         """Reads and validates a file.
 
         Raises:
@@ -50,7 +53,7 @@ class MediaTable:
         return table
 
     @classmethod
-    def scan(cls, path: str | Path, config: Config | None = None):
+    def scan(cls: type[_Table], path: str | Path, config: Config | None = None) -> tuple[_Table, Problems]:
         """As `read`, but returns `(table, problems)` and raises nothing: what `mmtfrs check` uses."""
         config = config or Config()
         problems = Problems()
@@ -68,7 +71,7 @@ class MediaTable:
         return cls(table, path, problems), problems
 
     @classmethod
-    def from_dict(cls, columns: dict, folder: str | Path = "."):
+    def from_dict(cls: type[_Table], columns: dict, folder: str | Path = ".") -> _Table:
         """Builds a table in memory from `{column: list}`; relative media paths start at `folder`."""
         if cls.id_column not in columns:
             raise DataError(f"`columns` needs `{cls.id_column}`. Received: {', '.join(columns)}.")
@@ -120,14 +123,14 @@ class MediaTable:
         """Where relative media paths start."""
         return self.path.parent if self.path is not None else Path(".")
 
-    def rows_of(self, ids) -> np.ndarray:
+    def rows_of(self, ids: Collection[str]) -> np.ndarray:
         """`[n] int64` row of each id, -1 where it is not in the table."""
         if self._rows is None:
             self._rows = {name: row for row, name in enumerate(self.ids)}
         return np.fromiter((self._rows.get(name, -1) for name in ids), np.int64, len(ids))
 
 
-def _check_ids(path, column, name: str, first: int, problems: Problems) -> None:
+def _check_ids(path: str | Path, column: pa.ChunkedArray, name: str, first: int, problems: Problems) -> None:
     empty, control, seen, repeated = [], [], set(), []
     for row, value in enumerate(column.to_pylist(), start=first):
         if not value.strip():
@@ -145,7 +148,7 @@ def _check_ids(path, column, name: str, first: int, problems: Problems) -> None:
         problems.error(path, control, f"`{name}` has a control character.", "Remove it.")
 
 
-def _check_paths(path: Path, column, modality: str, first: int, problems: Problems) -> None:
+def _check_paths(path: Path, column: pa.ChunkedArray, modality: str, first: int, problems: Problems) -> None:
     climbing = [
         row
         for row, value in enumerate(column.to_pylist(), start=first)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 from mmtfrs.errors import DataError
@@ -40,10 +42,10 @@ class Problem:
 class Problems(list[Problem]):
     """A growing list of problems that can turn itself into one `DataError`."""
 
-    def error(self, file, rows, rule: str, remedy: str) -> None:
+    def error(self, file: str | Path, rows: Iterable[int], rule: str, remedy: str) -> None:
         self.append(Problem(str(file), tuple(int(row) for row in rows), rule, remedy))
 
-    def warning(self, file, rows, rule: str, remedy: str) -> None:
+    def warning(self, file: str | Path, rows: Iterable[int], rule: str, remedy: str) -> None:
         self.append(Problem(str(file), tuple(int(row) for row in rows), rule, remedy, "warning"))
 
     @property

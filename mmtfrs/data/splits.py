@@ -28,6 +28,13 @@ class Split:
     validation: Events
     test: Events
 
+    @property
+    def known(self) -> Events:
+        """All events before the test part. Raises `DataError` if this does not say what it knows."""
+        if self.test.known is None:
+            raise DataError("the test part of the split does not say which events came before it: `Events.split` does.")
+        return self.test.known
+
 
 def split_events(events: Events, kind: str, validation_share: float, test_share: float, seed: int) -> Split:
     """Cuts a log.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.csv
@@ -13,12 +15,13 @@ import pyarrow.parquet
 from mmtfrs.data.problems import Problems
 from mmtfrs.errors import nearest
 
+_Name = TypeVar("_Name", bound=str)
 _TEXTS = {".csv": ",", ".tsv": "\t"}  # what separates their columns
 _DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 def read_table(
-    path: str | Path, required: tuple[str, ...], mapping: dict[str, str], problems: Problems
+    path: str | Path, required: tuple[str, ...], mapping: Mapping[_Name, str], problems: Problems
 ) -> tuple[pa.Table, int]:
     """Reads a whole file and gives its columns our names.
 
@@ -56,7 +59,9 @@ def read_table(
     return (empty if missing else table), (2 if path.suffix.lower() in _TEXTS else 1)
 
 
-def _rename(path, table, required, mapping, problems: Problems) -> pa.Table:
+def _rename(
+    path: Path, table: pa.Table, required: tuple[str, ...], mapping: Mapping[_Name, str], problems: Problems
+) -> pa.Table:
     names = list(table.column_names)
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -168,7 +173,7 @@ def _read_jsonl(path: Path, problems: Problems) -> pa.Table | None:
     return pa.table({name: pa.array([_as_text(row.get(name)) for row in rows], pa.string()) for name in names})
 
 
-def _as_text(value) -> str | None:
+def _as_text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value)

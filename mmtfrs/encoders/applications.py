@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def _holds_model(path: Path) -> bool:
         raise EncoderError(f"{path}: this is not a readable HDF5 file ({error}).") from None
 
 
-def _load_weights(model: keras.Model, build, path: Path, size: int) -> keras.Model:
+def _load_weights(model: keras.Model, build: Callable[..., keras.Model], path: Path, size: int) -> keras.Model:
     try:
         model.load_weights(path)
         return model
@@ -131,7 +132,9 @@ def _load_weights(model: keras.Model, build, path: Path, size: int) -> keras.Mod
         return model
 
 
-def _as_encoder(label: str, model: keras.Model, preprocess, size: int, version: str) -> ImageEncoder:
+def _as_encoder(
+    label: str, model: keras.Model, preprocess: Callable[[tf.Tensor], tf.Tensor], size: int, version: str
+) -> ImageEncoder:
     model.trainable = False
     correction = _efficientnet_correction(model)
 
@@ -143,7 +146,7 @@ def _as_encoder(label: str, model: keras.Model, preprocess, size: int, version: 
     return ImageEncoder(label, network, size, dim, mark, list(model.variables), model)
 
 
-def _efficientnet_correction(model: keras.Model):
+def _efficientnet_correction(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     """Gives local EfficientNet weights the input scale that keras.applications gives the same weights by name.
 
     The published checkpoints hold the standard deviation where the normalization layer expects the variance;

@@ -104,7 +104,7 @@ def in_chunks(network: Callable[[tf.Tensor], tf.Tensor], patches: tf.Tensor, dim
     count = tf.shape(patches)[0]
     chunks = (count + _CHUNK - 1) // _CHUNK
 
-    def step(number, results):
+    def step(number: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
         part = patches[number * _CHUNK : (number + 1) * _CHUNK]
         return number + 1, results.write(number, network(part))
 

@@ -6,6 +6,7 @@ import abc
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,7 @@ def fingerprint_module(handle: str) -> str:
     return fingerprint_folder(Path(_hub().resolve(handle) if "://" in handle else handle))
 
 
-def _hub():
+def _hub() -> ModuleType:
     try:
         import tensorflow_hub
     except ImportError as error:  # it imports pkg_resources, which newer setuptools do not have

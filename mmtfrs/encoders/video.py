@@ -8,7 +8,6 @@ import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.config.schema import ExtractionConfig
-from mmtfrs.encoders.audio import AudioEncoder
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.errors import EncoderError
@@ -57,14 +56,15 @@ class SoundTrackEncoder(Encoder):
     modality = "audio"
     salt = b"video/1"
 
-    def __init__(self, audio: AudioEncoder) -> None:
+    def __init__(self, audio: Encoder) -> None:
         super().__init__(audio.name, audio, audio.dim, audio.fingerprint, audio.trackables)
+        self._audio = audio
 
     def decode(self, data: bytes, bounds: ExtractionConfig) -> np.ndarray:
         return sound_track(data, bounds.max_seconds)
 
     def collate(self, media: Sequence[np.ndarray]) -> tuple[tf.Tensor, ...]:
-        return self._network.collate(media)
+        return self._audio.collate(media)
 
     def __call__(self, waves: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """As `AudioEncoder`."""

@@ -72,7 +72,7 @@ class YAMNet:
         """`[P, 15600] float32 -> [P, 1024] float32`."""
         return self.model(log_mel(patches), training=False)[0]
 
-    def classify(self, waves, lengths) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def classify(self, waves: np.ndarray, lengths: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Every patch of every clip of a padded batch.
 
         Args:
@@ -86,7 +86,7 @@ class YAMNet:
         parts = [both[clips == clip] for clip in range(len(lengths))]
         return [part[:, :DIM] for part in parts], [part[:, DIM:] for part in parts]
 
-    def _run(self, waves, lengths):
+    def _run(self, waves: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         patches, clips = cut_patches(waves, lengths)
         both = in_chunks(lambda part: tf.concat(self.model(log_mel(part), training=False), 1), patches, DIM + CLASSES)
         return both, clips
@@ -96,7 +96,7 @@ def _build() -> keras.Model:
     """The layers of the published checkpoint, under its names."""
     layers = keras.layers
 
-    def normalized(name: str, x):
+    def normalized(name: str, x: tf.Tensor) -> tf.Tensor:
         x = layers.BatchNormalization(scale=False, epsilon=1e-4, name=f"{name}/bn")(x)
         return layers.ReLU()(x)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.models.histories import Pasts
 from mmtfrs.models.two_tower import TwoTower
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def content_queries(model: TwoTower, task: RankingTask, seed: int = 0) -> dict[s
         asked = _drawn(rng, np.flatnonzero(presence[:, index]))
         queries = model.query_from_items(tf.gather(rows, asked), alone)
         as_items = model.candidate_from_items(tf.gather(rows, asked), alone, ids=False)
-        metrics = {"items": len(asked)}
+        metrics: dict[str, float] = {"items": len(asked)}
         for k in (1, _K):
             metrics[f"itself@{k}"] = _found(model, queries, everything, asked, k)
             metrics[f"by candidate tower@{k}"] = _found(model, as_items, everything, asked, k)
@@ -56,7 +57,9 @@ def content_queries(model: TwoTower, task: RankingTask, seed: int = 0) -> dict[s
     return results
 
 
-def _personal(model: TwoTower, task: RankingTask, everything: tf.Tensor, asked: np.ndarray, queries: tf.Tensor, rng) -> dict:
+def _personal(
+    model: TwoTower, task: RankingTask, everything: tf.Tensor, asked: np.ndarray, queries: tf.Tensor, rng: np.random.Generator
+) -> dict[str, float]:
     """Recall of one item of each user, by the user, by a medium like the item's, and by both."""
     places = np.full(len(model.data.item_ids), -1)
     places[asked] = np.arange(len(asked))
@@ -76,7 +79,7 @@ def _personal(model: TwoTower, task: RankingTask, everything: tf.Tensor, asked: 
     }
 
 
-def _found(model: TwoTower, queries: tf.Tensor, candidates: tf.Tensor, wanted: np.ndarray, k: int, pasts=()) -> float:
+def _found(model: TwoTower, queries: tf.Tensor, candidates: tf.Tensor, wanted: np.ndarray, k: int, pasts: Pasts = ()) -> float:
     """The share of queries that have the wanted item among the best k."""
     hits = []
     for start in range(0, len(wanted), 256):

@@ -60,12 +60,13 @@ def evaluate(
         scorers["recent"] = PopularityScorer(model.data.faded[1:])
     for name, other in (against or {}).items():
         scorers[name] = ModelScorer(other) if isinstance(other, TwoTower) else other
-    other, group = task.rolling(), "rolling"
-    if other is not None and settings.evaluation.history == "rolling":
-        task, other, group = other, task, "static"
+    beside, group = task.rolling(), "rolling"
+    if beside is not None and settings.evaluation.history == "rolling":
+        task, beside, group = beside, task, "static"
     results = {name: task.evaluate(scorer, ks) for name, scorer in scorers.items()}
-    for name, scorer in scorers.items() if other is not None else ():
-        results[name][group] = other.evaluate(scorer, ks)
+    if beside is not None:
+        for name, scorer in scorers.items():
+            results[name][group] = beside.evaluate(scorer, ks)
     content = content_queries(model, task)
     if content:
         results["model"]["content_queries"] = content
@@ -170,7 +171,7 @@ class RankingTask:
                 new_items.add(_metrics(top[rows], fresh, ks))
                 order = order[self.new_items[order]]
                 among.add(_metrics(self._top(scores[rows], order, min(depth, len(order))), fresh, ks))
-        result = {"users": len(self.users), **overall.result(), **lists.result()}
+        result: dict[str, float | dict[str, float]] = {"users": len(self.users), **overall.result(), **lists.result()}
         if groups[False].count:
             result["known_users"] = {"users": groups[True].count, **groups[True].result()}
             result["new_users"] = {"users": groups[False].count, **groups[False].result()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs.data.events import Events
+from mmtfrs.errors import DataError
 from mmtfrs.models.histories import Histories
 from mmtfrs.models.two_tower import TwoTower
 
@@ -15,14 +16,20 @@ def rating_errors(model: TwoTower, events: Events) -> dict[str, float]:
     Args:
         model: with the rating task.
         events: with ratings; what their users had taken before is in `events.known`.
+
+    Raises:
+        DataError: the model has no such task, or the events no ratings.
     """
+    head, ratings = model.rating, events.ratings
+    if head is None or ratings is None:
+        raise DataError("rating errors are those of a model with the rating task, on events with ratings.")
     items = model.data.item_rows(events.item_ids)
     kept = np.flatnonzero(items > 0)
     known = events.known if events.known is not None else events.take(np.array([], np.int64))
     histories = Histories(model.data, known, model.config.model.history_length)
     predicted = model.predict_ratings(events.user_ids[kept], histories.pasts(events.user_ids[kept]), items[kept])
-    errors = predicted - events.ratings[kept]
-    flat = float(model.rating.mean.numpy()) - events.ratings[kept]
+    errors = predicted - ratings[kept]
+    flat = float(head.mean.numpy()) - ratings[kept]
     return {
         "rating_mae": float(np.abs(errors).mean()),
         "rating_rmse": float(np.sqrt((errors**2).mean())),

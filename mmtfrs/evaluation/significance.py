@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 
@@ -54,7 +55,7 @@ def paired_bootstrap(metric: str, first: np.ndarray, second: np.ndarray, rounds:
     return Difference(metric, float(np.mean(first)), float(np.mean(second)), float(low), float(high), p_value, len(gain))
 
 
-def mean_interval(values) -> tuple[float, float]:
+def mean_interval(values: ArrayLike) -> tuple[float, float]:
     """Mean of a few runs, and half the width of its 95 % interval (Student's t)."""
     values = np.asarray(values, np.float64)
     if len(values) < 2:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
@@ -15,6 +16,9 @@ from mmtfrs.config.schema import MODALITIES, ExtractionConfig
 from mmtfrs.errors import DataError, MediaError
 from mmtfrs.media.decode import ORIENTATION, SAMPLE_RATE, decode_audio, open_image, read_file
 from mmtfrs.utils.text import split_ids
+
+if TYPE_CHECKING:
+    from tensorflow_serving.apis import predict_pb2
 
 NO_SCORE = float(np.finfo(np.float32).min)  # a `min_score` that ends no list
 _SHOWN, _LETTERS = 5, 80  # values of a list, characters of a text, that are told in words
@@ -49,7 +53,7 @@ class Query:
     repeats: bool = False
 
     @classmethod
-    def parse(cls, *, history: str, exclude: str, allow: str, boost: str, **rest) -> Query:
+    def parse(cls, *, history: str, exclude: str, allow: str, boost: str, **rest: Any) -> Query:
         """A query of a command line, its lists comma-separated. Raises `DataError` for a boost that is none."""
         boosts = {}
         for entry in split_ids(boost):
@@ -58,8 +62,7 @@ class Query:
                 boosts[name] = float(value)
             except ValueError:
                 raise DataError(f"--boost must be attribute=value:NUMBER. Received: {entry}.") from None
-        lists = {"history": history, "exclude": exclude, "allow": allow}
-        return cls(**rest, **{name: split_ids(text) for name, text in lists.items()}, boosts=boosts)
+        return cls(**rest, history=split_ids(history), exclude=split_ids(exclude), allow=split_ids(allow), boosts=boosts)
 
     def request(self) -> tuple[str, dict[str, np.ndarray]]:
         """`(signature, {input: array of one row})`: the one that runs least.
@@ -132,7 +135,9 @@ def check_media(inputs: Mapping[str, np.ndarray], learned: Collection[str] | Non
 
     The graph passes such a medium over, as it cannot warn; a request would be answered as if it showed nothing.
     """
-    for name in MODALITIES if learned is not None else ():
+    if learned is None:
+        return
+    for name in MODALITIES:
         values = inputs.get(name)
         if name in learned or values is None or values.dtype != object:  # dense signatures have features of that name
             continue
@@ -155,7 +160,7 @@ def stack(requests: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return stacked
 
 
-def predict_request(model: str, signature: str, inputs: Mapping[str, np.ndarray]):
+def predict_request(model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> predict_pb2.PredictRequest:
     """The message that TensorFlow Serving's `Predict` takes."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2  # loads gRPC: only where it is needed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from mmtfrs._keras import tf
 from mmtfrs.encoders.base import Encoder
@@ -14,6 +15,7 @@ _TEXTS = tf.TensorSpec([None], tf.string)
 _LISTS = tf.TensorSpec([None, None], tf.string)
 _NUMBERS = tf.TensorSpec([None], tf.float32)
 _ROWS = tf.TensorSpec([None, None], tf.int32)
+_Value = TypeVar("_Value")
 
 
 class ServingModule(tf.Module):
@@ -54,7 +56,7 @@ class ServingModule(tf.Module):
         model = self._model.value
         dense = {name: tf.TensorSpec([None, adapter.dim], tf.float32) for name, adapter in model.data.adapters.items()}
         dense["presence"] = tf.TensorSpec([None, len(dense)], tf.float32)
-        specs = {
+        specs: dict[str, tuple[Callable[..., dict[str, tf.Tensor]], dict[str, tf.TensorSpec]]] = {
             "serving_default": (self.recommend, who | media | exclude),
             "recommend_filtered": (
                 self.recommend_filtered,
@@ -237,7 +239,7 @@ def _function(method: Callable, inputs: dict[str, tf.TensorSpec]) -> Callable:
     named = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in inputs.items()}
 
     @tf.function(autograph=False)
-    def call(**arguments) -> dict[str, tf.Tensor]:
+    def call(**arguments: tf.Tensor) -> dict[str, tf.Tensor]:
         sizes = tf.stack([tf.shape(value)[0] for value in arguments.values()])
         # Else one row of an input would silently stand for all rows of another.
         same = tf.Assert(
@@ -255,8 +257,8 @@ def _shared(method: Callable, *inputs: tf.TensorSpec) -> Callable:
     return lambda *arguments: function(*arguments)
 
 
-class _Hidden:
+class _Hidden(Generic[_Value]):
     """Keeps Python objects that TensorFlow should not try to save."""
 
-    def __init__(self, value) -> None:
+    def __init__(self, value: _Value) -> None:
         self.value = value

@@ -16,8 +16,9 @@ from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.users import Users
 from mmtfrs.encoders.base import Encoder
+from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder
-from mmtfrs.errors import DataError
+from mmtfrs.errors import DataError, EncoderError
 from mmtfrs.features.features import FeatureRows, Features, Reject
 from mmtfrs.features.media_column import ColumnJob
 from mmtfrs.features.precomputed import load_own
@@ -115,10 +116,17 @@ def _encoder(modality: Modality, config: Config, catalog: Catalog, store: Path) 
 
 
 def _for_column(encoder: Encoder, column: str, config: Config) -> Encoder:
-    """The encoder of a column's media: for videos, what leads their frames or sound to the modality's own encoder."""
+    """The encoder of a column's media: for videos, what leads their frames or sound to the modality's own encoder. Raises
+    `EncoderError` for one of pictures that takes them in no known size."""
     if column != VIDEO:
         return encoder
-    return FramesEncoder(encoder, config.extraction) if encoder.modality == "image" else SoundTrackEncoder(encoder)
+    if encoder.modality == "audio":
+        return SoundTrackEncoder(encoder)
+    if not isinstance(encoder, ImageEncoder):
+        raise EncoderError(
+            f"{encoder.name}: frames of videos need a mmtfrs.encoders.image.ImageEncoder. Received: {type(encoder).__name__}."
+        )
+    return FramesEncoder(encoder, config.extraction)
 
 
 def _write_rejects(store: Path, rejects: list[Reject]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from mmtfrs.config.schema import Modality
 
@@ -39,7 +41,7 @@ class FeatureRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index) -> np.ndarray:
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
         """Rows of the catalog as `[n, dim] float32`, zeros where absent; only these are read from disk."""
         rows = self.rows[index]
         features = np.array(self.matrix[np.maximum(rows, 0)]) if len(self.matrix) else np.zeros((*rows.shape, self.dim))
@@ -47,7 +49,7 @@ class FeatureRows:
         features[rows < 0] = 0.0
         return features
 
-    def __array__(self, dtype=None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
 
@@ -80,10 +82,11 @@ class Features:
     encoded: int = 0  # media that this extraction encoded; the others were in the store
 
     @classmethod
-    def from_arrays(cls, items: dict[Modality, np.ndarray], present: dict[Modality, np.ndarray] | None = None):
+    def from_arrays(cls, items: Mapping[Modality, ArrayLike], present: Mapping[Modality, ArrayLike] | None = None) -> Features:
         """Features made elsewhere: `{modality: [N, dim]}` in catalog order, and which rows count."""
         made = {}
-        for modality, values in items.items():
+        for modality, given in items.items():
+            values = np.asarray(given, np.float32)
             mask = np.ones(len(values), bool) if present is None else np.asarray(present[modality], bool)
-            made[modality] = FeatureRows(np.asarray(values, np.float32), np.where(mask, np.arange(len(values)), -1))
+            made[modality] = FeatureRows(values, np.where(mask, np.arange(len(values)), -1))
         return cls(made)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmtfrs.config.config import Config
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.errors import MediaError
@@ -27,12 +28,15 @@ _LOOK_UP = 512  # media that the store is asked for at once
 _BATCH_BYTES = 128 << 20  # a batch ends early when its decoded media reach this
 
 
+_NOTHING = np.zeros(0)
+
+
 class _Prepared(NamedTuple):
     """One medium on its way: already in the store (`row`), decoded, or refused (`reason`)."""
 
     digest: bytes = b""
     row: int = -1
-    decoded: np.ndarray | None = None
+    decoded: np.ndarray = _NOTHING
     reason: str = ""
     file: tuple[str, os.stat_result, bytes] | None = None
 
@@ -40,15 +44,25 @@ class _Prepared(NamedTuple):
 class ColumnJob:
     """One column of media of one table."""
 
-    def __init__(self, table, column, encoder, store, space, pool, config, progress) -> None:
-        self.table: MediaTable = table
-        self.column: str = column
-        self.encoder: Encoder = encoder
-        self.store: FeatureStore = store
-        self.space: FeatureSpace = space
-        self.pool: ThreadPoolExecutor = pool
+    def __init__(
+        self,
+        table: MediaTable,
+        column: str,
+        encoder: Encoder,
+        store: FeatureStore,
+        space: FeatureSpace,
+        pool: ThreadPoolExecutor,
+        config: Config,
+        progress: bool,
+    ) -> None:
+        self.table = table
+        self.column = column
+        self.encoder = encoder
+        self.store = store
+        self.space = space
+        self.pool = pool
         self.bounds = config.extraction
-        self.progress: bool = progress
+        self.progress = progress
         self.rejects: list[Reject] = []
         self.encoded = 0
         self.rows = np.array([], np.int64)

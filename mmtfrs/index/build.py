@@ -159,7 +159,7 @@ def _again(before: Found, vectors: np.ndarray, k: int, int8: bool, tpu: bool) ->
     return search
 
 
-def _cheapest(vectors, queries, truth, recall, int8, tpu) -> Search:
+def _cheapest(vectors: np.ndarray, queries: np.ndarray, truth: np.ndarray, recall: float, int8: bool, tpu: bool) -> Search:
     exact = ExactSearch(vectors)
     best: Search = exact
     for kind in ("scan",) if tpu else ("partitions",) if int8 else ("partitions", "scan"):

@@ -30,7 +30,9 @@ def mmr_order(scores: tf.Tensor, vectors: tf.Tensor, diversity: tf.Tensor, count
     units = tf.math.l2_normalize(vectors, axis=2, epsilon=1e-12)
     batch, size = tf.shape(scores)[0], tf.shape(scores)[1]
 
-    def step(place, chosen, likeness, free):
+    def step(
+        place: tf.Tensor, chosen: tf.TensorArray, likeness: tf.Tensor, free: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.TensorArray, tf.Tensor, tf.Tensor]:
         worth = tf.where(there, relevance - diversity[:, None] * likeness, -1e6)
         best = tf.argmax(tf.where(free, worth, -1e9), axis=1, output_type=tf.int32)
         picked = tf.gather(units, best, batch_dims=1)

@@ -20,10 +20,12 @@ class Attributes(tf.Module):
         size: N, for a catalog without attributes.
     """
 
-    def __init__(self, columns: Mapping[str, Sequence[str]], size: int) -> None:
+    def __init__(self, columns: Mapping[str, Sequence[str] | np.ndarray], size: int) -> None:
         super().__init__(name="attributes")
         self.names = tuple(columns)
-        keys, owners, numbers = [], [], np.zeros((size, len(columns)), np.int32)
+        keys: list[str] = []
+        owners: list[int] = []
+        numbers = np.zeros((size, len(columns)), np.int32)
         for place, (name, values) in enumerate(columns.items()):
             # The empty value is always there: what an item without one has, and what no request can name.
             distinct, codes = np.unique(np.append(np.asarray(values, str), ""), return_inverse=True)

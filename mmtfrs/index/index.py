@@ -35,10 +35,10 @@ class Index(tf.Module):
 
     def __init__(
         self,
-        ids: Sequence[str],
+        ids: Sequence[str] | np.ndarray,
         search: Search | np.ndarray,
         k: int = 100,
-        attributes: Mapping[str, Sequence[str]] | None = None,
+        attributes: Mapping[str, Sequence[str] | np.ndarray] | None = None,
         inner: bool = True,
     ) -> None:
         super().__init__(name="index")
@@ -121,10 +121,10 @@ class Index(tf.Module):
         listed = tf.reduce_all(total <= max(self.search.size // _LISTED, 4096)) & self._inner
         plain = tf.reduce_all(permitted) & tf.reduce_all(tf.equal(boosts, 0.0))
 
-        def exhaustive():
+        def exhaustive() -> tuple[tf.Tensor, tf.Tensor]:
             return self._exhaustive(queries, permitted, boosts, count)
 
-        def approximate():
+        def approximate() -> tuple[tf.Tensor, tf.Tensor]:
             rows, scores = self.search.best(queries, count)
             left = tf.reduce_sum(tf.cast(_without(rows, scores, excluded)[0] >= 0, tf.int32), axis=1)
             return tf.cond(tf.reduce_all(left >= self.k), lambda: (rows, scores), exhaustive)
@@ -184,7 +184,9 @@ class Index(tf.Module):
         rarest = tf.argmin(totals, axis=1, output_type=tf.int32)
         return tf.reduce_min(totals, axis=1), permitted & (self.attributes.owners[None] == rarest[:, None])
 
-    def _from_lists(self, queries, permitted, boosts, chosen, count) -> tuple[tf.Tensor, tf.Tensor]:
+    def _from_lists(
+        self, queries: tf.Tensor, permitted: tf.Tensor, boosts: tf.Tensor, chosen: tf.Tensor, count: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores only the items that have one of the chosen values."""
         pairs = tf.where(chosen)
         values = tf.cast(pairs[:, 1], tf.int32)
@@ -198,7 +200,9 @@ class Index(tf.Module):
         scores = tf.linalg.matvec(self.search.vectors(known), queries) + self.attributes.boosted(boosts, known)
         return _best(rows, tf.where(fits, scores, LOWEST), count)
 
-    def _exhaustive(self, queries, permitted, boosts, count) -> tuple[tf.Tensor, tf.Tensor]:
+    def _exhaustive(
+        self, queries: tf.Tensor, permitted: tf.Tensor | None, boosts: tf.Tensor | None, count: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores everything, and keeps what fits."""
         scores = self.search.scores(queries)
         slots = self.search.slot_rows

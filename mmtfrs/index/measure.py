@@ -152,7 +152,8 @@ def _latencies(function: Callable, queries: np.ndarray) -> tuple[float, float]:
         batches = [tf.constant(np.resize(queries[start:], (size, queries.shape[1]))) for start in range(min(64, len(queries)))]
         for batch in batches[:3]:
             call(batch)
-        times, end = [], time.perf_counter() + _SECONDS
+        times: list[float] = []
+        end = time.perf_counter() + _SECONDS
         while len(times) < (_CALLS if time.perf_counter() < end else 5):
             start = time.perf_counter()
             call(batches[len(times) % len(batches)])[0].numpy()

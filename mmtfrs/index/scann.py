@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 
 from mmtfrs._keras import tf
@@ -60,7 +62,7 @@ class ScannSearch(Search):
         return take(self._vectors, rows)
 
 
-def scann_ops():
+def scann_ops() -> ModuleType:
     """ScaNN's TensorFlow ops. Raises `ExportError` with the remedy where the library is missing."""
     try:
         from scann import scann_ops as ops

@@ -61,7 +61,7 @@ def open_image(data: bytes, max_pixels: int, draft: int | None = None) -> Image.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own warning on large pictures; ours is the error below
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
             if image.width * image.height > max_pixels:
                 raise MediaError(
                     f"the picture has {image.width} x {image.height} pixels, more than extraction.max_pixels ({max_pixels})"

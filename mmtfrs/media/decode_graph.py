@@ -15,7 +15,7 @@ _ZEROS = 16  # zero crossings of the sinc on each side of its center
 _CHUNK = 16_000  # output samples computed at a time, which bounds the memory
 
 
-def _integer(data: tf.Tensor, start, size: int, big: bool) -> tf.Tensor:
+def _integer(data: tf.Tensor, start: tf.Tensor | int, size: int, big: bool) -> tf.Tensor:
     """An unsigned integer of `size` bytes at `start` of a string; 0 where the string ends before."""
     start = tf.minimum(tf.cast(start, tf.int64), tf.cast(tf.strings.length(data), tf.int64))
     part = tf.strings.substr(tf.strings.substr(data, start, size) + b"\0" * size, tf.zeros_like(start), size)
@@ -138,7 +138,7 @@ def _chunk(data: tf.Tensor, name: bytes) -> tuple[tf.Tensor, tf.Tensor]:
     """`(start, size)` of a RIFF chunk's content, start -1 if there is none."""
     total = tf.cast(tf.strings.length(data), tf.int64)
 
-    def step(position):
+    def step(position: tf.Tensor) -> tf.Tensor:
         size = _integer(data, position + 4, 4, False)
         return position + 8 + size + size % 2
 
@@ -153,7 +153,7 @@ def _chunk(data: tf.Tensor, name: bytes) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.where(found, position + 8, -1), tf.where(size == 0, tf.constant(2**32, tf.int64), size)
 
 
-def _raw(data: tf.Tensor, dtype) -> tf.Tensor:
+def _raw(data: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.cast(tf.io.decode_raw(data, dtype), tf.float32)
 
 
@@ -180,7 +180,7 @@ def resample(wave: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
     chunks = tf.maximum((count + _CHUNK - 1) // _CHUNK, 1)
     padded = tf.pad(wave, [[half + 1, half + 2 + tf.cast(ratio * _CHUNK, tf.int32)]])
 
-    def chunk(number):
+    def chunk(number: tf.Tensor) -> tf.Tensor:
         moment = (tf.cast(number * _CHUNK, tf.float64) + tf.range(_CHUNK, dtype=tf.float64)) * ratio
         moment = tf.minimum(moment, tf.cast(tf.shape(wave)[0], tf.float64))
         whole = tf.floor(moment)

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import soxr
@@ -32,7 +34,7 @@ _code = functools.partial(int.from_bytes, byteorder="big")
 
 
 @functools.cache
-def _tfio():
+def _tfio() -> Any:
     """tensorflow_io, or None where it is not installed or its native library does not load."""
     try:
         import tensorflow_io
@@ -98,6 +100,7 @@ def decode_audio_tensor(data: tf.Tensor, max_seconds: float | tf.Tensor = 600.0)
     start = tf.where(magic // 256 == _code(b"ID3"), 10 + size, 0)
     mpeg = tf.bitwise.bitwise_and(_integer(data, start, 2, True), 0xFFE6) == 0xFFE2  # synchronization, layer III
     flac, ogg = magic == _code(b"fLaC"), magic == _code(b"OggS")
+    kinds: list[tuple[tf.Tensor, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]]
     kinds = [(wav, _wav), (flac, _flac), (ogg, _vorbis), (mpeg, functools.partial(_mp3, start))]
     cases = [(found, functools.partial(read, data, max_seconds)) for found, read in kinds]
     return tf.ensure_shape(tf.case(cases, default=functools.partial(_soundfile, data, max_seconds)), [None])
@@ -117,7 +120,7 @@ def _wav(data: tf.Tensor, max_seconds: tf.Tensor) -> tf.Tensor:
     known &= (fmt >= 0) & (bits % 8 == 0) & (block > 0) & (block * 8 == channels * bits) & (channels <= 64)
     known &= (rate >= 1000) & (rate <= 768_000) & (start > 0)
 
-    def read():
+    def read() -> tf.Tensor:
         before, after = tf.strings.substr(data, 0 * fmt, fmt + 4), tf.strings.substr(data, fmt + 8, total)
         told = tf.strings.join([before, SAMPLE_RATE.to_bytes(4, "little"), after])  # so that decode_wav does not resample
         return decode_wav(told, 1e9)[:, None]
@@ -131,7 +134,7 @@ def _flac(data: tf.Tensor, max_seconds: tf.Tensor) -> tf.Tensor:
     known = (bits == 8) | (bits == 16) | (bits == 24)
     known &= (_integer(data, 4, 1, True) % 128 == 0) & (_integer(data, 26, 7, True) > 0)  # an encoder may leave the MD5 out
 
-    def read(dtype):
+    def read(dtype: tf.DType) -> tf.Tensor:
         samples = _tfio().audio.decode_flac(tf.strings.join([data, _GUARD]), dtype=dtype)
         return tf.ensure_shape(tf.numpy_function(_intact, [data, samples], tf.float32), [None, None])
 
@@ -171,11 +174,13 @@ def _soundfile(data: tf.Tensor, max_seconds: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.numpy_function(decoded, [data, max_seconds], tf.float32), [None])
 
 
-def _either(known: tf.Tensor, read, frames: tf.Tensor, rate: tf.Tensor, data: tf.Tensor, max_seconds: tf.Tensor) -> tf.Tensor:
+def _either(
+    known: tf.Tensor, read: Callable[[], tf.Tensor], frames: tf.Tensor, rate: tf.Tensor, data: tf.Tensor, max_seconds: tf.Tensor
+) -> tf.Tensor:
     """What `read()` gives (`[T, C] float32` at `rate`) if the file is `known` to suit it and T is `frames`; else soundfile."""
     by_soundfile = functools.partial(_soundfile, data, max_seconds)
 
-    def resampled():
+    def resampled() -> tf.Tensor:
         mono = tf.reduce_mean(read(), axis=1)
         whole = tf.shape(mono, tf.int64)[0] == frames
         return tf.cond(whole, lambda: tf.numpy_function(_by_soxr, [mono, rate], tf.float32), by_soundfile)

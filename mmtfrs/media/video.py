@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,9 @@ from PIL import Image
 from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.errors import EncoderError, MediaError
 from mmtfrs.media.decode import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 NO_SOUND = "the video has no sound"
 
@@ -72,7 +76,7 @@ def sound_track(data: bytes, max_seconds: float) -> np.ndarray:
     return np.clip(wave, -1.0, 1.0).astype(np.float32)
 
 
-def _opened(data: bytes):
+def _opened(data: bytes) -> InputContainer:
     try:
         import av
     except ImportError:
@@ -85,7 +89,7 @@ def _opened(data: bytes):
         raise MediaError(f"this is not a video in a known format ({error})") from None
 
 
-def _decoded(container, **which) -> Iterator:
+def _decoded(container: InputContainer, **which: int) -> Iterator:
     """Frames of one stream; damage anywhere is a `MediaError`."""
     import av
 

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -127,11 +127,13 @@ class ModelInputs:
                     modality,
                     *found,
                 )
-        kept = {
-            part: {name: value for name, value in getattr(self, part).items() if name not in silent}
-            for part in ("adapters", "items", "encoders")
-        }
-        return dataclasses.replace(self, **kept) if silent else self
+        kept = [name for name in self.adapters if name not in silent]
+        return dataclasses.replace(
+            self,
+            adapters={name: self.adapters[name] for name in kept},
+            items={name: self.items[name] for name in kept},
+            encoders={name: self.encoders[name] for name in kept},
+        )
 
     def fade_for(self, known: Events, asked: Events) -> float:
         """The half-life, as `best_fade` gives it, by which the popularity of a log tells what is asked."""
@@ -218,7 +220,23 @@ def _rows(known: np.ndarray | dict[str, int], ids: Iterable[str]) -> np.ndarray:
     return np.fromiter((lookup.get(each, 0) for each in ids), np.int32)
 
 
-def _log_facts(item_ids: np.ndarray, user_ids: np.ndarray, events: Events, fade: float | None) -> dict[str, Any]:
+class _LogFacts(TypedDict):
+    item_counts: np.ndarray
+    user_counts: np.ndarray
+    faded: np.ndarray
+    fade: float
+    seen: TakenItems
+    ratings: tuple[float, float]
+
+
+class _Media(TypedDict):
+    adapters: dict[Modality, Adapter]
+    items: dict[Modality, MediaRows]
+    users: dict[Modality, MediaRows]
+    encoders: dict[Modality, tuple[str, str]]
+
+
+def _log_facts(item_ids: np.ndarray, user_ids: np.ndarray, events: Events, fade: float | None) -> _LogFacts:
     """What a log says of its items and users; None for the half-life that its newest events choose. Raises `DataError` where no
     event is on an item of the catalog."""
     rows, users = _rows(item_ids, events.item_ids), _rows(user_ids, events.user_ids)
@@ -227,18 +245,18 @@ def _log_facts(item_ids: np.ndarray, user_ids: np.ndarray, events: Events, fade:
         raise DataError("no training event is on an item of the catalog. Check the item ids of both files.")
     items, timestamps = rows[there], events.timestamps[there]
     fade = best_fade(items, timestamps, size) if fade is None else fade
-    rated = events.ratings is not None
+    ratings = events.ratings
     return {
         "item_counts": np.bincount(items, minlength=size).astype(np.float32),
         "user_counts": np.bincount(users, minlength=len(user_ids) + 1).astype(np.float32),
         "faded": faded_counts(items, timestamps, size, fade).astype(np.float32),
         "fade": fade,
         "seen": TakenItems.of(users, rows, events.timestamps, len(user_ids)),
-        "ratings": (float(np.mean(events.ratings)), float(np.std(events.ratings))) if rated else (np.nan, np.nan),
+        "ratings": (np.nan, np.nan) if ratings is None else (float(np.mean(ratings)), float(np.std(ratings))),
     }
 
 
-def _media(config: Config, count: int, user_ids: np.ndarray, features: Features) -> dict[str, dict]:
+def _media(config: Config, count: int, user_ids: np.ndarray, features: Features) -> _Media:
     """Adapters, reduced features and encoders of the modalities that the config does not leave out and some item has."""
     wanted = config.model.modalities
     for modality in wanted or ():
@@ -248,7 +266,7 @@ def _media(config: Config, count: int, user_ids: np.ndarray, features: Features)
                 f"`model.modalities` names `{modality}`, but no item has any.{nearest(modality, features.items)} "
                 f"Items have: {have or 'none'}."
             )
-    made: dict[str, dict] = {"adapters": {}, "items": {}, "users": {}, "encoders": {}}
+    made: _Media = {"adapters": {}, "items": {}, "users": {}, "encoders": {}}
     user_rows = _rows(user_ids, features.user_ids)
     for modality in in_order(name for name in features.items if wanted is None or name in wanted):
         rows = features.items[modality]

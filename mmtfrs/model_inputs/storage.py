@@ -49,21 +49,22 @@ def load_inputs(folder: Path) -> ModelInputs:
     titles = np.array((folder / _TITLES).read_bytes().decode().split("\n")[:-1], object)
     if len(titles) != len(ids["item_ids"]):
         raise ValueError(f"{_TITLES} has {len(titles)} lines, for {len(ids['item_ids'])} items")
-    with np.load(folder / _FADED) as faded, np.load(folder / _TAKEN) as taken, np.load(folder / _SEEN) as seen:
-        log = {
-            "faded": faded["counts"],
-            "fade": float(faded["fade"]),
-            "taken": TakenItems(taken["items"], taken["starts"]),
-            "seen": TakenItems(seen["items"], seen["starts"]),
-            "ratings": tuple(seen["ratings"].tolist()),
-        }
+    with np.load(folder / _FADED) as saved:
+        faded, fade = saved["counts"], float(saved["fade"])
+    with np.load(folder / _TAKEN) as saved:
+        taken = TakenItems(saved["items"], saved["starts"])
+    with np.load(folder / _SEEN) as saved:
+        seen, (mean, deviation) = TakenItems(saved["items"], saved["starts"]), saved["ratings"].tolist()
     with np.load(folder / "attributes.npz") as saved:
         attributes = {name: saved[name].astype(object) for name in saved.files}
-    adapters, encoders, media = {}, {}, {"items": {}, "users": {}}
+    adapters: dict[str, Adapter] = {}
+    encoders: dict[str, tuple[str, str]] = {}
+    media: dict[str, dict[str, MediaRows]] = {"items": {}, "users": {}}
     for modality in in_order(path.name.removesuffix(_ADAPTER) for path in folder.glob(f"*{_ADAPTER}")):
         with np.load(folder / f"{modality}{_ADAPTER}") as saved:
             adapters[modality] = Adapter(saved["mean"], saved["projection"])
-            encoders[modality] = tuple(str(value) for value in saved["encoder"])
+            name, fingerprint = saved["encoder"].tolist()
+            encoders[modality] = (name, fingerprint)
         for name, tables in media.items():
             if (folder / f"{modality}.{name}.matrix.npy").exists():
                 tables[modality] = MediaRows(
@@ -71,5 +72,20 @@ def load_inputs(folder: Path) -> ModelInputs:
                     np.load(folder / f"{modality}.{name}.rows.npy"),
                 )
     return ModelInputs(
-        **ids, **counts, **log, **media, adapters=adapters, encoders=encoders, attributes=attributes, titles=titles
+        item_ids=ids["item_ids"],
+        user_ids=ids["user_ids"],
+        item_counts=counts["item_counts"],
+        user_counts=counts["user_counts"],
+        adapters=adapters,
+        items=media["items"],
+        users=media["users"],
+        encoders=encoders,
+        attributes=attributes,
+        id_rows=counts["id_rows"],
+        titles=titles,
+        faded=faded,
+        fade=fade,
+        taken=taken,
+        seen=seen,
+        ratings=(mean, deviation),
     )

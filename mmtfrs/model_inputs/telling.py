@@ -67,7 +67,8 @@ def told(users: np.ndarray, items: np.ndarray, media: MediaRows, seed: int) -> T
 
     if total <= 0:
         return Told(0.0, 0.0)
-    found, chance = along(np.arange(len(used))), []
+    found = along(np.arange(len(used)))
+    chance: list[float] = []
     while len(chance) < _ORDERS:
         chance.append(along(rng.permutation(len(used))))
         if len(chance) >= _ENOUGH and found - np.mean(chance) > _PLAIN * np.std(chance, ddof=1):

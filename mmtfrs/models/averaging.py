@@ -25,7 +25,7 @@ class AveragedAdam(keras.optimizers.Adam):
     def __init__(self, learning_rate: float = 0.001, momentum: float = 0.99, **kwargs: Any) -> None:
         super().__init__(learning_rate, use_ema=momentum > 0, ema_momentum=momentum, **kwargs)
 
-    def _update_model_variables_moving_average(self, var_list) -> None:
+    def _update_model_variables_moving_average(self, var_list: list[tf.Variable]) -> None:
         if not self.use_ema:
             return
         momentum, steps = self.ema_momentum, tf.cast(self.iterations, tf.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -46,11 +46,11 @@ class Histories:
         self._first = tf.constant(starts[users[order]], tf.int64)  # of each entry's user
         self._end = tf.constant(starts[users[order] + 1], tf.int64)
 
-    def of_users(self, user_ids) -> np.ndarray:
+    def of_users(self, user_ids: Iterable[str]) -> np.ndarray:
         """`[n, H] int32`: each user's newest items, as `newest` has them."""
         return newest(self.pasts(user_ids), self.length)
 
-    def pasts(self, user_ids) -> Pasts:
+    def pasts(self, user_ids: Iterable[str]) -> Pasts:
         """All items of each user."""
         return [self.past(user) for user in user_ids]
 

@@ -40,7 +40,7 @@ class Negatives(keras.layers.Layer):
         counts: `[N + 1]` training events per item row.
     """
 
-    def __init__(self, config: LossConfig | dict, counts: Sequence[float], **kwargs: Any) -> None:
+    def __init__(self, config: LossConfig | dict, counts: Sequence[float] | np.ndarray, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         config = self.config = LossConfig.model_validate(config)
         counts = self._counts = np.asarray(counts)

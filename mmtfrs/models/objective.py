@@ -27,7 +27,11 @@ class Objective(keras.layers.Layer):
     """
 
     def __init__(
-        self, config: LossConfig | dict, counts: Sequence[float], seen: TakenItems | dict | None = None, **kwargs: Any
+        self,
+        config: LossConfig | dict,
+        counts: Sequence[float] | np.ndarray,
+        seen: TakenItems | dict | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         config = self.config = LossConfig.model_validate(config)
@@ -42,9 +46,9 @@ class Objective(keras.layers.Layer):
         super().build(input_shape)
 
     @property
-    def known(self) -> KnownItems:
-        """Who took what in the training log."""
-        if self._known is None:
+    def known(self) -> KnownItems | None:
+        """Who took what in the training log; None where nothing is said of it."""
+        if self._known is None and self._seen is not None:
             with tf.init_scope():  # it outlives the trace of a step
                 users, items = len(self._seen.starts) - 1, self.negatives.items + 1
                 self._known = KnownItems(self._seen.users, self._seen.items, users, items)
@@ -63,8 +67,9 @@ class Objective(keras.layers.Layer):
         columns = self.negatives(items, embed)
         scale = tf.minimum(tf.exp(self.log_scale), _MAX_SCALE)
         allowed = (columns.items[None] != items[:, None]) & (columns.items > 0)[None]
-        if self.config.mask_known and self._seen is not None:
-            allowed &= ~self.known(users, columns.items)
+        known = self.known if self.config.mask_known else None
+        if known is not None:
+            allowed &= ~known(users, columns.items)
         total = tf.zeros(tf.shape(items))
         parts = (tf.unstack(values, axis=1) for values in (queries * scale, columns.positives, columns.embeddings))
         for query, own, others in zip(*parts, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from mmtfrs.utils.files import replacing, write_json
 
 
 def save_run(
-    model: TwoTower, folder: str | Path, split: Split | None = None, tables: ModelInputs | None = None, **facts
+    model: TwoTower, folder: str | Path, split: Split | None = None, tables: ModelInputs | None = None, **facts: Any
 ) -> None:
     """Writes a trained model so that `load_run` gives it back.
 
@@ -42,7 +43,9 @@ def save_run(
         raise RunError(f"{folder}: the run cannot be written ({error}).") from None
 
 
-def start_run(model: TwoTower, folder: Path, split: Split | None = None, tables: ModelInputs | None = None, **facts) -> None:
+def start_run(
+    model: TwoTower, folder: Path, split: Split | None = None, tables: ModelInputs | None = None, **facts: Any
+) -> None:
     """Writes all of a run but its weights; `run.json` comes last and makes the folder a run."""
     folder.mkdir(parents=True, exist_ok=True)
     save_inputs(tables or model.data, folder / "tables")  # first: what a killed start leaves is known by this folder

@@ -7,6 +7,7 @@ last complete epoch instead of `weights.npz`.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -47,9 +48,9 @@ def read_run(folder: Path) -> tuple[Config, ModelInputs]:
     check_run(folder)
     try:
         tables = load_inputs(folder / "tables")
-        for modality, (name, mark) in tables.encoders.items():
-            tables.encoders[modality] = (name.replace(RUN, str(folder.resolve())), mark)
-        return Config.read(folder / "config.yaml"), tables
+        here = str(folder.resolve())
+        encoders = {modality: (name.replace(RUN, here), mark) for modality, (name, mark) in tables.encoders.items()}
+        return Config.read(folder / "config.yaml"), dataclasses.replace(tables, encoders=encoders)
     except (OSError, ValueError, KeyError) as error:
         raise damaged(folder, error) from error
 
@@ -81,10 +82,11 @@ def read_split(path: Path, kind: str) -> Split:
     """What `write_split` wrote, of a split of this kind."""
     table = pyarrow.parquet.read_table(path)
     part = table.column("part").to_numpy()
-    events = Events(
-        *(table.column(name).to_numpy() for name in ("user_id", "item_id", "timestamp", "weight")),
-        table.column("rating").to_numpy() if "rating" in table.column_names else None,
+    users, items, timestamps, weights = (
+        table.column(name).to_numpy() for name in ("user_id", "item_id", "timestamp", "weight")
     )
+    ratings = table.column("rating").to_numpy() if "rating" in table.column_names else None
+    events = Events(users, items, timestamps, weights, ratings)
     train = events.take(np.flatnonzero(part == 0))
     return Split(
         kind,

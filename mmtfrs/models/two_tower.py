@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from mmtfrs._keras import keras, tf, tfrs
 from mmtfrs.config.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
+from mmtfrs.encoders.base import Encoder
 from mmtfrs.errors import DataError, RunError
 from mmtfrs.features.features import Features
 from mmtfrs.model_inputs.device import DeviceTables
@@ -27,6 +28,9 @@ from mmtfrs.towers.imputers import make_imputer
 from mmtfrs.towers.likeness import Likeness
 from mmtfrs.towers.query import QueryTower
 
+_Value = TypeVar("_Value")
+Media = dict[str, tf.Tensor]
+_NO_RATINGS = "this model predicts no ratings. Train it with `loss.rating` above 0 on events with ratings."
 _BATCH = 4096
 FRESH = 0.8  # Last.fm-2K has it at .82 to .88, the digits at .59
 
@@ -116,7 +120,7 @@ class TwoTower(tfrs.Model):
         return self._data.value
 
     @property
-    def encoders(self) -> dict:
+    def encoders(self) -> dict[str, Encoder]:
         """The encoders that made the features, where this process loaded them."""
         return self._encoders.value
 
@@ -125,7 +129,7 @@ class TwoTower(tfrs.Model):
         """Whether what a user took may be answered again."""
         return self.config.data.repeats == "allow"
 
-    def keep_encoders(self, encoders: dict) -> None:
+    def keep_encoders(self, encoders: Mapping[str, Encoder]) -> None:
         """Notes encoders that are loaded already, so that an export need not load them again."""
         self._encoders = _Untracked(dict(encoders))
 
@@ -151,23 +155,23 @@ class TwoTower(tfrs.Model):
             losses += self.config.loss.rating * self.rating.loss(_flat(query), _flat(candidate), inputs["rating"])
         return tf.reduce_mean(losses * inputs["weight"] if "weight" in inputs else losses)
 
-    def make_train_function(self, force: bool = False):
+    def make_train_function(self, force: bool = False) -> Callable[[Iterator], dict[str, tf.Tensor]]:
         """Keras' own. Variables that the optimizer makes in the first step would make TensorFlow trace it twice."""
         if isinstance(getattr(self, "optimizer", None), keras.optimizers.Optimizer):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
-    def fit(self, *args, **kwargs: Any):
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Keras `fit`. Raises `DataError` for weights of classes, of which there are none."""
         _check_no_classes(kwargs)
         return super().fit(*args, **kwargs)
 
-    def save(self, *args, **kwargs: Any):
+    def save(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises `RunError`: what Keras would write could not be loaded, for the catalog and the log are no part of it."""
         raise RunError("a TwoTower is no Keras file: `save_weights` keeps its weights, `mmtfrs.export` writes a SavedModel.")
 
-    def train_on_batch(self, *args, **kwargs: Any):
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> float | list[float] | dict[str, float]:
         """Keras `train_on_batch`, of one batch of `dataset`. Raises as `fit` does."""
         _check_no_classes(kwargs)
         return super().train_on_batch(*args, **kwargs)
@@ -177,11 +181,11 @@ class TwoTower(tfrs.Model):
         return {"config": self.config, "tables": self.data}
 
     @classmethod
-    def from_config(cls, config: dict, custom_objects=None) -> TwoTower:
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> TwoTower:
         """An untrained model of the same settings and data, as `keras.models.clone_model` makes it."""
         return cls(**config)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[[dict, list[np.ndarray]], TwoTower], tuple[dict, list[np.ndarray]]]:
         """Copies and pickles have the settings, the data and the weights; not the optimizer."""
         return _restored, (self.get_config(), self.get_weights())
 
@@ -190,7 +194,7 @@ class TwoTower(tfrs.Model):
 
     # Nothing here is for AutoGraph to translate: two seconds before the first step, for nothing.
     @tf.autograph.experimental.do_not_convert
-    def train_step(self, data) -> dict[str, tf.Tensor]:
+    def train_step(self, data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
         inputs = _batch(data)
         self._clear_losses()  # Keras does where a layer is called, but for layers that others call in turn
         with tf.GradientTape() as tape:
@@ -202,7 +206,7 @@ class TwoTower(tfrs.Model):
         return {metric.name: metric.result() for metric in self.metrics} | {"loss": total}
 
     @tf.autograph.experimental.do_not_convert
-    def test_step(self, data) -> dict[str, tf.Tensor]:
+    def test_step(self, data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
         return super().test_step(_batch(data))
 
     def candidate_blocks(self, items: tf.Tensor, ids: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
@@ -240,7 +244,9 @@ class TwoTower(tfrs.Model):
         blocks, weights = self._candidate(self.device.reduced(media, presence), presence)
         return _unpopular(blocks), weights
 
-    def _learned(self, media, presence, ids=None, training: bool | None = None):
+    def _learned(
+        self, media: Media, presence: tf.Tensor, ids: tf.Tensor | None = None, training: bool | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
         """`(blocks [B, K, D], guess of the last block [B, D] or None, weights [B, M])`, by what was learned alone."""
         blocks, weights, media = self._fused(media, presence, ids, training)
         blocks = self.score.candidate(blocks)
@@ -248,14 +254,16 @@ class TwoTower(tfrs.Model):
             return blocks, None, weights
         return blocks, self.id_guess(blocks[:, : self.media_blocks], media, training=training), weights
 
-    def _fused(self, media, presence, ids=None, training: bool | None = None):
+    def _fused(
+        self, media: Media, presence: tf.Tensor, ids: tf.Tensor | None = None, training: bool | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, Media]:
         """`(blocks [B, K, D], weights [B, M], media)`: what the candidate tower makes of media, and these with guesses."""
         available = presence
         if self.imputer is not None:
             media, available = self.imputer(media, presence, training=training)
         return *self.candidate_tower(media, presence, ids, available, training=training), media
 
-    def _candidate(self, media, presence, ids=None):
+    def _candidate(self, media: Media, presence: tf.Tensor, ids: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         blocks, guess, weights = self._learned(media, presence, ids)
         if guess is not None:
             known = tf.zeros(tf.shape(guess)[:1], tf.bool) if ids is None else ids > 0
@@ -263,7 +271,13 @@ class TwoTower(tfrs.Model):
             blocks = tf.concat([blocks[:, :-1], own[:, None]], axis=1)
         return self._or_alike(blocks, self.score.candidate, (media, presence)), weights
 
-    def _or_alike(self, blocks: tf.Tensor, side, *shown: tuple, training: bool | None = None) -> tf.Tensor:
+    def _or_alike(
+        self,
+        blocks: tf.Tensor,
+        side: Callable[[tf.Tensor], tf.Tensor],
+        *shown: tuple[Media, tf.Tensor],
+        training: bool | None = None,
+    ) -> tf.Tensor:
         """`[B, K, block]`: what the blocks of the media learned or, where `alike` is set, the likeness of these media."""
         if self.likeness is None or training:
             return blocks
@@ -371,7 +385,9 @@ class TwoTower(tfrs.Model):
             return votes(queries[:, :-1], candidates[:, :-1], self.blocks)
         return tf.matmul(queries, candidates, transpose_b=True)
 
-    def block_scores(self, user_ids, pasts: Pasts, columns: np.ndarray, hidden: np.ndarray | None = None) -> np.ndarray:
+    def block_scores(
+        self, user_ids: Collection[str], pasts: Pasts, columns: np.ndarray, hidden: np.ndarray | None = None
+    ) -> np.ndarray:
         """The scores of items, part by part.
 
         Args:
@@ -391,11 +407,11 @@ class TwoTower(tfrs.Model):
         popular = np.broadcast_to(self.data.popularity[shown][None, :, None], (*scores.shape[:2], 1))
         return np.concatenate([scores, popular], axis=2)
 
-    def predict_ratings(self, user_ids, pasts: Pasts, items: np.ndarray) -> np.ndarray:
+    def predict_ratings(self, user_ids: Collection[str], pasts: Pasts, items: np.ndarray) -> np.ndarray:
         """`[n]` users who took these items before, `[n]` item rows -> `[n] float32` ratings. Raises `DataError` if the model
         was trained without ratings."""
         if self.rating is None:
-            raise DataError("this model predicts no ratings. Train it with `loss.rating` above 0 on events with ratings.")
+            raise DataError(_NO_RATINGS)
         rows = self.data.user_rows(user_ids)
         found = self._batches(self._ratings, rows, newest(pasts, self.config.model.history_length), items)
         return np.concatenate([np.zeros(0, np.float32), *found])
@@ -404,7 +420,7 @@ class TwoTower(tfrs.Model):
         """`[N, W] float32`: the whole catalog, in its order."""
         return np.concatenate(list(self._batches(self._candidates, np.arange(1, len(self.data.item_ids) + 1))))
 
-    def query_embeddings(self, user_ids, pasts: Pasts) -> np.ndarray:
+    def query_embeddings(self, user_ids: Collection[str], pasts: Pasts) -> np.ndarray:
         """`[n, W] float32` for users who took these items before."""
         if not len(user_ids):
             return np.zeros((0, self.width), np.float32)
@@ -412,7 +428,7 @@ class TwoTower(tfrs.Model):
         return np.concatenate(list(self._batches(self._queries, rows, newest(pasts, self.config.model.history_length))))
 
     @staticmethod
-    def _batches(function, *arrays: np.ndarray) -> Iterator[np.ndarray]:
+    def _batches(function: Callable[..., tf.Tensor], *arrays: np.ndarray) -> Iterator[np.ndarray]:
         for start in range(0, len(arrays[0]), _BATCH):
             yield function(*(tf.constant(array[start : start + _BATCH], tf.int32) for array in arrays)).numpy()
 
@@ -426,6 +442,8 @@ class TwoTower(tfrs.Model):
 
     @tf.function(reduce_retracing=True, autograph=False)
     def _ratings(self, users: tf.Tensor, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        if self.rating is None:
+            raise DataError(_NO_RATINGS)
         return self.rating(_flat(self.query_blocks(users, history)[0]), _flat(self.candidate_blocks(items)[0]))
 
 
@@ -435,7 +453,7 @@ def _restored(config: dict, weights: list[np.ndarray]) -> TwoTower:
     return model
 
 
-def _batch(data) -> dict[str, tf.Tensor]:
+def _batch(data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
     """The inputs of a step, which Keras may hand over as `(x,)`."""
     inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
     if targets is not None or weights is not None:
@@ -463,8 +481,8 @@ def _masked(media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[dict[str,
     return {name: value * presence[:, index, None] for index, (name, value) in enumerate(media.items())}, presence
 
 
-class _Untracked:
+class _Untracked(Generic[_Value]):
     """Hides an attribute from Keras, which would save it in every checkpoint or turn it into its own list types."""
 
-    def __init__(self, value) -> None:
+    def __init__(self, value: _Value) -> None:
         self.value = value

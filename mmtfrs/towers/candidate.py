@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmtfrs import fusion
@@ -51,7 +51,14 @@ class CandidateTower(keras.layers.Layer):
         if self.config.use_item_id or not self.modalities:
             self.ids = IdEmbedding(item_rows, dim, name="item_id", dtype=policy)
 
-    def call(self, media, presence, ids=None, available=None, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(
+        self,
+        media: Mapping[str, tf.Tensor],
+        presence: tf.Tensor,
+        ids: tf.Tensor | None = None,
+        available: tf.Tensor | None = None,
+        training: bool | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         parts, weights = [], tf.zeros_like(presence)
         if self.modalities:
             available = presence if available is None else available

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmtfrs._keras import keras, tf
@@ -98,7 +98,7 @@ class GeneratorImputer(keras.layers.Layer):
 
 
 @tf.custom_gradient
-def _reverse(x: tf.Tensor):
+def _reverse(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     return tf.identity(x), lambda gradient: -gradient
 
 

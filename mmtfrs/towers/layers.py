@@ -50,7 +50,7 @@ class MLP(keras.layers.Layer):
         return {**super().get_config(), "hidden": self.hidden, "dim": self.dim, "dropout": self.dropout}
 
 
-def last_mlp(config: ModelConfig, fusion: Fusion, policy) -> MLP | None:
+def last_mlp(config: ModelConfig, fusion: Fusion, policy: keras.mixed_precision.Policy) -> MLP | None:
     """What a tower has behind its fusion; nothing behind a late one, whose blocks must not touch each other."""
     return MLP(config.hidden, config.embedding_dim, config.dropout, name="mlp", dtype=policy) if fusion.blocks == 1 else None
 

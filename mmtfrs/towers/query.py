@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from mmtfrs import fusion
 from mmtfrs._keras import keras, tf
@@ -41,7 +42,7 @@ class QueryTower(keras.layers.Layer):
         user_rows: int,
         item_rows: int,
         owned: Collection[str] = (),
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         config = self._settings = Config.model_validate(config)
@@ -65,7 +66,14 @@ class QueryTower(keras.layers.Layer):
         self.history = IdEmbedding(item_rows, dim, self.config.history_id_dropout, name="history_id", dtype=policy)
 
     def call(
-        self, own, own_presence, past, past_presence, users, history, training: bool | None = None
+        self,
+        own: Mapping[str, tf.Tensor],
+        own_presence: tf.Tensor,
+        past: Mapping[str, tf.Tensor],
+        past_presence: tf.Tensor,
+        users: tf.Tensor,
+        history: tf.Tensor,
+        training: bool | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         parts, weights = [], tf.zeros_like(own_presence)
         if self.modalities:

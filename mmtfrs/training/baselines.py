@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from mmtfrs.models.run import load_run, load_weights, save_weights
 from mmtfrs.models.run_folder import load_part, load_split
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.fit import fit_to_best
+
+_Value = TypeVar("_Value")
 
 log = logging.getLogger("mmtfrs")
 
@@ -120,15 +123,20 @@ def _fixed(name: str, model: TwoTower, split: Split) -> Scorer | None:
         if content is not None:
             weight = max((EaseScorer(known, penalty, content, each) for each in WEIGHTS), key=worth).weight
     both = len(split.validation) and model.config.training.refit
-    return EaseScorer(gram(split.test.known) if both else known, penalty, content, weight)
+    return EaseScorer(gram(split.known) if both else known, penalty, content, weight)
 
 
 def _only(tables: ModelInputs, modalities: tuple[str, ...]) -> ModelInputs:
-    def part(values: dict) -> dict:
+    def part(values: Mapping[str, _Value]) -> dict[str, _Value]:
         return {name: value for name, value in values.items() if name in modalities}
 
-    names = ("adapters", "items", "users", "encoders")
-    return dataclasses.replace(tables, **{name: part(getattr(tables, name)) for name in names})
+    return dataclasses.replace(
+        tables,
+        adapters=part(tables.adapters),
+        items=part(tables.items),
+        users=part(tables.users),
+        encoders=part(tables.encoders),
+    )
 
 
 def evaluate_run(

@@ -40,7 +40,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.best_epoch = 0
         self.slowed = 0  # epoch after which the learning rate last fell
         self.history: list[dict[str, float]] = []
-        self._best_weights: list[np.ndarray] | None = None
+        self._best_weights: list[np.ndarray] = []
 
     @property
     def finished(self) -> bool:
@@ -84,17 +84,17 @@ class Checkpoint(keras.callbacks.Callback):
             self.slowed = self.epoch
             rate.assign(rate * self.slower)
         if self.folder is not None:
-            self._write()
+            self._write(self.folder)
         if self.finished:
             self.model.stop_training = True
 
     def restore_best(self, model: TwoTower) -> None:
         """Gives the model the weights of its best epoch, averaged where the optimizer averages."""
-        if self._best_weights is not None:
+        if self._best_weights:
             model.set_weights(self._best_weights)
 
-    def _write(self) -> None:
-        path = self.folder / f"epoch-{self.epoch:05d}"
+    def _write(self, folder: Path) -> None:
+        path = folder / f"epoch-{self.epoch:05d}"
         part = path.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -115,6 +115,6 @@ class Checkpoint(keras.callbacks.Callback):
         (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
         shutil.rmtree(path, ignore_errors=True)  # of an earlier, killed attempt at this epoch
         part.rename(path)
-        for old in self.folder.glob("epoch-*"):
+        for old in folder.glob("epoch-*"):
             if old != path:
                 shutil.rmtree(old, ignore_errors=True)

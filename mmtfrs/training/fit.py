@@ -72,7 +72,7 @@ def fit_to_best(
         return model, history
     metric = f"val_{model.config.evaluation.monitor}"
     best = int(np.argmax([logs[metric] for logs in history])) + 1
-    both = inner.test.known
+    both = inner.known
     if progress:
         print(f"refitting on training and validation events, {best} epochs", file=sys.stderr)
     final = _on(model, both)
@@ -226,6 +226,7 @@ class _Lines(keras.callbacks.Callback):
         checkpoint = self._checkpoint
         spent = time.monotonic() - self._start
         left = spent / (epoch + 1 - self._done) * (self._epochs - epoch - 1)
+        logs = logs or {}
         value = logs.get(checkpoint.monitor) if checkpoint.monitor else None
         measured = "" if value is None else f"  {checkpoint.monitor} {value:.4f}"
         best = " (best)" if checkpoint.monitor and checkpoint.best_epoch == checkpoint.epoch else ""
