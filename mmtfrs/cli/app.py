@@ -32,6 +32,7 @@ from mmtfrs.cli.options import (
 from mmtfrs.config.config import check_baselines, check_metric
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
+from mmtfrs.data.media_table import MediaTable
 from mmtfrs.data.users import Users
 from mmtfrs.models.run_folder import check_run
 from mmtfrs.utils.text import split_ids
@@ -68,13 +69,13 @@ def check(items: Items, events: EventsFile, users: UsersFile = None, config: Con
     from mmtfrs.features.media_check import check_media
 
     settings = read_settings(config)
-    catalog, problems = Catalog.scan(items, settings)
-    log, found = Events.scan(events, settings, catalog if len(catalog) else None)
-    problems = [*problems, *found]
-    tables = [catalog]
+    catalog, of_items = Catalog.scan(items, settings)
+    log, of_events = Events.scan(events, settings, catalog if len(catalog) else None)
+    problems = [*of_items, *of_events]
+    tables: list[MediaTable] = [catalog]
     if users is not None:
-        people, found = Users.scan(users, settings)
-        problems += found
+        people, of_users = Users.scan(users, settings)
+        problems += of_users
         tables.append(people)
     for table in tables:
         problems += check_media(table, settings.extraction, progress=not as_json)

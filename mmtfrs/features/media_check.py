@@ -20,6 +20,7 @@ from mmtfrs.utils.progress import progress_bar
 def check_media(table: MediaTable, bounds: ExtractionConfig, progress: bool = True) -> Problems:
     """Tries every picture, sound and video, in threads and bounded memory; each that fails is a warning with its row."""
     problems = Problems()
+    file = table.path if table.path is not None else "the given columns"
     first = 2 if table.path is not None and table.path.suffix.lower() == ".csv" else 1
     with ThreadPoolExecutor(bounds.workers) as pool:
         for modality in ("image", "audio", VIDEO):
@@ -33,10 +34,7 @@ def check_media(table: MediaTable, bounds: ExtractionConfig, progress: bool = Tr
                     if reason:
                         name = table.table.column(modality)[row].as_py()
                         problems.warning(
-                            table.path,
-                            np.array([row + first]),
-                            f"{modality} {name!r}: {reason}.",
-                            "Set aside; it counts as absent.",
+                            file, np.array([row + first]), f"{modality} {name!r}: {reason}.", "Set aside; it counts as absent."
                         )
     return problems
 

@@ -84,7 +84,7 @@ def _opened(data: bytes) -> InputContainer:
     if not data:
         raise MediaError("the file is empty")
     try:
-        return av.open(io.BytesIO(data))
+        return av.open(io.BytesIO(data), "r")
     except (av.FFmpegError, ValueError) as error:
         raise MediaError(f"this is not a video in a known format ({error})") from None
 

@@ -22,6 +22,8 @@ class AveragedAdam(keras.optimizers.Adam):
     `tf.train.ExponentialMovingAverage(num_updates=...)`.
     """
 
+    ema_momentum: float | tf.Tensor
+
     def __init__(self, learning_rate: float = 0.001, momentum: float = 0.99, **kwargs: Any) -> None:
         super().__init__(learning_rate, use_ema=momentum > 0, ema_momentum=momentum, **kwargs)
 
