@@ -26,6 +26,7 @@ fuzz: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 lock:
 	bash scripts/lock.sh "$(PYTHON)"

@@ -155,8 +155,8 @@ class RankingTask:
                 scores[row, past - 1] = -np.inf
             top = self._top(scores, order, depth)
             lists.update(top)
-            listed += (top >= 0).sum()
-            newly_listed += self.new_items[top[top >= 0]].sum()
+            listed += int((top >= 0).sum())
+            newly_listed += int(self.new_items[top[top >= 0]].sum())
             metrics = _metrics(top, relevant, ks)
             overall.add(metrics)
             if per_user is not None:

@@ -49,7 +49,7 @@ class FeatureRows:
         features[rows < 0] = 0.0
         return features
 
-    def __array__(self, dtype: DTypeLike = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
 

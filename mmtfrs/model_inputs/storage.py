@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,10 @@ def save_inputs(inputs: ModelInputs, folder: Path) -> None:
     np.savez(folder / _FADED, counts=inputs.faded, fade=inputs.fade)
     np.savez(folder / _TAKEN, items=inputs.taken.items, starts=inputs.taken.starts)
     np.savez(folder / _SEEN, items=inputs.seen.items, starts=inputs.seen.starts, ratings=inputs.ratings)
-    np.savez(folder / "attributes.npz", **{name: values.astype(str) for name, values in inputs.attributes.items()})
+    with zipfile.ZipFile(folder / "attributes.npz", "w") as packed:  # as `np.savez` has it, which takes no column `file`
+        for name, values in inputs.attributes.items():
+            with packed.open(f"{name}.npy", "w", force_zip64=True) as column:
+                np.lib.format.write_array(column, values.astype(str), allow_pickle=False)
     (folder / _TITLES).write_bytes("".join(f"{title}\n" for title in inputs.titles).encode())
     for modality, adapter in inputs.adapters.items():
         np.savez(

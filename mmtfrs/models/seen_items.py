@@ -35,13 +35,13 @@ class KnownItems:
             self._table = tf.constant(table)
         else:
             self.bits = int(np.ceil(np.log2(max(len(users), 1) * _BITS_PER_PAIR)))
-            table = np.zeros(1 << (self.bits - 3), np.uint8)
+            hashed = np.zeros(1 << (self.bits - 3), np.uint8)
             for mix in _MIX:
                 place = (users * item_rows + items).astype(np.uint64) * np.uint64(mix) >> np.uint64(64 - self.bits)
                 np.bitwise_or.at(
-                    table, (place >> np.uint64(3)).astype(np.int64), (1 << (place & np.uint64(7))).astype(np.uint8)
+                    hashed, (place >> np.uint64(3)).astype(np.int64), (1 << (place & np.uint64(7))).astype(np.uint8)
                 )
-            self._table = tf.constant(table)
+            self._table = tf.constant(hashed)
 
     def __call__(self, users: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         """`[B]` user rows, `[C]` item rows -> `[B, C] bool`, whether each user took each item."""
