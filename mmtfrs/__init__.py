@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 from mmtfrs._version import __version__
 from mmtfrs.errors import Error, SetupError
@@ -45,7 +46,7 @@ def _check_environment() -> None:
 _check_environment()
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'mmtfrs' has no attribute {name!r}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)

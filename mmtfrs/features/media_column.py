@@ -28,7 +28,7 @@ _LOOK_UP = 512  # media that the store is asked for at once
 _BATCH_BYTES = 128 << 20  # a batch ends early when its decoded media reach this
 
 
-_NOTHING = np.zeros(0)
+_NOTHING = np.zeros(0)  # for a medium that was not decoded
 
 
 class _Prepared(NamedTuple):

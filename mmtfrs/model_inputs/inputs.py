@@ -127,6 +127,8 @@ class ModelInputs:
                     modality,
                     *found,
                 )
+        if not silent:
+            return self
         kept = [name for name in self.adapters if name not in silent]
         return dataclasses.replace(
             self,

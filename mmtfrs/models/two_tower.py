@@ -24,12 +24,12 @@ from mmtfrs.models.training_dataset import TrainingRows
 from mmtfrs.models.voting import votes
 from mmtfrs.towers.candidate import CandidateTower
 from mmtfrs.towers.id_guess import IdGuess
-from mmtfrs.towers.imputers import make_imputer
+from mmtfrs.towers.imputers import Media, make_imputer
 from mmtfrs.towers.likeness import Likeness
 from mmtfrs.towers.query import QueryTower
 
 _Value = TypeVar("_Value")
-Media = dict[str, tf.Tensor]
+
 _NO_RATINGS = "this model predicts no ratings. Train it with `loss.rating` above 0 on events with ratings."
 _BATCH = 4096
 FRESH = 0.8  # Last.fm-2K has it at .82 to .88, the digits at .59
