@@ -40,11 +40,8 @@ class AudioEncoder(Encoder):
         self, name: str, network: Callable[[tf.Tensor], tf.Tensor], dim: int, fingerprint: str, trackables: list[Any]
     ) -> None:
         super().__init__(name, network, dim, fingerprint, trackables)
-        self._run = tf.function(
-            self._encode,
-            input_signature=[tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.int32)],
-            autograph=False,
-        )
+        self.inputs = (tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.int32))
+        self._run = tf.function(self._encode, input_signature=self.inputs, autograph=False)
 
     def decode(self, data: bytes, bounds: ExtractionConfig) -> np.ndarray:
         decoded = decode_host.decode_audio if bounds.decoder == "tensorflow-io" else decode_audio

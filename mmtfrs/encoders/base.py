@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmtfrs._keras import tf
+from mmtfrs._keras import keras, tf
 from mmtfrs.config.schema import ExtractionConfig, Modality
 from mmtfrs.errors import EncoderError, MediaError, first_line
 from mmtfrs.media.decode import read_file
@@ -30,9 +30,13 @@ class Encoder(abc.ABC):
         dim: size of a feature.
         fingerprint: hexadecimal; changes whenever the output could.
         trackables: what a SavedModel must carry for `encode_serialized`.
+        inputs: the tensors of one batch, as `collate` gives them.
+        model: the Keras model inside the network, where it can be trained further.
     """
 
     modality: Modality
+    inputs: tuple[tf.TensorSpec, ...] = ()
+    model: keras.Model | None = None
     salt = b""  # tells features of one file apart that are made in different ways within one space
 
     def __init__(

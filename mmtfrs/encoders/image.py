@@ -44,8 +44,8 @@ class ImageEncoder(Encoder):
         super().__init__(name, network, dim, fingerprint, trackables)
         self.size = size
         self.model = model
-        spec = tf.TensorSpec([None, size, size, 3], tf.uint8)
-        self._run = tf.function(self._encode, input_signature=[spec], autograph=False)
+        self.inputs = (tf.TensorSpec([None, size, size, 3], tf.uint8),)
+        self._run = tf.function(self._encode, input_signature=self.inputs, autograph=False)
 
     def decode(self, data: bytes, bounds: ExtractionConfig) -> np.ndarray:
         image = open_image(data, bounds.max_pixels, draft=self.size)

@@ -33,7 +33,8 @@ class TextEncoder(Encoder):
         self, name: str, network: Callable[[tf.Tensor], tf.Tensor], dim: int, fingerprint: str, trackables: list[Any]
     ) -> None:
         super().__init__(name, network, dim, fingerprint, trackables)
-        self._run = tf.function(self._encode, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+        self.inputs = (tf.TensorSpec([None], tf.string),)
+        self._run = tf.function(self._encode, input_signature=self.inputs, autograph=False)
 
     def read(self, medium: str | Path | bytes, bounds: ExtractionConfig) -> bytes:
         data = medium if isinstance(medium, bytes) else str(medium).encode("utf-8", "surrogatepass")

@@ -20,6 +20,7 @@ class ValidationMetrics(keras.callbacks.Callback):
     Args:
         events: the validation part of a split.
         ks: list lengths.
+        model: what is measured, where that is a part of the model that is fitted.
 
     Example:
         >>> history = model.fit(
@@ -29,10 +30,11 @@ class ValidationMetrics(keras.callbacks.Callback):
         2
     """
 
-    def __init__(self, events: Events, ks: tuple[int, ...] = (20,)) -> None:
+    def __init__(self, events: Events, ks: tuple[int, ...] = (20,), model: TwoTower | None = None) -> None:
         super().__init__()
         self.events = events
         self.ks = ks
+        self._measured = model
         self._task: RankingTask | None = None
 
     def task(self, model: TwoTower) -> RankingTask:
@@ -44,9 +46,10 @@ class ValidationMetrics(keras.callbacks.Callback):
         return self._task
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        task = self.task(self.model)
+        model = self._measured or self.model
+        task = self.task(model)
         with averaged(self.model):
-            fit_blend(self.model, task)
-            metrics = task.evaluate(ModelScorer(self.model), self.ks)
+            fit_blend(model, task)
+            metrics = task.evaluate(ModelScorer(model), self.ks)
         if logs is not None:
             logs.update({f"val_{name}@{k}": metrics[f"{name}@{k}"] for name in RANKING for k in self.ks})

@@ -12,7 +12,6 @@ import numpy as np
 from mmtfrs._keras import keras
 from mmtfrs.errors import RunError
 from mmtfrs.models.averaging import averaged
-from mmtfrs.models.two_tower import TwoTower
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -47,7 +46,11 @@ class Checkpoint(keras.callbacks.Callback):
         """Whether patience has run out."""
         return self.monitor is not None and self.epoch - self.best_epoch >= self.patience
 
-    def resume(self, model: TwoTower) -> int:
+    def begin(self, model: keras.Model, value: float | None) -> None:
+        """Takes what a model has now for the weights of epoch 0, which later ones must be better than."""
+        self.best, self._best_weights = value, model.get_weights()
+
+    def resume(self, model: keras.Model) -> int:
         """Puts a compiled model into the state of the last complete epoch, and returns how many are done."""
         found = sorted(self.folder.glob("epoch-*")) if self.folder else []
         found = [path for path in found if (path / "state.json").exists()]
@@ -88,7 +91,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self.finished:
             self.model.stop_training = True
 
-    def restore_best(self, model: TwoTower) -> None:
+    def restore_best(self, model: keras.Model) -> None:
         """Gives the model the weights of its best epoch, averaged where the optimizer averages."""
         if self._best_weights:
             model.set_weights(self._best_weights)

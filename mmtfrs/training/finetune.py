@@ -1,31 +1,30 @@
-"""Fine-tuning: the top of the image encoder learns with the towers, and the features are made anew by what it has become."""
+"""Fine-tuning: the top of an encoder learns with the towers, and the features are made anew by what it has become."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 
 from mmtfrs import encoders
 from mmtfrs._keras import keras, tf
+from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.data.catalog import Catalog
+from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
-from mmtfrs.encoders.applications import NETWORKS
-from mmtfrs.encoders.image import ImageEncoder
-from mmtfrs.errors import ConfigError, MediaError, RunError
-from mmtfrs.evaluation.blend import fit_blend, settle_media
-from mmtfrs.evaluation.ranking_task import RankingTask
-from mmtfrs.evaluation.scorers import ModelScorer
+from mmtfrs.encoders.base import Encoder
+from mmtfrs.encoders.names import NAMES
+from mmtfrs.errors import ConfigError, MediaError
+from mmtfrs.evaluation.blend import settle_media
+from mmtfrs.evaluation.callback import ValidationMetrics
 from mmtfrs.features.extract import extract
 from mmtfrs.features.features import Features
 from mmtfrs.model_inputs.feature_table import reduce_media
-from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.run_folder import RUN
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.utils.files import replacing
+from mmtfrs.training.checkpoint import Checkpoint
+from mmtfrs.training.fit import EpochLines
 
 
 def finetune(
@@ -33,9 +32,8 @@ def finetune(
 ) -> TwoTower:
     """Trains the top blocks of the image encoder with the towers, keeps the best epoch, and refreshes the features.
 
-    Pictures are decoded in tf.data and encoded in the step; the batch's items take their features from there, all others
-    (histories, negatives) from the table. Batch normalization stays as it was. Afterwards the tuned encoder encodes every
-    picture once, and a model on these features is returned; it is the one that went in where no epoch was better.
+    Batch normalization stays as it was. Afterwards the tuned encoder encodes every picture once, and a model on these features
+    is returned; it is the one that went in where no epoch was better.
 
     Args:
         model: trained on the frozen features.
@@ -47,179 +45,151 @@ def finetune(
     Raises:
         ConfigError: the encoder cannot be trained, or has fewer blocks.
     """
-    config = model.config.training.finetune
-    if "image" not in model.data.modalities:
-        raise ConfigError("`training.finetune` needs items with pictures. Received: none.")
-    encoder = encoders.load("image", model.config.encoders.image)
-    tuned = _top_variables(encoder, config.blocks)
-    stage = _Stage(model, encoder, tuned, catalog, split, folder, progress)
-    stage.run(config.epochs, config.learning_rate, config.batch_size)
-    if stage.best_epoch == 0:
+    config = model.config
+    encoder = encoders.load("image", config.encoders.image)
+    job = TunedTower(model, encoder, _top_variables(encoder, config.training.finetune.blocks), catalog)
+    if not _fit(job, split, folder / "training" / "finetune", progress):
         return model
-    name = _save(encoder, folder)
-    fresh = extract(catalog, model.config.replace(encoders={"image": name}), store, progress=progress)
-    rows = fresh.items["image"]
-    items = dict(model.data.items)
-    items["image"] = reduce_media(model.data.adapters["image"], rows, np.arange(1, len(rows) + 1), len(catalog))
-    users = {key: value for key, value in model.data.users.items() if key != "image"}
+    modality, name = encoder.modality, _save(encoder, folder)
+    fresh = extract(catalog, config.replace(encoders={modality: name}), store, progress=progress)
+    rows = fresh.items[modality]
+    media = reduce_media(model.data.adapters[modality], rows, np.arange(1, len(rows) + 1), len(catalog))
+    users = {key: value for key, value in model.data.users.items() if key != modality}
     # The run may be moved, and its encoder with it.
-    used = dict(model.data.encoders) | {"image": (name.replace(str(folder.resolve()), RUN), rows.fingerprint)}
-    tables: ModelInputs = dataclasses.replace(model.data, items=items, users=users, encoders=used)
-    result = TwoTower(model.config, tables=tables)
+    used = model.data.encoders | {modality: (name.replace(str(folder.resolve()), RUN), rows.fingerprint)}
+    tables = dataclasses.replace(model.data, items=model.data.items | {modality: media}, users=users, encoders=used)
+    result = TwoTower(config, tables=tables)
     result.set_weights(model.get_weights())
-    result.keep_encoders({**features.encoders, "image": fresh.encoders["image"]})
+    result.keep_encoders({**features.encoders, modality: fresh.encoders[modality]})
     return result
 
 
-def _save(encoder: ImageEncoder, folder: Path) -> str:
+class TunedTower(keras.Model):
+    """A TwoTower and a part of an encoder, trained by one loss in plain Keras `fit`.
+
+    Media are decoded in tf.data and encoded in the step; the batch's items take their features from there, all others
+    (histories, negatives) from the table.
+
+    Args:
+        towers: trained on the features of the encoder as it was.
+        encoder: of the media of the batch's items.
+        tuned: its variables that are trained.
+        catalog: has the media.
+    """
+
+    def __init__(self, towers: TwoTower, encoder: Encoder, tuned: list[tf.Variable], catalog: Catalog) -> None:
+        super().__init__(name="tuned_tower")
+        self.towers, self.encoder, self.tuned = towers, encoder, tuned
+        self._loss = keras.metrics.Mean(name="loss")
+        self._bounds: ExtractionConfig = towers.config.extraction
+        self._table = towers.device.items.get(encoder.modality)
+        self._media = ["", *catalog.media(0, len(catalog), encoder.modality)]
+        # Any medium, for batches without one.
+        self._spare = next((each for each in map(self._decoded, range(len(self._media))) if each is not None), None)
+        if self._table is None or self._spare is None:
+            raise ConfigError(f"`training.finetune` needs items with media of the {encoder.modality} encoder. Received: none.")
+
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        adapter = self.towers.data.adapters[self.encoder.modality]
+        reduced = tf.matmul(self.encoder(*inputs["media"]) - adapter.mean, adapter.projection)
+        with self._table.replaced(inputs["shown"], reduced):
+            return self.towers.compute_loss(inputs, training)
+
+    @tf.autograph.experimental.do_not_convert
+    def train_step(self, data) -> dict[str, tf.Tensor]:
+        self._loss.update_state(TwoTower.train_step(self, data)["loss"])
+        return {"loss": self._loss.result()}
+
+    def dataset(self, events: Events, batch_size: int) -> tf.data.Dataset:
+        """The batches of `TwoTower.dataset`, with `shown`, those of their item rows that have a medium, and these `media`."""
+        specs = (tf.TensorSpec([None], tf.int32), *self.encoder.inputs)
+
+        def decode(rows: np.ndarray) -> tuple:
+            found = {row: self._decoded(row) for row in np.unique(rows)}
+            found = {row: medium for row, medium in found.items() if medium is not None} or {0: self._spare}
+            return np.array(list(found), np.int32), *self.encoder.collate(list(found.values()))
+
+        def add(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            values = tf.numpy_function(decode, [batch["item"]], [spec.dtype for spec in specs])
+            shown, *media = (tf.ensure_shape(value, spec.shape) for value, spec in zip(values, specs, strict=True))
+            return batch | {"shown": shown, "media": tuple(media)}
+
+        return self.towers.dataset(events, batch_size=batch_size).map(add, num_parallel_calls=2).prefetch(2)
+
+    def refresh(self) -> None:
+        """The table's features, by the encoder as it is now; so that evaluation sees what serving will."""
+        rows, matrix = self._table.rows.numpy(), self._table.matrix.numpy()
+        first = {media: row for row, media in reversed(list(enumerate(rows))) if media}
+        pending = [(media, self._media[row]) for media, row in first.items() if self._media[row]]  # those of videos stay
+        for start in range(0, len(pending), self._bounds.batch_size):
+            places, paths = zip(*pending[start : start + self._bounds.batch_size], strict=True)
+            features, there = self.encoder.encode(paths, self._bounds)
+            matrix[np.array(places)[there]] = self.towers.data.adapters[self.encoder.modality].reduce(features[there])
+        self._table.matrix.assign(matrix)
+
+    def _decoded(self, row: int) -> np.ndarray | None:
+        """The decoded medium of an item row, None where it has none or one that was set aside when features were extracted."""
+        try:
+            return (
+                self.encoder.decode(self.encoder.read(self._media[row], self._bounds), self._bounds)
+                if self._media[row]
+                else None
+            )
+        except MediaError:
+            return None
+
+
+def _fit(job: TunedTower, split: Split, folder: Path, progress: bool) -> int:
+    """Leaves a job at its best epoch, and returns which that is; 0 where none was better than what it began with."""
+    towers, config = job.towers, job.towers.config.training.finetune
+    metric = towers.config.evaluation.monitor
+    job.compile(optimizer=keras.optimizers.Adam(config.learning_rate))
+    job.optimizer.build(job.trainable_variables)  # in the first step, TensorFlow would trace it twice
+    towers.alike.assign(0.0)  # what is trained is what is measured
+    measure = None
+    if len(split.validation):
+        measure = ValidationMetrics(split.validation, (int(metric.partition("@")[2]),), towers)
+    checkpoint = Checkpoint(folder, f"val_{metric}" if measure else None, config.epochs)
+    done = checkpoint.resume(job)
+    if done:
+        job.refresh()
+    elif measure is not None:
+        logs: dict[str, float] = {}
+        measure.set_model(job)
+        measure.on_epoch_end(-1, logs)
+        checkpoint.begin(job, logs[f"val_{metric}"])
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: job.refresh()), measure, checkpoint]
+    callbacks += [EpochLines(config.epochs, checkpoint, "fine-tuning epoch")] if progress else []
+    if done < config.epochs:
+        batches = job.dataset(split.train, config.batch_size)
+        job.fit(batches, epochs=config.epochs, initial_epoch=done, callbacks=[*filter(None, callbacks)], verbose=0)
+    checkpoint.restore_best(job)
+    job.refresh()
+    if measure is not None:
+        settle_media(towers, measure.task(towers), metric)
+    return checkpoint.best_epoch
+
+
+def _save(encoder: Encoder, folder: Path) -> str:
     """Writes what the encoder has become, and returns the name by which it is loaded."""
     network = encoder.name.partition(":")[0]
-    if network in NETWORKS:
-        path = (folder / "image_encoder.weights.h5").resolve()
+    if network in NAMES[encoder.modality]:
+        path = (folder / f"{encoder.modality}_encoder.weights.h5").resolve()
         encoder.model.save_weights(path)
         return f"{network}:{path}"
-    path = (folder / "image_encoder.h5").resolve()
+    path = (folder / f"{encoder.modality}_encoder.h5").resolve()
     encoder.model.save(path)
     return str(path)
 
 
-class _Stage:
-    """The epochs of a fine-tuning."""
-
-    def __init__(self, model, encoder, tuned, catalog, split, folder, progress) -> None:
-        self.model: TwoTower = model
-        self.encoder: ImageEncoder = encoder
-        self.variables = [*model.trainable_variables, *tuned]
-        self.tuned = tuned
-        self.catalog: Catalog = catalog
-        self.split: Split = split
-        self.path: Path = folder / "training" / "finetune.npz"
-        self.progress: bool = progress
-        self.best_epoch = 0
-        self.table = model.device.items["image"]
-        self.adapter = model.data.adapters["image"]
-
-    def run(self, epochs: int, rate: float, batch_size: int) -> None:
-        optimizer = keras.optimizers.Adam(rate)
-        monitor = self.model.config.evaluation.monitor
-        self.model.alike.assign(0.0)  # what is trained is what is measured
-        best, kept, done = self._measure(), self._values(), 0
-        if self.path.exists():
-            done, self.best_epoch, best, kept = self._resume()
-        step = self._step(optimizer)
-        dataset = self._dataset(batch_size)
-        for epoch in range(done, epochs):
-            start, losses = time.monotonic(), []
-            for batch in dataset:
-                losses.append(float(step(batch)))
-            self._refresh_table()
-            value = self._measure()
-            if value is None or best is None or value > best:
-                best, kept, self.best_epoch = value, self._values(), epoch + 1
-            if self.progress:
-                measured = "" if value is None else f"  val_{monitor} {value:.4f}" + (" (best)" if value == best else "")
-                print(
-                    f"fine-tuning epoch {epoch + 1}/{epochs}  loss {np.mean(losses):.4f}{measured}  "
-                    f"{time.monotonic() - start:.0f} s",
-                    file=sys.stderr,
-                )
-            self._checkpoint(epoch + 1, best, kept)
-        for variable, value in zip(self.variables, kept, strict=True):
-            variable.assign(value)
-        self._refresh_table()
-        if best is not None:
-            settle_media(self.model, self._task(), monitor)
-
-    def _dataset(self, batch_size: int) -> tf.data.Dataset:
-        """The training batches with their items' pictures, `[B, S, S, 3] uint8`, black where there is none."""
-        side, bounds = self.encoder.size, self.model.config.extraction
-        paths = ["", *self.catalog.media(0, len(self.catalog), "image")]
-
-        def decode(rows: np.ndarray) -> np.ndarray:
-            pictures = np.zeros((len(rows), side, side, 3), np.uint8)
-            for place, row in enumerate(rows):
-                if paths[row]:
-                    try:
-                        pictures[place] = self.encoder.decode(self.encoder.read(paths[row], bounds), bounds)
-                    except MediaError:
-                        continue  # it was set aside when features were extracted, so the table has no row of it either
-            return pictures
-
-        def add(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            pictures = tf.numpy_function(decode, [batch["item"]], tf.uint8)
-            return batch | {"pictures": tf.ensure_shape(pictures, [None, side, side, 3])}
-
-        return self.model.dataset(self.split.train, batch_size=batch_size).map(add, num_parallel_calls=2).prefetch(2)
-
-    def _step(self, optimizer):
-        @tf.function(autograph=False)
-        def step(batch: dict[str, tf.Tensor]) -> tf.Tensor:
-            with tf.GradientTape() as tape:
-                features = self.encoder._encode(batch["pictures"])
-                reduced = tf.matmul(features - self.adapter.mean, self.adapter.projection)
-                with self.table.replaced(batch["item"], reduced):
-                    loss = self.model.compute_loss(batch, training=True) + tf.add_n([0.0, *self.model.losses])
-            gradients = tape.gradient(loss, self.variables)
-            pairs = [pair for pair in zip(gradients, self.variables, strict=True) if pair[0] is not None]
-            optimizer.apply_gradients(pairs)
-            return loss
-
-        return step
-
-    def _refresh_table(self) -> None:
-        """The table's image features, by the encoder as it is now; so that evaluation sees what serving will."""
-        rows, matrix = self.table.rows.numpy(), self.table.matrix.numpy()
-        bounds = self.model.config.extraction
-        first = {int(media): row for row, media in reversed(list(enumerate(rows))) if media}
-        pending = [(media, self.catalog.medium(row - 1, "image")) for media, row in first.items()]
-        pending = [(media, path) for media, path in pending if path]  # features of videos stay what they were
-        for start in range(0, len(pending), bounds.batch_size):
-            part = pending[start : start + bounds.batch_size]
-            pictures = [self.encoder.decode(self.encoder.read(path, bounds), bounds) for _, path in part]
-            matrix[[media for media, _ in part]] = self.adapter.reduce(self.encoder.encode_batch(pictures))
-        self.table.matrix.assign(matrix)
-
-    def _measure(self) -> float | None:
-        if not len(self.split.validation):
-            return None
-        metric, task = self.model.config.evaluation.monitor, self._task()
-        fit_blend(self.model, task)  # pictures may say more than they did
-        return task.evaluate(ModelScorer(self.model), (int(metric.partition("@")[2]),))[metric]
-
-    def _task(self) -> RankingTask:
-        return RankingTask(self.model.data, self.split.validation, self.model.repeats)
-
-    def _values(self) -> list[np.ndarray]:
-        return [variable.numpy() for variable in self.variables]
-
-    def _checkpoint(self, epoch: int, best: float | None, kept: list[np.ndarray]) -> None:
-        arrays = {f"now-{n}": value for n, value in enumerate(self._values())}
-        arrays |= {f"best-{n}": value for n, value in enumerate(kept)}
-        state = np.array([epoch, self.best_epoch, np.nan if best is None else best])
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.path) as file:
-            np.savez(file, state=state, **arrays)
-
-    def _resume(self) -> tuple[int, int, float | None, list[np.ndarray]]:
-        try:
-            with np.load(self.path) as saved:
-                epoch, best_epoch, best = saved["state"]
-                for number, variable in enumerate(self.variables):
-                    variable.assign(saved[f"now-{number}"])
-                kept = [saved[f"best-{number}"] for number in range(len(self.variables))]
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{self.path}: the checkpoint is damaged ({error}). Remove it to fine-tune anew.") from error
-        return int(epoch), int(best_epoch), None if np.isnan(best) else float(best), kept
-
-
-def _top_variables(encoder: ImageEncoder, count: int) -> list[tf.Variable]:
+def _top_variables(encoder: Encoder, count: int) -> list[tf.Variable]:
     """The weights of the top blocks; batch normalization, which would forget what it knows, is left out.
 
     A block is a run of layers whose names start alike (`block7a`, `conv5`), as keras.applications names them.
     """
     if encoder.model is None:
         raise ConfigError(
-            f"`training.finetune.blocks`: the image encoder {encoder.name} cannot be trained. Use 0 blocks, or a "
+            f"`training.finetune.blocks`: the {encoder.modality} encoder {encoder.name} cannot be trained. Use 0 blocks, or a "
             "network of keras.applications."
         )
     blocks: dict[str, list[tf.Variable]] = {}

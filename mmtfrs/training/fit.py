@@ -199,7 +199,7 @@ def fit(
     if folder is not None and rates is None:
         callbacks.append(keras.callbacks.TensorBoard(str(folder / "logs"), write_graph=False))
     if progress:
-        callbacks.append(_Lines(epochs, checkpoint))
+        callbacks.append(EpochLines(epochs, checkpoint))
     callbacks += more
     if not checkpoint.finished and done < epochs:
         model.fit(model.dataset(split.train), epochs=epochs, initial_epoch=done, callbacks=callbacks, verbose=0)
@@ -209,18 +209,18 @@ def fit(
     return checkpoint.history
 
 
-class _Lines(keras.callbacks.Callback):
+class EpochLines(keras.callbacks.Callback):
     """One line per epoch, on standard error so that standard output stays for results."""
 
-    def __init__(self, epochs: int, checkpoint: Checkpoint) -> None:
+    def __init__(self, epochs: int, checkpoint: Checkpoint, label: str = "epoch") -> None:
         super().__init__()
-        self._epochs, self._checkpoint = epochs, checkpoint
+        self._epochs, self._checkpoint, self._label = epochs, checkpoint, label
         self._start = self._done = 0.0
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._start, self._done = time.monotonic(), self._checkpoint.epoch
         if self._done:
-            print(f"resuming after epoch {self._done}", file=sys.stderr)
+            print(f"resuming after {self._label} {self._done}", file=sys.stderr)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         checkpoint = self._checkpoint
@@ -231,7 +231,7 @@ class _Lines(keras.callbacks.Callback):
         measured = "" if value is None else f"  {checkpoint.monitor} {value:.4f}"
         best = " (best)" if checkpoint.monitor and checkpoint.best_epoch == checkpoint.epoch else ""
         print(
-            f"epoch {epoch + 1}/{self._epochs}  loss {logs['loss']:.4f}{measured}{best}  "
+            f"{self._label} {epoch + 1}/{self._epochs}  loss {logs['loss']:.4f}{measured}{best}  "
             f"{spent:.0f} s, at most {left:.0f} s left",
             file=sys.stderr,
         )
