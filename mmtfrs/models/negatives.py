@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,6 +72,15 @@ class Negatives(keras.layers.Layer):
             return Columns(columns, embeddings, log_counts, embeddings[:batch])
         own = embed(items)
         return Columns(items, own, self._log_counts(items, others), own)
+
+    @contextlib.contextmanager
+    def from_batch(self) -> Iterator[None]:
+        """Draws as `in_batch` for a while: where only a batch's own features are made anew, others would be told by theirs."""
+        kind, self.kind = self.kind, "in_batch"
+        try:
+            yield
+        finally:
+            self.kind = kind
 
     def get_config(self) -> dict:
         return {**super().get_config(), "config": self.config.model_dump(mode="json"), "counts": self._counts.tolist()}

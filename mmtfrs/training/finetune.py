@@ -67,8 +67,8 @@ def finetune(
 class TunedTower(keras.Model):
     """A TwoTower and a part of an encoder, trained by one loss in plain Keras `fit`.
 
-    Media are decoded in tf.data and encoded in the step; the batch's items take their features from there, all others
-    (histories, negatives) from the table.
+    Media are decoded in tf.data and encoded in the step; the batch's items, which are each other's negatives, take their
+    features from there, all others (histories) from the table.
 
     Args:
         towers: trained on the features of the encoder as it was.
@@ -92,7 +92,7 @@ class TunedTower(keras.Model):
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         adapter = self.towers.data.adapters[self.encoder.modality]
         reduced = tf.matmul(self.encoder(*inputs["media"]) - adapter.mean, adapter.projection)
-        with self._table.replaced(inputs["shown"], reduced):
+        with self._table.replaced(inputs["shown"], reduced), self.towers.objective.negatives.from_batch():
             return self.towers.compute_loss(inputs, training)
 
     @tf.autograph.experimental.do_not_convert

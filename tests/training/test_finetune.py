@@ -10,8 +10,12 @@ from conftest import run_cli
 from PIL import Image
 
 import mmtfrs
+from mmtfrs import encoders
 from mmtfrs._keras import keras, tf
+from mmtfrs.encoders.text import TextEncoder
 from mmtfrs.errors import ConfigError
+from mmtfrs.features.features import FeatureRows
+from mmtfrs.training.finetune import TunedTower
 from mmtfrs.training.train import train
 
 pytestmark = pytest.mark.slow
@@ -74,10 +78,15 @@ def _run(folder, out, **training):
     return model, split
 
 
-def test_the_encoder_learns_what_users_see(colors, tmp_path):
-    frozen, split = _run(colors, tmp_path / "frozen", finetune={"blocks": 0})
-    tuned, _ = _run(colors, tmp_path / "tuned")
-    recalls = [mmtfrs.evaluate(model, split.test, ks=(5,))["model"]["recall@5"] for model in (frozen, tuned)]
+@pytest.fixture(scope="module")
+def frozen(colors, tmp_path_factory):
+    """The model without fine-tuning, and its split; only read."""
+    return _run(colors, tmp_path_factory.mktemp("frozen") / "run", finetune={"blocks": 0})
+
+
+def test_the_encoder_learns_what_users_see(colors, frozen, tmp_path):
+    tuned, split = _run(colors, tmp_path / "tuned")
+    recalls = [mmtfrs.evaluate(model, split.test, ks=(5,))["model"]["recall@5"] for model in (frozen[0], tuned)]
     assert recalls[1] > recalls[0] + 0.15, recalls
 
     # Moved, loaded and exported, it still answers with the tuned encoder: features are those of the run's table.
@@ -93,9 +102,8 @@ def test_the_encoder_learns_what_users_see(colors, tmp_path):
     np.testing.assert_allclose(answer["embedding"][0, :-1], again.candidate_embeddings()[3, :-1], atol=1e-4)  # but popularity
 
 
-def test_gradient_reaches_the_pictures(colors, tmp_path):
-    model, _ = _run(colors, tmp_path / "run", finetune={"blocks": 0})
-    table = model.device.items["image"]
+def test_gradient_reaches_the_pictures(frozen):
+    table = frozen[0].device.items["image"]
     rows = tf.constant([3, 5, 3])
     features = tf.Variable(np.random.default_rng(0).normal(size=(3, table.dim)).astype(np.float32))
     with tf.GradientTape() as tape, table.replaced(rows, features):
@@ -108,9 +116,62 @@ def test_gradient_reaches_the_pictures(colors, tmp_path):
     np.testing.assert_allclose(tape.gradient(total, features), np.array([[0.5], [1.0], [0.5]]) * np.ones(table.dim), atol=1e-6)
 
 
-def test_by_the_command_line_and_again(colors, tmp_path):
+def test_a_step_is_one_along_the_gradient_through_the_network(colors, frozen):
+    """Beside the network as Keras loads it, on a picture per event, differentiated by hand."""
+    model, split = frozen
+    config = model.config.replace(model={"dropout": 0.0, "id_dropout": 0.0, "history_id_dropout": 0.0})
+    towers = mmtfrs.TwoTower(config, tables=model.data)
+    encoder = encoders.load("image", colors / "network.h5")
+    tuned = encoder.model.get_layer("block2_dense").variables
+    job = TunedTower(towers, encoder, tuned, mmtfrs.Catalog.read(colors / "items.csv"))
+    job.compile(optimizer=keras.optimizers.SGD(1.0))
+    batch = next(iter(job.dataset(split.train, 32)))
+    items, adapter = batch["item"].numpy(), model.data.adapters["image"]
+    assert len(set(items)) < len(items) == 32  # some twice
+    pictures = np.stack([np.asarray(Image.open(colors / f"{row - 1}.png"), np.float32) for row in items])
+    network = keras.models.load_model(colors / "network.h5", compile=False)
+    variables = [*towers.trainable_variables, *network.get_layer("block2_dense").variables]
+    with tf.GradientTape() as tape:
+        reduced = tf.matmul(network(pictures) - adapter.mean, adapter.projection)
+        with towers.device.items["image"].replaced(items, reduced), towers.objective.negatives.from_batch():
+            loss = towers.compute_loss(batch, training=True) + tf.add_n([0.0, *towers.losses])
+    slopes = tape.gradient(loss, variables)
+    assert len(job.trainable_variables) == len(variables) and np.abs(slopes[-2]).max() > 1e-4
+    before = [variable.numpy() for variable in job.trainable_variables]
+    history = job.fit(tf.data.Dataset.from_tensors(batch), verbose=0).history
+    np.testing.assert_allclose(history["loss"], [loss], rtol=1e-5)
+    for start, slope, variable in zip(before, slopes, job.trainable_variables, strict=True):
+        np.testing.assert_allclose(start - variable, tf.convert_to_tensor(slope), rtol=1e-3, atol=1e-6, err_msg=variable.name)
+
+
+def test_texts_are_tuned_by_the_same_job(tmp_path):
+    """Half of the words are what half of the users take; every fifth item has no text."""
+    words = [("red", "blue")[n % 2] if n % 5 else "" for n in range(40)]
+    (tmp_path / "items.csv").write_text("item_id,text\n" + "".join(f"i{n},{word}\n" for n, word in enumerate(words)))
+    lines = [f"u{u},i{n},{u}\n" for u in range(40) for n in range(u % 2, 40, 2)]
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\n" + "".join(lines))
+    catalog = mmtfrs.Catalog.read(tmp_path / "items.csv")
+    events = mmtfrs.Events.read(tmp_path / "events.csv", catalog=catalog)
+    weights = tf.Variable(np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32))
+    encoder = TextEncoder("words", lambda texts: tf.gather(weights, tf.cast(texts == "red", tf.int32)), 4, "words", [weights])
+    vectors, present = encoder.encode(catalog.media(0, 40, "text"))
+    features = mmtfrs.Features(items={"text": FeatureRows(vectors, np.where(present, np.arange(40), -1), "words")})
+    towers = mmtfrs.TwoTower(mmtfrs.Config(**SETTINGS), catalog, features, events)
+    job = TunedTower(towers, encoder, [weights], catalog)
+    job.compile(optimizer=keras.optimizers.Adam(0.01))
+    before = weights.numpy()
+    losses = job.fit(job.dataset(events, 16), epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0] and (weights.numpy() != before).all(), losses
+    job.refresh()
+    expected = towers.data.adapters["text"].reduce(encoder.encode(["blue", "red"])[0])
+    table = towers.device.items["text"]
+    found = table(tf.constant([2, 3, 6]))[0]  # i1, i2 and i5, which has none
+    np.testing.assert_allclose(found, [expected[0], expected[1], np.zeros(table.dim)], rtol=1e-5)
+
+
+def test_by_the_command_line_and_again(colors, tmp_path, jobs):
     settings = json.loads(json.dumps(SETTINGS | {"encoders": {"image": str(colors / "network.h5")}}))
-    settings["training"]["finetune"]["epochs"] = 2
+    settings["training"]["finetune"]["epochs"] = 4
     (tmp_path / "c.yaml").write_text(json.dumps(settings))
     command = [
         "train",
@@ -125,10 +186,15 @@ def test_by_the_command_line_and_again(colors, tmp_path):
         "--config",
         tmp_path / "c.yaml",
     ]
-    first = run_cli(*command)
-    assert first.returncode == 0 and "fine-tuning epoch 2/2" in first.stderr, first.stderr
+    job = jobs("mmtfrs.cli.app", *command)
+    job.line("fine-tuning epoch 1/4")
+    job.kill()
+    assert not (tmp_path / "run" / "weights.npz").exists()
     second = run_cli(*command)
-    assert second.returncode == 0 and "fine-tuning" not in second.stderr, second.stderr
+    assert second.returncode == 0 and "fine-tuning epoch 4/4" in second.stderr, second.stderr
+    assert "resuming after fine-tuning epoch" in second.stderr and "epoch 1/4" not in second.stderr, second.stderr
+    third = run_cli(*command)
+    assert third.returncode == 0 and "fine-tuning" not in third.stderr, third.stderr
 
 
 def test_what_cannot_be_trained(colors, tmp_path):
