@@ -1,6 +1,6 @@
-"""mmtfrs: recommending things by what they look like, say and sound like.
+"""mmtfrs: multimodal recommendations from images, text and audio.
 
-A catalog of raw items (pictures, texts, sounds) and a log of events become a two-tower TensorFlow Recommenders
+A catalog of raw items (images, texts, audio) and a log of events become a two-tower TensorFlow Recommenders
 model that TensorFlow Serving answers from. The names below are the whole public surface; they load on first use,
 so that commands which need no TensorFlow start at once.
 """

@@ -16,9 +16,9 @@ OFFLINE = [part for name in ("image", "text", "audio") for part in (f"--{name}-e
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """Twelve items with texts, eight users, a broken picture, an event on an unknown item."""
+    """Twelve items with texts, eight users, a broken image, an event on an unknown item."""
     folder = tmp_path_factory.mktemp("tiny")
-    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
     items = "item_id,text,image\n" + "".join(f"i{n},a text about {n},\n" for n in range(11)) + "i11,last,bad.png\n"
     (folder / "items.csv").write_text(items)
     events = [f"u{u},i{(u * 5 + n) % 12},{1_760_000_000 + u + 10 * n}" for u in range(8) for n in range(6)]
@@ -61,7 +61,7 @@ def test_the_whole_path(tiny, tmp_path):
     assert "set aside: items i11: image bad.png" in result.stderr and "row 50: the event is on an item" in result.stderr
     result = run_cli("evaluate", tmp_path / "r", "--baselines", "id_only,image", "--json")
     document = json.loads(result.stdout)
-    assert list(document["results"]) == ["model", "popularity", "id_only"]  # no picture could be used
+    assert list(document["results"]) == ["model", "popularity", "id_only"]  # no image could be used
     assert json.loads((tmp_path / "r" / "metrics.json").read_text()) == document
     table = run_cli("evaluate", tmp_path / "r", "--baselines", "none")
     assert "this model" in table.stdout and "recall@5" in table.stdout
@@ -81,7 +81,7 @@ def test_the_whole_path(tiny, tmp_path):
     result = run_cli("recommend", tmp_path / "sm" / "tiny", "--text", "a text about 5", "-k", 12)
     assert len(re.findall(r"^ *\d+ +-?\d\.\d+ +i\d+ ", result.stdout, re.M)) == 12
     result = run_cli("recommend", tmp_path / "sm" / "tiny", "--image", tiny / "bad.png")
-    assert result.returncode == 1 and "not a picture in a known format" in result.stderr
+    assert result.returncode == 1 and "not an image in a known format" in result.stderr
 
 
 def test_bare_ids_need_no_encoder(tiny, tmp_path):

@@ -1,4 +1,4 @@
-"""The whole path on the real catalog of pictures, texts and sounds, by the commands, with the real YAMNet."""
+"""The whole path on the real catalog of images, texts and audio, by the commands, with the real YAMNet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(real, tmp_path_factory):
-    """Takes twenty seconds: real YAMNet over 360 sounds, and two trainings at their full size."""
+    """Takes twenty seconds: real YAMNet over 360 recordings, and two trainings at their full size."""
     digits, folder = real / "digits", tmp_path_factory.mktemp("digits")
     encoders = ["--image-encoder", "offline", "--text-encoder", "offline", "--audio-encoder", real / "yamnet" / "yamnet.h5"]
     (folder / "c.yaml").write_text("training: {epochs: 12, refit: false}\n")  # what is asked here is reached by then
@@ -74,7 +74,7 @@ def test_asked_by_the_user_alone_as_evaluated(run, exported):
 
 
 def test_a_medium_alone_finds_its_digit_and_itself(run, real, exported):
-    """Asked by an item's own text, picture or sound, and by nothing else, through `serving_default`: how many of ten answers
+    """Asked by an item's own text, image or sound, and by nothing else, through `serving_default`: how many of ten answers
     are of the same digit (the id of an item tells its digit and voice), and whether the item itself is among twenty."""
     catalog = Catalog.read(real / "digits" / "items.csv")
     broken = json.loads((real / "digits" / "truth.json").read_text())["broken"]

@@ -41,7 +41,7 @@ from serving.server import serve
 from tuning.search import main as tune
 
 app = CommandLine(
-    no_args_is_help=True, help="Multimodal two-tower recommendation: from raw pictures, texts and sounds to a served model."
+    no_args_is_help=True, help="Multimodal two-tower recommendation: from raw images, texts and audio to a served model."
 )
 
 
@@ -56,7 +56,7 @@ def demo_data(
     seed: Annotated[int, typer.Option(help="Fixes every byte of every file.")] = 42,
     as_json: Json = False,
 ) -> None:
-    """Write the demo catalog: pictures, texts, sounds and a log of events with planted tastes."""
+    """Write the demo catalog: images, texts, audio and a log of events with planted tastes."""
     from mmtfrs.data.demo import write_demo
 
     counts = write_demo(folder, seed)

@@ -111,14 +111,14 @@ class ExtractionConfig(Section):
 
     batch_size: Positive = 32
     workers: Positive = Field(default=2, description="threads that read and decode")
-    max_pixels: Positive = Field(default=50_000_000, description="larger pictures are set aside")
-    max_seconds: Annotated[float, Field(gt=0)] = Field(default=600.0, description="longer sounds are set aside")
+    max_pixels: Positive = Field(default=50_000_000, description="larger images are set aside")
+    max_seconds: Annotated[float, Field(gt=0)] = Field(default=600.0, description="longer audio is set aside")
     frames: Positive = Field(default=8, description="sampled of a video")
     frame_pooling: Literal["mean", "attention"] = "mean"
     max_bytes: Positive = Field(default=200_000_000, description="larger media files are set aside")
     decoder: Literal["soundfile", "tensorflow-io"] = Field(
         default="soundfile",
-        description="of sounds; features are the same, and soundfile is faster (tensorflow-io: Python 3.10, 3.11)",
+        description="of audio; features are the same, and soundfile is faster (tensorflow-io: Python 3.10, 3.11)",
     )
 
 
@@ -185,7 +185,7 @@ class FineTuneConfig(Section):
 
     blocks: Count = Field(default=0, description="blocks of the image encoder to train, from the top; 0: it stays frozen")
     epochs: Positive = 2
-    batch_size: Positive = Field(default=32, description="events, and so pictures, of a step")
+    batch_size: Positive = Field(default=32, description="events, and so images, of a step")
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
 
 

@@ -1,6 +1,6 @@
 """The demo catalog: real files with planted tastes, of which each modality tells a different part.
 
-Every item has a shape that only its picture shows, a topic that only its text tells and a timbre that only its sound
+Every item has a shape that only its image shows, a topic that only its text tells and a timbre that only its sound
 carries. Every user likes two of the six values of each, and takes an item with probability proportional to
 `popularity * exp(strength * matches)`. So a model that fuses all three must beat one that sees any one of them, and
 an item's media must be enough to recommend it before anyone took it. `truth.json` holds what was planted.

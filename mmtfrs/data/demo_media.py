@@ -1,4 +1,4 @@
-"""Pictures, texts and sounds of the demo catalog: six shapes, six topics, six timbres, everything else at random."""
+"""Images, texts and audio of the demo catalog: six shapes, six topics, six timbres, everything else at random."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def profile(topics: Iterable[int]) -> str:
 
 
 def picture(rng: np.random.Generator, shape: int) -> Image.Image:
-    """An RGB picture of 96 x 96: the shape at a random place, size and color on a noisy ground."""
+    """An RGB image of 96 x 96: the shape at a random place, size and color on a noisy ground."""
     ground, color = rng.integers(0, 110, 3), rng.integers(140, 255, 3)
     if rng.random() < 0.5:
         ground, color = color, ground

@@ -1,4 +1,4 @@
-"""What items and users have in common: a table of ids, each with a text, a picture and a sound, all optional."""
+"""What items and users have in common: a table of ids, each with a text, an image and audio, all optional."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmtfrs.data.problems import Problems
 from mmtfrs.data.table_reader import as_strings, read_table
 from mmtfrs.errors import DataError
 
-VIDEO = "video"  # no modality of its own: frames for the image encoder, a sound track for the audio encoder
+VIDEO = "video"  # no modality of its own: frames for the image encoder, audio track for the audio encoder
 _Table = TypeVar("_Table", bound="MediaTable")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -105,7 +105,7 @@ class MediaTable:
         return pc.sum(pc.not_equal(self.table.column(modality), "")).as_py() or 0
 
     def medium(self, row: int, modality: str) -> str:
-        """The text, or the full path of the picture or sound, of one row; "" where absent."""
+        """The text, or the full path of the image or audio, of one row; "" where absent."""
         return self.media(row, row + 1, modality)[0]
 
     def media(self, start: int, stop: int, modality: str) -> list[str]:

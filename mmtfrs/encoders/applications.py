@@ -13,7 +13,7 @@ from mmtfrs.encoders.base import fingerprint, fingerprint_folder, local_alternat
 from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.errors import EncoderError, first_line
 
-# Side of the pictures that a network was trained on, where it is not 224.
+# Side of the images that a network was trained on, where it is not 224.
 _SIZES = {
     **{f"efficientnetb{n}": size for n, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))},
     **{
@@ -26,7 +26,7 @@ _SIZES = {
 
 
 def _networks() -> dict[str, tuple[str, str, int]]:
-    """`{name: (module of keras.applications, class, side of its pictures)}` for every network that it has."""
+    """`{name: (module of keras.applications, class, side of its images)}` for every network that it has."""
     found = {}
     for class_name in dir(keras.applications):
         module_name = getattr(getattr(keras.applications, class_name), "__module__", "").rpartition(".")[2]
@@ -40,7 +40,7 @@ _IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 
 
 def load_application(name: str, weights: str = "imagenet", seed: int = 0) -> ImageEncoder:
-    """Builds a named network without its classifier, averaged over the picture.
+    """Builds a named network without its classifier, averaged over the image.
 
     Args:
         name: a key of `NETWORKS`.
@@ -78,7 +78,7 @@ def load_keras_file(path: Path) -> ImageEncoder:
     except Exception as error:
         raise EncoderError(f"{path}: Keras cannot load this image model ({first_line(error)}).") from error
     if isinstance(shape, list) or len(shape) != 4 or shape[-1] != 3:
-        raise EncoderError(f"{path}: an image model must take [B, H, W, 3] pictures. Received: {shape}.")
+        raise EncoderError(f"{path}: an image model must take [B, H, W, 3] images. Received: {shape}.")
     size = shape[1] or 224
     if len(model.output_shape) == 4:
         model = keras.Model(model.input, keras.layers.GlobalAveragePooling2D()(model.output))

@@ -1,4 +1,4 @@
-"""Sounds -> features: the mean over a clip's patches of what a network makes of each patch.
+"""Audio -> features: the mean over a clip's patches of what a network makes of each patch.
 
 A patch is 0.975 s of sound (96 spectrogram frames of 25 ms every 10 ms), one every 0.48 s. Patches depend on nothing
 outside themselves, so clips of any lengths are encoded as one flat list of patches, and padding can never leak.

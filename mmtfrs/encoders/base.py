@@ -85,7 +85,7 @@ class Encoder(abc.ABC):
         """Encodes media; what is absent or cannot be decoded is zero and not present.
 
         Args:
-            media: paths or bytes of pictures or sounds, or texts; None and "" are absent.
+            media: paths or bytes of images or audio, or texts; None and "" are absent.
             bounds: limits and batch size; the defaults if None.
 
         Returns:

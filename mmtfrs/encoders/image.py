@@ -1,4 +1,4 @@
-"""Pictures -> features, by any network that takes square pictures."""
+"""Images -> features, by any network that takes square images."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mmtfrs.media.decode_graph import decode_image
 
 
 class ImageEncoder(Encoder):
-    """A picture is resized to the network's size (bilinear, antialiased, without keeping its proportions, as
+    """An image is resized to the network's size (bilinear, antialiased, without keeping its proportions, as
     keras.applications' own weights were trained) and encoded.
 
     Args:
         name: what the user asked for.
         network: `[B, size, size, 3] float32` in 0..255 -> `[B, dim] float32`; it does its own preprocessing.
-        size: side of the network's pictures, in pixels.
+        size: side of the network's images, in pixels.
         dim: size of a feature.
         fingerprint: hash of the network's weights and preprocessing.
         trackables: what a SavedModel must carry for the network.

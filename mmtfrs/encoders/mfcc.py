@@ -36,7 +36,7 @@ def load_lstm(weights: str | Path | None = None) -> AudioEncoder:
 
     Args:
         weights: a Keras weights file (`.h5`) of the LSTM, trained elsewhere; None takes fixed random weights, which make it a
-            reservoir (Jaeger, The Echo State Approach, 2001): its states tell sounds apart without training.
+            reservoir (Jaeger, The Echo State Approach, 2001): its states tell audio apart without training.
 
     Raises:
         EncoderError: the weights do not fit.

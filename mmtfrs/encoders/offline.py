@@ -58,7 +58,7 @@ class _Expansion(tf.Module):
 
 
 class _ImageNetwork(tf.Module):
-    """`[B, 64, 64, 3]` in 0..255 -> gradients by orientation (local and global), spectrum, small picture, colors."""
+    """`[B, 64, 64, 3]` in 0..255 -> gradients by orientation (local and global), spectrum, small image, colors."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

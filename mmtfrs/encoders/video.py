@@ -15,7 +15,7 @@ from mmtfrs.media.video import sample_frames, sound_track
 
 
 class FramesEncoder(Encoder):
-    """A video's frames through an image encoder, pooled to one feature: what a picture gives, so both share one space.
+    """A video's frames through an image encoder, pooled to one feature: what an image gives, so both share one space.
 
     Args:
         image: encodes the frames.
@@ -50,7 +50,7 @@ class SoundTrackEncoder(Encoder):
     """A video's sound track through an audio encoder.
 
     Args:
-        audio: encodes the sound.
+        audio: encodes the audio.
     """
 
     modality = "audio"

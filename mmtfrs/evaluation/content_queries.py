@@ -1,4 +1,4 @@
-"""Whether a text, a picture or a sound finds what it should: an item by its own medium, by another one, and for a user."""
+"""Whether a text, an image or audio finds what it should: an item by its own medium, by another one, and for a user."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Query:
     Args:
         user: id, "" for an unknown user.
         history: item ids, oldest first.
-        text, image, audio: what the query shows; picture and sound are paths of files in any format that can be decoded.
+        text, image, audio: what the query shows; image and audio are paths of files in any format that can be decoded.
         exclude: item ids that must not be answered.
         allow: `attribute=value` entries: values of one attribute are alternatives, different attributes must all fit.
         boosts: `{attribute=value: what is added to the scores of such items}`.
@@ -189,7 +189,7 @@ def title_results(answer: dict[str, np.ndarray]) -> list[str]:
 
 
 def image_bytes(path: str | Path) -> bytes:
-    """A picture's bytes as the graph can decode them: as they are if that gives the same picture, else as PNG."""
+    """An image's bytes as the graph can decode them: as they are if that gives the same image, else as PNG."""
     if not path:
         return b""
     data, bounds = _read(path)
@@ -204,7 +204,7 @@ def image_bytes(path: str | Path) -> bytes:
 
 
 def wav_bytes(path: str | Path) -> bytes:
-    """A sound's bytes as 16 kHz mono WAV."""
+    """An audio file's bytes as 16 kHz mono WAV."""
     if not path:
         return b""
     data, bounds = _read(path)

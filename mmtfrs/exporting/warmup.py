@@ -41,7 +41,7 @@ def _example(key: str, spec: tf.TensorSpec, modalities: Collection[str]) -> np.n
     if spec.dtype == tf.string:
         media = {"text": b"warm up", "image": _picture, "audio": _sound}.get(key if key in modalities else "", b"")
         value = media() if callable(media) else media
-        return np.array([value], object).reshape([1] * spec.shape.rank)  # np.full would cut off a sound's trailing zeros
+        return np.array([value], object).reshape([1] * spec.shape.rank)  # np.full would cut off audio's trailing zeros
     return np.zeros([1 if size is None else size for size in spec.shape], spec.dtype.as_numpy_dtype)
 
 

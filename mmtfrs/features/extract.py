@@ -26,7 +26,7 @@ from mmtfrs.features.store import FeatureStore
 from mmtfrs.media import decode_host
 from mmtfrs.utils.files import replacing
 
-# Where a modality's media are looked for: a video stands in for a picture or a sound that an item does not have.
+# Where a modality's media are looked for: a video stands in for an image or audio that an item does not have.
 _COLUMNS = {"image": ("image", VIDEO), "text": ("text",), "audio": ("audio", VIDEO)}
 
 
@@ -117,7 +117,7 @@ def _encoder(modality: Modality, config: Config, catalog: Catalog, store: Path) 
 
 def _for_column(encoder: Encoder, column: str, config: Config) -> Encoder:
     """The encoder of a column's media: for videos, what leads their frames or sound to the modality's own encoder. Raises
-    `EncoderError` for one of pictures that takes them in no known size."""
+    `EncoderError` for one of images that takes them in no known size."""
     if column != VIDEO:
         return encoder
     if encoder.modality == "audio":

@@ -18,7 +18,7 @@ from mmtfrs.utils.progress import progress_bar
 
 
 def check_media(table: MediaTable, bounds: ExtractionConfig, progress: bool = True) -> Problems:
-    """Tries every picture, sound and video, in threads and bounded memory; each that fails is a warning with its row."""
+    """Tries every image, audio and video, in threads and bounded memory; each that fails is a warning with its row."""
     problems = Problems()
     file = table.path if table.path is not None else "the given columns"
     first = 2 if table.path is not None and table.path.suffix.lower() == ".csv" else 1

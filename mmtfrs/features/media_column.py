@@ -141,7 +141,7 @@ class ColumnJob:
 
     def _take(self, row: int, prepared: _Prepared) -> None:
         if prepared.reason == NO_SOUND:
-            return  # a video without a sound track is fine
+            return  # a video without audio track is fine
         if prepared.reason:
             name = self.table.table.column(self.column)[row].as_py()
             self.rejects.append(Reject(self.table.section, str(self.table.ids[row]), self.column, name[:200], prepared.reason))

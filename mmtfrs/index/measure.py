@@ -1,4 +1,4 @@
-"""What each index costs for what it finds: recall against latency, as numbers, table and picture."""
+"""What each index costs for what it finds: recall against latency, as numbers, table and chart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of a picture or a sound -> arrays, on the host. One bad medium raises `MediaError`; nothing else gets out.
+"""Bytes of an image or audio -> arrays, on the host. One bad medium raises `MediaError`; nothing else gets out.
 
 Pillow and libsndfile decode here because they know every layout people have. The exported graph decodes with stock
 TensorFlow ops instead (`decode_graph.py`); both give the same arrays for the formats they share.
@@ -43,28 +43,28 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def open_image(data: bytes, max_pixels: int, draft: int | None = None) -> Image.Image:
-    """Decodes a picture.
+    """Decodes an image.
 
     Args:
         data: the file's bytes (PNG, JPEG, GIF, BMP, WebP, TIFF; of an animation, the first frame).
-        max_pixels: larger pictures are refused from their header, before a pixel is decoded.
+        max_pixels: larger images are refused from their header, before a pixel is decoded.
         draft: a JPEG may be decoded at a reduced scale that keeps both sides at least this long.
 
     Returns:
-        An RGB picture: turned upright by its EXIF tag, transparency laid on white, 16 bit scaled to 8.
+        An RGB image: turned upright by its EXIF tag, transparency laid on white, 16 bit scaled to 8.
 
     Raises:
-        MediaError: this is no picture, is damaged, or is too large.
+        MediaError: this is no image, is damaged, or is too large.
     """
     if not data:
         raise MediaError("the file is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own warning on large pictures; ours is the error below
+            warnings.simplefilter("ignore")  # Pillow's own warning on large images; ours is the error below
             image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
             if image.width * image.height > max_pixels:
                 raise MediaError(
-                    f"the picture has {image.width} x {image.height} pixels, more than extraction.max_pixels ({max_pixels})"
+                    f"the image has {image.width} x {image.height} pixels, more than extraction.max_pixels ({max_pixels})"
                 )
             if draft:
                 image.draft("RGB", (draft, draft))
@@ -75,11 +75,11 @@ def open_image(data: bytes, max_pixels: int, draft: int | None = None) -> Image.
     except MediaError:
         raise
     except UnidentifiedImageError:
-        raise MediaError("this is not a picture in a known format (PNG, JPEG, GIF, BMP, WebP, TIFF)") from None
+        raise MediaError("this is not an image in a known format (PNG, JPEG, GIF, BMP, WebP, TIFF)") from None
     except Image.DecompressionBombError as error:
-        raise MediaError(f"the picture has more pixels than extraction.max_pixels ({max_pixels}): {error}") from None
+        raise MediaError(f"the image has more pixels than extraction.max_pixels ({max_pixels}): {error}") from None
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
-        raise MediaError(f"the picture is damaged ({error})") from None
+        raise MediaError(f"the image is damaged ({error})") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -94,13 +94,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def decode_audio(data: bytes, max_seconds: float = float("inf")) -> np.ndarray:
-    """Decodes a sound (WAV, FLAC, OGG, MP3, AIFF; any rate and number of channels).
+    """Decodes audio (WAV, FLAC, OGG, MP3, AIFF; any rate and number of channels).
 
     Returns:
         `[T] float32, 16 kHz mono, in [-1, 1]`; T may be 0.
 
     Raises:
-        MediaError: this is no sound, is damaged or cut short, or is longer than `max_seconds`.
+        MediaError: this is no audio, is damaged or cut short, or is longer than `max_seconds`.
     """
     if not data:
         raise MediaError("the file is empty")
@@ -109,14 +109,14 @@ def decode_audio(data: bytes, max_seconds: float = float("inf")) -> np.ndarray:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, frames = file.samplerate, file.frames
             if frames > max_seconds * rate:
-                raise MediaError(f"the sound lasts {frames / rate:.0f} s, more than extraction.max_seconds ({max_seconds:g})")
+                raise MediaError(f"the audio lasts {frames / rate:.0f} s, more than extraction.max_seconds ({max_seconds:g})")
             wave = file.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise MediaError(f"this is not a sound in a known format (WAV, FLAC, OGG, MP3): {error.error_string}") from None
+        raise MediaError(f"this is not audio in a known format (WAV, FLAC, OGG, MP3): {error.error_string}") from None
     except (RuntimeError, ValueError, TypeError) as error:
-        raise MediaError(f"the sound is damaged ({error})") from None
+        raise MediaError(f"the audio is damaged ({error})") from None
     if not np.isfinite(wave).all():
-        raise MediaError("the sound has samples that are not finite numbers")
+        raise MediaError("the audio has samples that are not finite numbers")
     mono = wave.mean(axis=1)
     if rate != SAMPLE_RATE and len(mono):
         mono = soxr.resample(mono, rate, SAMPLE_RATE)
@@ -132,6 +132,6 @@ def _check_wav_length(data: bytes) -> None:
         name, size = struct.unpack("<4sI", data[position : position + 8])
         if name == b"data":
             if size not in _UNKNOWN_LENGTHS and position + 8 + size > len(data):
-                raise MediaError(f"the sound is cut short ({len(data) - position - 8} of {size} bytes)")
+                raise MediaError(f"the audio is cut short ({len(data) - position - 8} of {size} bytes)")
             return
         position += 8 + size + size % 2

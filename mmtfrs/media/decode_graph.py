@@ -1,7 +1,7 @@
-"""Bytes of a picture or a sound -> tensors in stock TensorFlow ops: what the exported graph runs.
+"""Bytes of an image or audio -> tensors in stock TensorFlow ops: what the exported graph runs.
 
 Headers are parsed before anything is decoded, so that a request with a decompression bomb or with bytes that are no
-picture fails with one clear InvalidArgument instead of taking the server's memory.
+image fails with one clear InvalidArgument instead of taking the server's memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _integer(data: tf.Tensor, start: tf.Tensor | int, size: int, big: bool) -> t
 
 
 def decode_image(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """One picture (PNG, JPEG, GIF, BMP) -> `[H, W, 3] uint8` RGB, transparency laid on white.
+    """One image (PNG, JPEG, GIF, BMP) -> `[H, W, 3] uint8` RGB, transparency laid on white.
 
     Args:
         data: `[]` string, the file's bytes.
@@ -38,8 +38,7 @@ def decode_image(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
     gif = tf.strings.substr(data, 0, 4) == b"GIF8"
     bmp = tf.strings.substr(data, 0, 2) == b"BM"
     known = tf.Assert(
-        png | jpeg | gif | bmp,
-        ["image: the bytes are no PNG, JPEG, GIF or BMP picture; the length is", tf.strings.length(data)],
+        png | jpeg | gif | bmp, ["image: the bytes are no PNG, JPEG, GIF or BMP image; the length is", tf.strings.length(data)]
     )
     with tf.control_dependencies([known]):
         pixels = tf.case(
@@ -84,7 +83,7 @@ def decode_wav(data: tf.Tensor, max_seconds: float) -> tf.Tensor:
 
     Args:
         data: `[]` string, the file's bytes.
-        max_seconds: longer sounds are refused.
+        max_seconds: longer audio is refused.
 
     Raises:
         InvalidArgumentError: when run, for other bytes.

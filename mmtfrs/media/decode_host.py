@@ -1,4 +1,4 @@
-"""Bytes of a sound -> samples in a `tf.data` graph on the host, by tensorflow-io where it is installed.
+"""Bytes of audio -> samples in a `tf.data` graph on the host, by tensorflow-io where it is installed.
 
 The samples are those of `decode.decode_audio`: FLAC (8, 16, 24 bits) the same integers, Ogg Vorbis to 3e-7, MP3 to 2e-6,
 its encoder's delay and padding cut alike. WAV is read by `decode_graph.decode_wav`. soxr resamples all, in a
@@ -68,7 +68,7 @@ def decode_audio(data: bytes, max_seconds: float = 600.0) -> np.ndarray:
 
     Raises:
         EncoderError: tensorflow-io cannot be used here.
-        MediaError: this is no sound, is damaged or cut short, or is longer than `max_seconds`.
+        MediaError: this is no audio, is damaged or cut short, or is longer than `max_seconds`.
     """
     require()
     try:
@@ -79,17 +79,17 @@ def decode_audio(data: bytes, max_seconds: float = 600.0) -> np.ndarray:
 
 @tf.autograph.experimental.do_not_convert
 def decode_audio_tensor(data: tf.Tensor, max_seconds: float | tf.Tensor = 600.0) -> tf.Tensor:
-    """One sound in any format, by soundfile where tensorflow-io is absent; for a host's graph, which cannot be exported.
+    """Audio in any format, by soundfile where tensorflow-io is absent; for a host's graph, which cannot be exported.
 
     Args:
         data: `[]` string, the file's bytes.
-        max_seconds: longer sounds are refused; a float or `[]` float64.
+        max_seconds: longer audio is refused; a float or `[]` float64.
 
     Returns:
         `[T] float32, 16 kHz mono, in [-1, 1]`; T may be 0.
 
     Raises:
-        InvalidArgumentError: when run, for a sound that is damaged, too long or in no known format.
+        InvalidArgumentError: when run, for audio that is damaged, too long or in no known format.
     """
     max_seconds = tf.cast(max_seconds, tf.float64)
     if not available():
@@ -191,7 +191,7 @@ def _either(
 
 def _by_soxr(mono: np.ndarray, rate: int) -> np.ndarray:
     if not np.isfinite(mono).all():
-        raise ValueError("the sound has samples that are not finite numbers")
+        raise ValueError("the audio has samples that are not finite numbers")
     mono = soxr.resample(mono, int(rate), SAMPLE_RATE) if rate != SAMPLE_RATE else mono
     return np.clip(mono, -1.0, 1.0).astype(np.float32)
 

@@ -16,20 +16,20 @@ from mmtfrs.media.decode import SAMPLE_RATE
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-NO_SOUND = "the video has no sound"
+NO_SOUND = "the video has no audio"
 
 
 def sample_frames(data: bytes, size: int, bounds: ExtractionConfig) -> np.ndarray:
     """`[F, size, size, 3] uint8`: at most `bounds.frames` frames, evenly over a video of any length; fewer if it has fewer.
 
     Raises:
-        MediaError: this is no video, has no picture, is damaged, too large or too long.
+        MediaError: this is no video, has no image, is damaged, too large or too long.
     """
     kept: list[np.ndarray] = []
     stride = 1  # doubles whenever four times as many frames are kept as are wanted: no header needs to tell the length
     with _opened(data) as container:
         if not container.streams.video:
-            raise MediaError("the video has no picture")
+            raise MediaError("the video has no image")
         stream = container.streams.video[0]
         if stream.width * stream.height > bounds.max_pixels:
             raise MediaError(
@@ -45,7 +45,7 @@ def sample_frames(data: bytes, size: int, bounds: ExtractionConfig) -> np.ndarra
             if len(kept) == 4 * bounds.frames:
                 kept, stride = kept[::2], 2 * stride
     if not kept:
-        raise MediaError("the video has no picture")
+        raise MediaError("the video has no image")
     count = min(bounds.frames, len(kept))
     middles = ((np.arange(count) + 0.5) * len(kept) / count).astype(int)
     return np.stack([kept[place] for place in middles])
@@ -55,7 +55,7 @@ def sound_track(data: bytes, max_seconds: float) -> np.ndarray:
     """`[T] float32, 16 kHz mono, in [-1, 1]`.
 
     Raises:
-        MediaError: this is no video, has no sound, is damaged or too long.
+        MediaError: this is no video, has no audio, is damaged or too long.
     """
     import av
 
@@ -69,10 +69,10 @@ def sound_track(data: bytes, max_seconds: float) -> np.ndarray:
                 parts.append(piece.to_ndarray()[0])
                 total += len(parts[-1])
                 if total > max_seconds * SAMPLE_RATE:
-                    raise MediaError(f"the sound track is longer than extraction.max_seconds ({max_seconds:g})")
+                    raise MediaError(f"the audio track is longer than extraction.max_seconds ({max_seconds:g})")
         wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     if not np.isfinite(wave).all():
-        raise MediaError("the sound track has samples that are not finite numbers")
+        raise MediaError("the audio track has samples that are not finite numbers")
     return np.clip(wave, -1.0, 1.0).astype(np.float32)
 
 

@@ -38,7 +38,7 @@ def told(users: np.ndarray, items: np.ndarray, media: MediaRows, seed: int) -> T
 
     What users take together is alike in whatever guides them. If the features of the items are exchanged at random and
     nothing changes, then no model can learn from them but by heart: a permutation test (Fisher, The Design of Experiments,
-    1935). On real pictures, texts and sounds of small public logs the share is 0.02 to 0.2, on random numbers below 0.001.
+    1935). On real images, texts and audio of small public logs the share is 0.02 to 0.2, on random numbers below 0.001.
 
     Args:
         users, items: `[n] int` rows of the training events, item row 0 for none.

@@ -32,7 +32,7 @@ def finetune(
 ) -> TwoTower:
     """Trains the top blocks of the image encoder with the towers, keeps the best epoch, and refreshes the features.
 
-    Batch normalization stays as it was. Afterwards the tuned encoder encodes every picture once, and a model on these features
+    Batch normalization stays as it was. Afterwards the tuned encoder encodes every image once, and a model on these features
     is returned; it is the one that went in where no epoch was better.
 
     Args:

@@ -85,9 +85,9 @@ def test_exif_orientation_is_followed():
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"this is no picture", "not a picture in a known format"),
-        (_bytes(_picture(), "PNG")[:200], "the picture is damaged"),
-        (_bytes(_picture(), "JPEG")[:300], "the picture is damaged"),
+        (b"this is no image", "not an image in a known format"),
+        (_bytes(_picture(), "PNG")[:200], "the image is damaged"),
+        (_bytes(_picture(), "JPEG")[:300], "the image is damaged"),
     ],
 )
 def test_bad_pictures(data, message):
@@ -177,12 +177,12 @@ def test_empty_sound_has_no_samples():
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"no sound at all", "not a sound in a known format"),
-        (_bytes(_picture(), "PNG"), "not a sound in a known format"),
+        (b"no sound at all", "not audio in a known format"),
+        (_bytes(_picture(), "PNG"), "not audio in a known format"),
         (_sound(_tone(16000), 16000)[:1000], r"cut short \(956 of 16000 bytes\)"),
         (_sound(np.array([0.0, np.nan, 1.0]), 16000, subtype="FLOAT"), "not finite"),
     ],
-    ids=["empty", "text", "picture", "cut", "not finite"],  # the bytes of a sound hold the time at which it was written
+    ids=["empty", "text", "picture", "cut", "not finite"],  # the bytes of audio hold the time at which it was written
 )
 def test_bad_sounds(data, message):
     with pytest.raises(MediaError, match=message):

@@ -1,4 +1,4 @@
-"""Sounds decoded by tensorflow-io on the host: the samples of soundfile, for whole files and broken ones."""
+"""Audio decoded by tensorflow-io on the host: the samples of soundfile, for whole files and broken ones."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _ID3 = b"ID3\x04\0\0\0\0\1\2" + b"\0" * 130  # 130 is 1 * 128 + 2: seven bits of
 
 
 def _others():
-    """Sounds that are left to soundfile."""
+    """Audio that is left to soundfile."""
     flac = _sound(8000, 1, "FLAC", "PCM_16")
     return {
         "aiff": _sound(22050, 2, "AIFF"),
@@ -137,7 +137,7 @@ def test_without_tensorflow_io_soundfile_decodes(without_tfio):
     sounds = [_sound(rate, channels, name, subtype) for name, subtype, rate, channels in LAYOUTS[::5]]
     pipeline = _pipeline([*sounds, b"no sound"], decode_host.decode_audio_tensor)
     _assert_same([next(pipeline) for _ in sounds], [decode.decode_audio(data) for data in sounds])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="not a sound in a known format"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not audio in a known format"):
         next(pipeline)
 
 

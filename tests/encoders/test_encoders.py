@@ -39,9 +39,9 @@ def test_names_and_sizes():
 @pytest.mark.parametrize(("name", "dim"), [("vgg16", 512), ("efficientnetb0", 1280), ("efficientnetv2b0", 1280)])
 def test_each_network_preprocesses_as_its_own(name, dim):
     encoder = encoders.load("image", f"{name}:random")
-    features, present = encoder.encode([*_pictures(), b"no picture", None, ""])
+    features, present = encoder.encode([*_pictures(), b"no image", None, ""])
     assert features.shape == (6, dim) and present.tolist() == [True] * 3 + [False] * 3
-    # The oracle: the same network and preprocess_input of keras.applications, on pictures that Pillow resized.
+    # The oracle: the same network and preprocess_input of keras.applications, on images that Pillow resized.
     module = getattr(keras.applications, NETWORKS[name][0])
     keras.utils.set_random_seed(0)
     model = getattr(module, NETWORKS[name][1])(include_top=False, weights=None, pooling="avg", input_shape=(224, 224, 3))

@@ -97,7 +97,7 @@ def test_bad_videos(data, bounds, message):
 
 
 def test_a_catalog_with_videos(tmp_path):
-    """A video stands in for what an item lacks; its own picture comes first; silence is no mistake."""
+    """A video stands in for what an item lacks; its own image comes first; silence is no mistake."""
     from PIL import Image
 
     _clip(tmp_path / "loud.mkv")

@@ -1,4 +1,4 @@
-"""The batched YAMNet against the published algorithm's own outputs on real sounds."""
+"""The batched YAMNet against the published algorithm's own outputs on real audio."""
 
 from __future__ import annotations
 

@@ -483,7 +483,7 @@ def test_recommend_from_embedding_closes_the_circle(loaded):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("image", b"no picture", "image: the bytes are no PNG, JPEG, GIF or BMP picture"),
+        ("image", b"no image", "image: the bytes are no PNG, JPEG, GIF or BMP image"),
         ("audio", b"no sound", "audio: the bytes are no WAV file"),
     ],
 )

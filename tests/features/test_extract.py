@@ -83,7 +83,7 @@ def test_users_media(tmp_path):
 def test_rejects_are_set_aside_and_reported(tmp_path):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "empty.wav").write_bytes(b"")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     catalog = Catalog.from_dict(
         {"item_id": list("abcd"), "image": ["folder.png", "text.png", "none.png", ""], "audio": ["", "", "", "empty.wav"]},
         folder=tmp_path,
@@ -93,7 +93,7 @@ def test_rejects_are_set_aside_and_reported(tmp_path):
         rows = [(row["id"], row["modality"], row["reason"]) for row in csv.DictReader(file)]
     assert rows == [
         ("a", "image", "this is a folder, not a file"),
-        ("b", "image", "this is not a picture in a known format (PNG, JPEG, GIF, BMP, WebP, TIFF)"),
+        ("b", "image", "this is not an image in a known format (PNG, JPEG, GIF, BMP, WebP, TIFF)"),
         ("c", "image", "there is no such file"),
         ("d", "audio", "the file is empty"),
     ]
@@ -223,7 +223,7 @@ def test_kill_9_at_any_batch_loses_at_most_that_batch(tmp_path, jobs):
 
 
 def _peaks(folder):
-    """Prints the most memory that this process had after an extraction of 1 000 and of 20 000 pictures, KiB."""
+    """Prints the most memory that this process had after an extraction of 1 000 and of 20 000 images, KiB."""
     for count in (1_000, 20_000):
         items = folder / f"{count}.csv"
         items.write_text("item_id,image\n" + "".join(f"i{n},p/{n}.bmp\n" for n in range(count)))
@@ -235,12 +235,12 @@ def _peaks(folder):
 
 @pytest.mark.slow
 def test_memory_stays_flat(tmp_path, jobs):
-    """20 000 pictures of 1 280 features are 98 MiB: held in memory they would show."""
+    """20 000 images of 1 280 features are 98 MiB: held in memory they would show."""
     from PIL import Image
 
     picture, written = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8), io.BytesIO()
     Image.fromarray(picture).save(written, "bmp")
-    head = written.getvalue()[:-3]  # a pixel is three bytes: as many pictures as numbers
+    head = written.getvalue()[:-3]  # a pixel is three bytes: as many images as numbers
     (tmp_path / "p").mkdir()
     for n in range(20_000):
         (tmp_path / "p" / f"{n}.bmp").write_bytes(head + n.to_bytes(3, "big"))

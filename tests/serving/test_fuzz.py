@@ -63,7 +63,7 @@ class Fuzzer:
 
     Args:
         signatures: `{name: SignatureDef}` of the model.
-        media: sound pictures and sounds.
+        media: intact images and audio.
         seed: request number n is the same for the same seed.
     """
 

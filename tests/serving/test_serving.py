@@ -191,10 +191,10 @@ def test_refusals_as_tf_serving_words_them(stub, request_, code, text):
 
 def test_bytes_that_are_no_picture(client, stub):
     request = _request(
-        "serving_default", text=np.array([b""], object), audio=np.array([b""], object), image=np.array([b"no picture"], object)
+        "serving_default", text=np.array([b""], object), audio=np.array([b""], object), image=np.array([b"no image"], object)
     )
     code, text = _refusal(stub.Predict, request)
-    assert code == "INVALID_ARGUMENT" and "image: the bytes are no PNG, JPEG, GIF or BMP picture" in text
+    assert code == "INVALID_ARGUMENT" and "image: the bytes are no PNG, JPEG, GIF or BMP image" in text
     assert client.recommend(user="user-0003", k=1)
 
 

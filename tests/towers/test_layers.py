@@ -60,7 +60,7 @@ def test_imputers_in_a_graph_under_xla_and_from_their_configuration(imputer):
 
 
 def _planted(rows=400):
-    """Text and sound are linear in the picture."""
+    """Text and sound are linear in the image."""
     rng = np.random.default_rng(3)
     image = rng.normal(size=(rows, 4)).astype(np.float32)
     maps = [rng.normal(size=(4, dim)).astype(np.float32) for dim in DIMS[1:]]

@@ -1,4 +1,4 @@
-"""Fine-tuning a small image network on pictures whose color is what users like, which it cannot see at first."""
+"""Fine-tuning a small image network on images whose color is what users like, which it cannot see at first."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def colors(tmp_path_factory):
-    """40 pictures, reddish or bluish; a network that looks almost only at green; users who take one color."""
+    """40 images, reddish or bluish; a network that looks almost only at green; users who take one color."""
     keras.utils.set_random_seed(0)  # of the network, whatever ran before
     folder, rng = tmp_path_factory.mktemp("colors"), np.random.default_rng(0)
     for item in range(40):
@@ -117,7 +117,7 @@ def test_gradient_reaches_the_pictures(frozen):
 
 
 def test_a_step_is_one_along_the_gradient_through_the_network(colors, frozen):
-    """Beside the network as Keras loads it, on a picture per event, differentiated by hand."""
+    """Beside the network as Keras loads it, on an image per event, differentiated by hand."""
     model, split = frozen
     config = model.config.replace(model={"dropout": 0.0, "id_dropout": 0.0, "history_id_dropout": 0.0})
     towers = mmtfrs.TwoTower(config, tables=model.data)
