@@ -8,7 +8,8 @@ from scipy.special import logsumexp
 
 from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.evaluation.scorers import ModelScorer
-from mmtfrs.models.two_tower import FRESH, TwoTower
+from mmtfrs.models.embedder import FRESH
+from mmtfrs.models.two_tower import TwoTower
 
 _SHARES = (1.0, 0.5, 0.25, 0.0)  # of the media's weight that are tried
 _USERS, _ITEMS = 512, 2048  # drawn to learn from

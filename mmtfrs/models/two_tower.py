@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Generic, NoReturn, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import numpy as np
 
-from mmtfrs._keras import keras, tf, tfrs
-from mmtfrs.config.config import Config
-from mmtfrs.data.catalog import Catalog
+from mmtfrs._keras import keras, tf
 from mmtfrs.data.events import Events
-from mmtfrs.encoders.base import Encoder
 from mmtfrs.errors import DataError, RunError
-from mmtfrs.features.features import Features
-from mmtfrs.model_inputs.device import DeviceTables
-from mmtfrs.model_inputs.inputs import ModelInputs
-from mmtfrs.models import scores
-from mmtfrs.models.histories import Pasts, newest
-from mmtfrs.models.objective import Objective
-from mmtfrs.models.rating import RatingHead
+from mmtfrs.models.bulk import BulkEmbedder
+from mmtfrs.models.embedder import flat
 from mmtfrs.models.training_dataset import TrainingRows
-from mmtfrs.models.voting import votes
-from mmtfrs.towers.candidate import CandidateTower
-from mmtfrs.towers.id_guess import IdGuess
-from mmtfrs.towers.imputers import Media, make_imputer
-from mmtfrs.towers.likeness import Likeness
-from mmtfrs.towers.query import QueryTower
-
-_Value = TypeVar("_Value")
-
-_NO_RATINGS = "this model predicts no ratings. Train it with `loss.rating` above 0 on events with ratings."
-_BATCH = 4096
-FRESH = 0.8  # Last.fm-2K has it at .82 to .88, the digits at .59
 
 
-class TwoTower(tfrs.Model):
+class TwoTower(BulkEmbedder):
     """A query tower and a candidate tower whose inner product is the score.
 
     Embeddings are `[W]`: blocks of `model.embedding_dim` numbers (a few more where the score needs them), one of the media, or
@@ -59,87 +39,6 @@ class TwoTower(tfrs.Model):
         True
     """
 
-    def __init__(
-        self,
-        config: Config,
-        catalog: Catalog | None = None,
-        features: Features | None = None,
-        events: Events | None = None,
-        *,
-        tables: ModelInputs | None = None,
-    ) -> None:
-        super().__init__(name="two_tower", dtype="float32")  # whatever the policy of the process
-        if tables is None:
-            if catalog is None or features is None or events is None:
-                raise DataError("TwoTower needs `catalog`, `features` and `events` (or `tables`).")
-            tables = ModelInputs.build(config, catalog, features, events)
-        self.config = config
-        self._data = _Untracked(tables)
-        self._device = _Untracked(DeviceTables(tables))
-        self._encoders = _Untracked(features.encoders if features is not None else {})
-        policy = "mixed_bfloat16" if config.training.mixed_precision else "float32"
-        keras.utils.set_random_seed(config.seed)
-        items, users = len(tables.item_counts), len(tables.user_ids) + 1
-        self.candidate_tower = CandidateTower(config, tables.modalities, items, name="candidate", dtype=policy)
-        self.query_tower = QueryTower(config, tables.modalities, users, items, tables.users, name="query", dtype=policy)
-        self.imputer = make_imputer(config.model.missing, tables)
-        self.score = scores.get(config.model.score)
-        ids = config.model.use_item_id or not tables.modalities
-        late = self.candidate_tower.fusion if tables.modalities else None
-        self.media_blocks = late.blocks if late is not None else 0
-        self.blocks = self.media_blocks + ids
-        self.block = config.model.embedding_dim + self.score.extra
-        self.width = self.blocks * self.block + 1
-        self.combine = getattr(late, "combine", "")
-        self.id_guess = IdGuess(self.block, name="id_guess", dtype="float32") if ids and self.media_blocks else None
-        self.fresh = tf.Variable(FRESH, trainable=False, name="fresh")  # how much the guess at an unknown id counts
-        start = [1.0 / self.blocks] * self.blocks + [0.0]
-        self.blend = tf.Variable(start, trainable=False, name="blend")  # of each block's score, and of popularity
-        # 1: what media are alike by themselves stands in for what their blocks learned.
-        self.alike = tf.Variable(0.0, trainable=False, name="alike")
-        self.likeness = Likeness.of(tables, config.model.embedding_dim, name="likeness") if self.media_blocks else None
-        self.objective = Objective(config.loss, tables.item_counts, tables.seen, name="objective", dtype="float32")
-        self.objective.build(None)
-        self.rating = RatingHead(name="rating", dtype="float32") if config.loss.rating else None
-        rows, history = tf.zeros([2], tf.int32), tf.zeros([2, max(config.model.history_length, 1)], tf.int32)
-        self({"user": rows, "item": rows, "history": history})  # builds it
-        if self.rating is not None:
-            if np.isnan(tables.ratings[0]):
-                raise DataError("the rating task (`loss.rating`) needs events with ratings. Received: a log without any.")
-            self.rating(_flat(self.query_blocks(rows, history)[0]), _flat(self.candidate_blocks(rows)[0]))
-            self.rating.set_scale(*tables.ratings)
-
-    @property
-    def device(self) -> DeviceTables:
-        """Features and id rows on the device; data of the model, not weights."""
-        return self._device.value
-
-    @property
-    def data(self) -> ModelInputs:
-        """Ids, counts and reduced features as arrays."""
-        return self._data.value
-
-    @property
-    def encoders(self) -> dict[str, Encoder]:
-        """The encoders that made the features, where this process loaded them."""
-        return self._encoders.value
-
-    @property
-    def repeats(self) -> bool:
-        """Whether what a user took may be answered again."""
-        return self.config.data.repeats == "allow"
-
-    def keep_encoders(self, encoders: Mapping[str, Encoder]) -> None:
-        """Notes encoders that are loaded already, so that an export need not load them again."""
-        self._encoders = _Untracked(dict(encoders))
-
-    def call(self, inputs: dict[str, tf.Tensor], training: bool | None = None) -> dict[str, tf.Tensor]:
-        """`{user [B], history [B, H], item [B]}` int32 rows -> `{query [B, W], candidate [B, W]}`."""
-        return {
-            "query": self.query_from_rows(inputs["user"], inputs["history"], training=training)[0],
-            "candidate": self.candidate_from_rows(inputs["item"])[0],
-        }
-
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         query, _ = self.query_blocks(inputs["user"], inputs["history"], training=training)
         asked = query
@@ -152,7 +51,7 @@ class TwoTower(tfrs.Model):
         losses, candidate = self.objective(asked, inputs["user"], inputs["item"], embed)
         if self.rating is not None:
             candidate = candidate[:, : self.blocks]
-            losses += self.config.loss.rating * self.rating.loss(_flat(query), _flat(candidate), inputs["rating"])
+            losses += self.config.loss.rating * self.rating.loss(flat(query), flat(candidate), inputs["rating"])
         return tf.reduce_mean(losses * inputs["weight"] if "weight" in inputs else losses)
 
     def make_train_function(self, force: bool = False) -> Callable[[Iterator], dict[str, tf.Tensor]]:
@@ -167,14 +66,14 @@ class TwoTower(tfrs.Model):
         _check_no_classes(kwargs)
         return super().fit(*args, **kwargs)
 
-    def save(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raises `RunError`: what Keras would write could not be loaded, for the catalog and the log are no part of it."""
-        raise RunError("a TwoTower is no Keras file: `save_weights` keeps its weights, `mmtfrs.export` writes a SavedModel.")
-
     def train_on_batch(self, *args: Any, **kwargs: Any) -> float | list[float] | dict[str, float]:
         """Keras `train_on_batch`, of one batch of `dataset`. Raises as `fit` does."""
         _check_no_classes(kwargs)
         return super().train_on_batch(*args, **kwargs)
+
+    def save(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises `RunError`: what Keras would write could not be loaded, for the catalog and the log are no part of it."""
+        raise RunError("a TwoTower is no Keras file: `save_weights` keeps its weights, `mmtfrs.export` writes a SavedModel.")
 
     def get_config(self) -> dict:
         """What `from_config` takes: no JSON, for the catalog and the log are in it."""
@@ -209,161 +108,6 @@ class TwoTower(tfrs.Model):
     def test_step(self, data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
         return super().test_step(_batch(data))
 
-    def candidate_blocks(self, items: tf.Tensor, ids: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """What is scored block by block.
-
-        Args:
-            items: `[B] int32` item rows.
-            ids: `[B] int32` id rows to show instead of their own, 0 for none.
-
-        Returns:
-            `(blocks [B, K, D] float32, weights [B, M] float32)`.
-        """
-        media, presence = self.device.item_media(items)
-        return self._candidate(media, presence, tf.gather(self.device.item_id_rows, items) if ids is None else ids)
-
-    def trained_blocks(self, items: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """What is trained block by block: `[B] int32` item rows -> `[B, K, D] float32`, or `[B, K + 1, D]` with what media say
-        of the block of the ids; in training, half of the items have their ids there, for the others to be measured by."""
-        media, presence = self.device.item_media(items)
-        blocks, guess, _ = self._learned(media, presence, tf.gather(self.device.item_id_rows, items), training)
-        if guess is None:
-            return blocks
-        if training:  # a new item is ranked among known ones
-            shown = tf.random.uniform([tf.shape(items)[0], 1]) < 0.5
-            guess = tf.where(shown, tf.stop_gradient(blocks[:, -1]), guess)
-        return tf.concat([blocks, guess[:, None]], axis=1)
-
-    def candidate_from_rows(self, items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """`[B] int32` item rows -> `(embedding [B, W], weights [B, M])`."""
-        blocks, weights = self.candidate_blocks(items)
-        return tf.concat([_flat(blocks), tf.gather(self.device.popularity, items)[:, None]], axis=1), weights
-
-    def candidate_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """`{modality: [B, dim]}` raw features and `[B, M]` presence -> as `candidate_from_rows`, for a new item."""
-        blocks, weights = self._candidate(self.device.reduced(media, presence), presence)
-        return _unpopular(blocks), weights
-
-    def _learned(
-        self, media: Media, presence: tf.Tensor, ids: tf.Tensor | None = None, training: bool | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
-        """`(blocks [B, K, D], guess of the last block [B, D] or None, weights [B, M])`, by what was learned alone."""
-        blocks, weights, media = self._fused(media, presence, ids, training)
-        blocks = self.score.candidate(blocks)
-        if self.id_guess is None:
-            return blocks, None, weights
-        return blocks, self.id_guess(blocks[:, : self.media_blocks], media, training=training), weights
-
-    def _fused(
-        self, media: Media, presence: tf.Tensor, ids: tf.Tensor | None = None, training: bool | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor, Media]:
-        """`(blocks [B, K, D], weights [B, M], media)`: what the candidate tower makes of media, and these with guesses."""
-        available = presence
-        if self.imputer is not None:
-            media, available = self.imputer(media, presence, training=training)
-        return *self.candidate_tower(media, presence, ids, available, training=training), media
-
-    def _candidate(self, media: Media, presence: tf.Tensor, ids: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        blocks, guess, weights = self._learned(media, presence, ids)
-        if guess is not None:
-            known = tf.zeros(tf.shape(guess)[:1], tf.bool) if ids is None else ids > 0
-            own = tf.where(known[:, None], blocks[:, -1], self.fresh * guess)
-            blocks = tf.concat([blocks[:, :-1], own[:, None]], axis=1)
-        return self._or_alike(blocks, self.score.candidate, (media, presence)), weights
-
-    def _or_alike(
-        self,
-        blocks: tf.Tensor,
-        side: Callable[[tf.Tensor], tf.Tensor],
-        *shown: tuple[Media, tf.Tensor],
-        training: bool | None = None,
-    ) -> tf.Tensor:
-        """`[B, K, block]`: what the blocks of the media learned or, where `alike` is set, the likeness of these media."""
-        if self.likeness is None or training:
-            return blocks
-        alike = side(tf.add_n([self.likeness(*each) for each in shown])[:, None])
-        alike = tf.pad(alike, [[0, 0], [0, self.blocks - 1], [0, 0]])
-        swapped = (self.alike > 0) & (tf.range(self.blocks) < self.media_blocks)
-        return tf.where(swapped[None, :, None], alike, blocks)
-
-    def query_blocks(self, users: tf.Tensor, history: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """`[B]` user rows and `[B, H]` item rows, int32, 0 for unknown and padding -> as `candidate_blocks`."""
-        own, own_presence = self.device.user_media(users)
-        if training and self.config.model.history_dropout:
-            hidden = tf.random.uniform([tf.shape(history)[0], 1]) < self.config.model.history_dropout
-            history = tf.where(hidden, 0, history)
-        past, past_presence = self.device.pooled(history)
-        ids = tf.gather(self.device.user_id_rows, users)
-        history_ids = tf.gather(self.device.item_id_rows, history)
-        blocks, weights = self.query_tower(own, own_presence, past, past_presence, ids, history_ids, training=training)
-        seen = (past, past_presence), (own, own_presence)
-        return self._or_alike(self.score.query(blocks), self.score.query, *seen, training=training), weights
-
-    def query_from_rows(
-        self,
-        users: tf.Tensor,
-        history: tf.Tensor,
-        media: dict[str, tf.Tensor] | None = None,
-        presence: tf.Tensor | None = None,
-        training: bool | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Queries of known or unknown users.
-
-        What a request shows is embedded as an item would be, and looked for beside what the user likes; where nobody is known
-        to ask, alone.
-
-        Args:
-            users: `[B] int32` user rows, 0 for unknown.
-            history: `[B, H] int32` item rows, 0 for padding, anywhere.
-            media: `{modality: [B, dim]}` raw features of what the request shows, or None.
-            presence: `[B, M]`, which of them are there.
-            training: whether to drop out.
-
-        Returns:
-            `(embedding [B, W] float32, weights [B, M] float32)`, whose inner product with candidates' is the score.
-        """
-        blocks, weights = self.query_blocks(users, history, training)
-        blocks, popularity = blocks * self.blend[:-1, None], tf.fill([tf.shape(users)[0]], self.blend[-1])
-        if media is not None and self.media_blocks:
-            shown, shown_weights = self._shown(self.device.reduced(media, presence), presence)
-            there = tf.reduce_max(presence, axis=1)
-            alone = there * tf.cast((users == 0) & ~tf.reduce_any(history > 0, axis=1), tf.float32)
-            blocks = blocks * (1.0 - alone)[:, None, None] + shown * there[:, None, None]
-            popularity *= 1.0 - alone
-            weights = tf.where(there[:, None] > 0, shown_weights, weights)
-        return tf.concat([_flat(blocks), popularity[:, None]], axis=1), weights
-
-    def query_from_media(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """`{modality: [B, dim]}` raw features and `[B, M]` presence -> a query of an unknown user without history."""
-        shown, weights = self._shown(self.device.reduced(media, presence), presence)
-        return _unpopular(shown), weights
-
-    def query_from_items(self, items: tf.Tensor, presence: tf.Tensor) -> tf.Tensor:
-        """`[B] int32` item rows, `[B, M]` which of their media are shown -> `[B, W]`: a query by these alone."""
-        media, there = self.device.item_media(items)
-        shown, _ = self._shown(*_masked(media, there * presence))
-        return _unpopular(shown)
-
-    def candidate_from_items(self, items: tf.Tensor, presence: tf.Tensor, ids: bool = True) -> tf.Tensor:
-        """As `query_from_items`, the embeddings of items that have no other media, and with or without what their ids know."""
-        media, there = self.device.item_media(items)
-        known = tf.gather(self.device.item_id_rows, items) if ids else None
-        blocks, _ = self._candidate(*_masked(media, there * presence), known)
-        return _unpopular(blocks)
-
-    def query_like(self, candidates: tf.Tensor) -> tf.Tensor:
-        """`[B, W]` embeddings of candidates -> queries for what is like them, however popular."""
-        shares = tf.repeat(self.blend[:-1], self.block)
-        return candidates * tf.concat([shares, tf.zeros([1])], axis=0)
-
-    def _shown(self, reduced: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Media as a query for what is like them: `(blocks [B, K, D], weights [B, M])`, nothing in the block of the ids."""
-        blocks, weights, _ = self._fused(reduced, presence)
-        blocks = self._or_alike(self.score.query(blocks), self.score.query, (reduced, presence))
-        shares = tf.reshape(self.blend[: self.media_blocks] + 1e-6, [-1, 1])
-        shares = tf.pad(shares / tf.reduce_sum(shares), [[0, self.blocks - self.media_blocks], [0, 0]])
-        return blocks * shares, weights
-
     def dataset(self, events: Events, shuffle: bool = True, batch_size: int | None = None) -> tf.data.Dataset:
         """Training batches of integer rows: `{user [B], item [B], history [B, H], weight [B]}`.
 
@@ -373,78 +117,6 @@ class TwoTower(tfrs.Model):
         the log that it was made with.
         """
         return TrainingRows(self.config, self.data, events).dataset(shuffle, batch_size)
-
-    @property
-    def voting(self) -> bool:
-        """Whether scores are votes, and so no inner products."""
-        return self.combine == "voting"
-
-    def score_matrix(self, queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
-        """`[B, W]` queries, `[N, W]` candidates -> `[B, N] float32` scores: inner products, or votes."""
-        if self.voting:
-            return votes(queries[:, :-1], candidates[:, :-1], self.blocks)
-        return tf.matmul(queries, candidates, transpose_b=True)
-
-    def block_scores(
-        self, user_ids: Collection[str], pasts: Pasts, columns: np.ndarray, hidden: np.ndarray | None = None
-    ) -> np.ndarray:
-        """The scores of items, part by part.
-
-        Args:
-            user_ids, pasts: `[n]` users who took these items before.
-            columns: `[C]` item indices.
-            hidden: `[C] bool`, items to be scored as if nobody had taken them.
-
-        Returns:
-            `[n, C, K + 1] float32`: the score of each block, and the popularity of each item.
-        """
-        users, past = self.data.user_rows(user_ids), newest(pasts, self.config.model.history_length)
-        shown = columns + 1 if hidden is None else np.where(hidden, 0, columns + 1)
-        ids = self.device.item_id_rows.numpy()[shown]
-        queries = np.concatenate(list(self._batches(lambda *inputs: self.query_blocks(*inputs)[0], users, past)))
-        candidates = np.concatenate(list(self._batches(lambda *inputs: self.candidate_blocks(*inputs)[0], columns + 1, ids)))
-        scores = np.einsum("nkd,ckd->nck", queries, candidates, optimize=True)
-        popular = np.broadcast_to(self.data.popularity[shown][None, :, None], (*scores.shape[:2], 1))
-        return np.concatenate([scores, popular], axis=2)
-
-    def predict_ratings(self, user_ids: Collection[str], pasts: Pasts, items: np.ndarray) -> np.ndarray:
-        """`[n]` users who took these items before, `[n]` item rows -> `[n] float32` ratings. Raises `DataError` if the model
-        was trained without ratings."""
-        if self.rating is None:
-            raise DataError(_NO_RATINGS)
-        rows = self.data.user_rows(user_ids)
-        found = self._batches(self._ratings, rows, newest(pasts, self.config.model.history_length), items)
-        return np.concatenate([np.zeros(0, np.float32), *found])
-
-    def candidate_embeddings(self) -> np.ndarray:
-        """`[N, W] float32`: the whole catalog, in its order."""
-        return np.concatenate(list(self._batches(self._candidates, np.arange(1, len(self.data.item_ids) + 1))))
-
-    def query_embeddings(self, user_ids: Collection[str], pasts: Pasts) -> np.ndarray:
-        """`[n, W] float32` for users who took these items before."""
-        if not len(user_ids):
-            return np.zeros((0, self.width), np.float32)
-        rows = self.data.user_rows(user_ids)
-        return np.concatenate(list(self._batches(self._queries, rows, newest(pasts, self.config.model.history_length))))
-
-    @staticmethod
-    def _batches(function: Callable[..., tf.Tensor], *arrays: np.ndarray) -> Iterator[np.ndarray]:
-        for start in range(0, len(arrays[0]), _BATCH):
-            yield function(*(tf.constant(array[start : start + _BATCH], tf.int32) for array in arrays)).numpy()
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def _candidates(self, items: tf.Tensor) -> tf.Tensor:
-        return self.candidate_from_rows(items)[0]
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def _queries(self, users: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
-        return self.query_from_rows(users, history)[0]
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def _ratings(self, users: tf.Tensor, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        if self.rating is None:
-            raise DataError(_NO_RATINGS)
-        return self.rating(_flat(self.query_blocks(users, history)[0]), _flat(self.candidate_blocks(items)[0]))
 
 
 def _restored(config: dict, weights: list[np.ndarray]) -> TwoTower:
@@ -464,25 +136,3 @@ def _batch(data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
 def _check_no_classes(arguments: dict) -> None:
     if arguments.get("class_weight") is not None:
         raise DataError("a TwoTower has no classes to weigh. Events are weighed by their `weight` column.")
-
-
-def _flat(blocks: tf.Tensor) -> tf.Tensor:
-    """`[B, K, D]` -> `[B, K D]`."""
-    return tf.reshape(blocks, [tf.shape(blocks)[0], blocks.shape[1] * blocks.shape[2]])
-
-
-def _unpopular(blocks: tf.Tensor) -> tf.Tensor:
-    """`[B, K, D]` -> `[B, W]`: an embedding without popularity."""
-    return tf.pad(_flat(blocks), [[0, 0], [0, 1]])
-
-
-def _masked(media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    """Reduced features, zeros where they are not present."""
-    return {name: value * presence[:, index, None] for index, (name, value) in enumerate(media.items())}, presence
-
-
-class _Untracked(Generic[_Value]):
-    """Hides an attribute from Keras, which would save it in every checkpoint or turn it into its own list types."""
-
-    def __init__(self, value: _Value) -> None:
-        self.value = value

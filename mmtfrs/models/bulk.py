@@ -1,0 +1,92 @@
+"""What is asked of a model for many users or the whole catalog at once, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+import numpy as np
+
+from mmtfrs._keras import tf
+from mmtfrs.errors import DataError
+from mmtfrs.models.embedder import Embedder, flat
+from mmtfrs.models.histories import Pasts, newest
+from mmtfrs.models.voting import votes
+
+_NO_RATINGS = "this model predicts no ratings. Train it with `loss.rating` above 0 on events with ratings."
+_BATCH = 4096
+
+
+class BulkEmbedder(Embedder):
+    """Embeddings, scores and ratings as NumPy arrays, a batch at a time."""
+
+    @property
+    def voting(self) -> bool:
+        """Whether scores are votes, and so no inner products."""
+        return self.combine == "voting"
+
+    def score_matrix(self, queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
+        """`[B, W]` queries, `[N, W]` candidates -> `[B, N] float32` scores: inner products, or votes."""
+        if self.voting:
+            return votes(queries[:, :-1], candidates[:, :-1], self.blocks)
+        return tf.matmul(queries, candidates, transpose_b=True)
+
+    def block_scores(
+        self, user_ids: Collection[str], pasts: Pasts, columns: np.ndarray, hidden: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The scores of items, part by part.
+
+        Args:
+            user_ids, pasts: `[n]` users who took these items before.
+            columns: `[C]` item indices.
+            hidden: `[C] bool`, items to be scored as if nobody had taken them.
+
+        Returns:
+            `[n, C, K + 1] float32`: the score of each block, and the popularity of each item.
+        """
+        users, past = self.data.user_rows(user_ids), newest(pasts, self.config.model.history_length)
+        shown = columns + 1 if hidden is None else np.where(hidden, 0, columns + 1)
+        ids = self.device.item_id_rows.numpy()[shown]
+        queries = np.concatenate(list(self._batches(lambda *inputs: self.query_blocks(*inputs)[0], users, past)))
+        candidates = np.concatenate(list(self._batches(lambda *inputs: self.candidate_blocks(*inputs)[0], columns + 1, ids)))
+        scores = np.einsum("nkd,ckd->nck", queries, candidates, optimize=True)
+        popular = np.broadcast_to(self.data.popularity[shown][None, :, None], (*scores.shape[:2], 1))
+        return np.concatenate([scores, popular], axis=2)
+
+    def predict_ratings(self, user_ids: Collection[str], pasts: Pasts, items: np.ndarray) -> np.ndarray:
+        """`[n]` users who took these items before, `[n]` item rows -> `[n] float32` ratings. Raises `DataError` if the model
+        was trained without ratings."""
+        if self.rating is None:
+            raise DataError(_NO_RATINGS)
+        rows = self.data.user_rows(user_ids)
+        found = self._batches(self._ratings, rows, newest(pasts, self.config.model.history_length), items)
+        return np.concatenate([np.zeros(0, np.float32), *found])
+
+    def candidate_embeddings(self) -> np.ndarray:
+        """`[N, W] float32`: the whole catalog, in its order."""
+        return np.concatenate(list(self._batches(self._candidates, np.arange(1, len(self.data.item_ids) + 1))))
+
+    def query_embeddings(self, user_ids: Collection[str], pasts: Pasts) -> np.ndarray:
+        """`[n, W] float32` for users who took these items before."""
+        if not len(user_ids):
+            return np.zeros((0, self.width), np.float32)
+        rows = self.data.user_rows(user_ids)
+        return np.concatenate(list(self._batches(self._queries, rows, newest(pasts, self.config.model.history_length))))
+
+    @staticmethod
+    def _batches(function: Callable[..., tf.Tensor], *arrays: np.ndarray) -> Iterator[np.ndarray]:
+        for start in range(0, len(arrays[0]), _BATCH):
+            yield function(*(tf.constant(array[start : start + _BATCH], tf.int32) for array in arrays)).numpy()
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def _candidates(self, items: tf.Tensor) -> tf.Tensor:
+        return self.candidate_from_rows(items)[0]
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def _queries(self, users: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
+        return self.query_from_rows(users, history)[0]
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def _ratings(self, users: tf.Tensor, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        if self.rating is None:
+            raise DataError(_NO_RATINGS)
+        return self.rating(flat(self.query_blocks(users, history)[0]), flat(self.candidate_blocks(items)[0]))
