@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -80,10 +81,10 @@ class TunedTower(keras.Model):
     def __init__(self, towers: TwoTower, encoder: Encoder, tuned: list[tf.Variable], catalog: Catalog) -> None:
         super().__init__(name="tuned_tower")
         self.towers, self.encoder, self.tuned = towers, encoder, tuned
-        self._loss = keras.metrics.Mean(name="loss")
+        self._mean_loss = keras.metrics.Mean(name="loss")
         self._bounds: ExtractionConfig = towers.config.extraction
         self._table = towers.device.items.get(encoder.modality)
-        self._media = ["", *catalog.media(0, len(catalog), encoder.modality)]
+        self._media = np.array(["", *catalog.media(0, len(catalog), encoder.modality)], object)  # a list, Keras would track
         # Any medium, for batches without one.
         self._spare = next((each for each in map(self._decoded, range(len(self._media))) if each is not None), None)
         if self._table is None or self._spare is None:
@@ -97,8 +98,8 @@ class TunedTower(keras.Model):
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data) -> dict[str, tf.Tensor]:
-        self._loss.update_state(TwoTower.train_step(self, data)["loss"])
-        return {"loss": self._loss.result()}
+        self._mean_loss.update_state(TwoTower.train_step(self, data)["loss"])
+        return {"loss": self._mean_loss.result()}
 
     def dataset(self, events: Events, batch_size: int) -> tf.data.Dataset:
         """The batches of `TwoTower.dataset`, with `shown`, those of their item rows that have a medium, and these `media`."""
@@ -129,14 +130,10 @@ class TunedTower(keras.Model):
 
     def _decoded(self, row: int) -> np.ndarray | None:
         """The decoded medium of an item row, None where it has none or one that was set aside when features were extracted."""
-        try:
-            return (
-                self.encoder.decode(self.encoder.read(self._media[row], self._bounds), self._bounds)
-                if self._media[row]
-                else None
-            )
-        except MediaError:
-            return None
+        with contextlib.suppress(MediaError):
+            if medium := self._media[row]:
+                return self.encoder.decode(self.encoder.read(medium, self._bounds), self._bounds)
+        return None
 
 
 def _fit(job: TunedTower, split: Split, folder: Path, progress: bool) -> int:
