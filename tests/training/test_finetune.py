@@ -160,6 +160,9 @@ def test_texts_are_tuned_by_the_same_job(tmp_path):
     features = mmtfrs.Features(items={"text": FeatureRows(vectors, np.where(present, np.arange(40), -1), "words")})
     towers = mmtfrs.TwoTower(mmtfrs.Config(**SETTINGS), catalog, features, events)
     job = TunedTower(towers, encoder, [weights], catalog)
+    for batch in job.dataset(events, 1).take(40):
+        (row,) = batch["item"].numpy()
+        assert batch["shown"].numpy().tolist() == [row if words[row - 1] else 0]
     job.compile(optimizer=keras.optimizers.Adam(0.01))
     before = weights.numpy()
     losses = job.fit(job.dataset(events, 16), epochs=3, verbose=0).history["loss"]
