@@ -57,8 +57,8 @@ def finetune(
     media = reduce_media(model.data.adapters[modality], rows, np.arange(1, len(rows) + 1), len(catalog))
     users = {key: value for key, value in model.data.users.items() if key != modality}
     # The run may be moved, and its encoder with it.
-    used = model.data.encoders | {modality: (name.replace(str(folder.resolve()), RUN), rows.fingerprint)}
-    tables = dataclasses.replace(model.data, items=model.data.items | {modality: media}, users=users, encoders=used)
+    used = {**model.data.encoders, modality: (name.replace(str(folder.resolve()), RUN), rows.fingerprint)}
+    tables = dataclasses.replace(model.data, items={**model.data.items, modality: media}, users=users, encoders=used)
     result = TwoTower(config, tables=tables)
     result.set_weights(model.get_weights())
     result.keep_encoders({**features.encoders, modality: fresh.encoders[modality]})
@@ -83,12 +83,13 @@ class TunedTower(keras.Model):
         self.towers, self.encoder, self.tuned = towers, encoder, tuned
         self._mean_loss = keras.metrics.Mean(name="loss")
         self._bounds: ExtractionConfig = towers.config.extraction
-        self._table = towers.device.items.get(encoder.modality)
+        table = towers.device.items.get(encoder.modality)
         self._media = np.array(["", *catalog.media(0, len(catalog), encoder.modality)], object)  # a list, Keras would track
         # Any medium, for batches without one.
-        self._spare = next((each for each in map(self._decoded, range(len(self._media))) if each is not None), None)
-        if self._table is None or self._spare is None:
+        spare = next((each for each in map(self._decoded, range(len(self._media))) if each is not None), None)
+        if table is None or spare is None:
             raise ConfigError(f"`training.finetune` needs items with media of the {encoder.modality} encoder. Received: none.")
+        self._table, self._spare = table, spare
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         adapter = self.towers.data.adapters[self.encoder.modality]
@@ -97,7 +98,7 @@ class TunedTower(keras.Model):
             return self.towers.compute_loss(inputs, training)
 
     @tf.autograph.experimental.do_not_convert
-    def train_step(self, data) -> dict[str, tf.Tensor]:
+    def train_step(self, data: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         self._mean_loss.update_state(TwoTower.train_step(self, data)["loss"])
         return {"loss": self._mean_loss.result()}
 
@@ -106,8 +107,8 @@ class TunedTower(keras.Model):
         specs = (tf.TensorSpec([None], tf.int32), *self.encoder.inputs)
 
         def decode(rows: np.ndarray) -> tuple:
-            found = {row: self._decoded(row) for row in np.unique(rows)}
-            found = {row: medium for row, medium in found.items() if medium is not None} or {0: self._spare}
+            decoded = ((row, self._decoded(row)) for row in np.unique(rows))
+            found = {row: medium for row, medium in decoded if medium is not None} or {0: self._spare}
             return np.array(list(found), np.int32), *self.encoder.collate(list(found.values()))
 
         def add(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -172,10 +173,10 @@ def _save(encoder: Encoder, folder: Path) -> str:
     network = encoder.name.partition(":")[0]
     if network in NAMES[encoder.modality]:
         path = (folder / f"{encoder.modality}_encoder.weights.h5").resolve()
-        encoder.model.save_weights(path)
+        _network(encoder).save_weights(path)
         return f"{network}:{path}"
     path = (folder / f"{encoder.modality}_encoder.h5").resolve()
-    encoder.model.save(path)
+    _network(encoder).save(path)
     return str(path)
 
 
@@ -184,15 +185,19 @@ def _top_variables(encoder: Encoder, count: int) -> list[tf.Variable]:
 
     A block is a run of layers whose names start alike (`block7a`, `conv5`), as keras.applications names them.
     """
-    if encoder.model is None:
-        raise ConfigError(
-            f"`training.finetune.blocks`: the {encoder.modality} encoder {encoder.name} cannot be trained. Use 0 blocks, or a "
-            "network of keras.applications."
-        )
     blocks: dict[str, list[tf.Variable]] = {}
-    for layer in encoder.model.layers:
+    for layer in _network(encoder).layers:
         if not isinstance(layer, keras.layers.BatchNormalization) and layer.weights:
             blocks.setdefault(layer.name.partition("_")[0], []).extend(layer.variables)
     if count > len(blocks):
         raise ConfigError(f"`training.finetune.blocks` must be at most {len(blocks)} for {encoder.name}. Received: {count}.")
     return [variable for name in list(blocks)[-count:] for variable in blocks[name]]
+
+
+def _network(encoder: Encoder) -> keras.Model:
+    if encoder.model is None:
+        raise ConfigError(
+            f"`training.finetune.blocks`: the {encoder.modality} encoder {encoder.name} cannot be trained. Use 0 blocks, or a "
+            "network of keras.applications."
+        )
+    return encoder.model
