@@ -42,6 +42,19 @@ def test_check_prints_every_problem(tiny):
     }
 
 
+@pytest.mark.parametrize(("name", "row"), [("items.csv", 3), ("items.tsv", 3), ("items.jsonl", 2)])
+def test_check_counts_rows_as_an_editor_does(tiny, tmp_path, name, row):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    lines = {
+        "csv": "item_id,image\na,\nb,bad.png\n",
+        "tsv": "item_id\timage\na\t\nb\tbad.png\n",
+        "jsonl": '{"item_id": "a"}\n{"item_id": "b", "image": "bad.png"}\n',
+    }
+    (tmp_path / name).write_text(lines[name.partition(".")[2]])
+    found = json.loads(run_cli("check", "--items", tmp_path / name, "--events", tiny / "events.csv", "--json").stdout)
+    assert [problem["rows"] for problem in found["problems"] if "bad.png" in str(problem)] == [[row]]
+
+
 def test_check_fails_on_errors(tiny, tmp_path):
     (tmp_path / "items.csv").write_text("item_id,image\na,../x.png\na,\n")
     result = run_cli("check", "--items", tmp_path / "items.csv", "--events", tiny / "events.csv")

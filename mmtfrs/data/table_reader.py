@@ -56,7 +56,12 @@ def read_table(
     if len(problems.errors) == before and table.num_rows == 0:
         problems.error(path, (), "the file has no rows.", "Add at least one.")
     missing = [name for name in required if name not in table.column_names]
-    return (empty if missing else table), (2 if path.suffix.lower() in _TEXTS else 1)
+    return (empty if missing else table), first_row(path)
+
+
+def first_row(path: Path) -> int:
+    """The number that an editor gives the first row of a file: 2 where a header stands above it."""
+    return 2 if path.suffix.lower() in _TEXTS else 1
 
 
 def _rename(

@@ -10,6 +10,7 @@ import numpy as np
 from mmtfrs.config.schema import ExtractionConfig, Modality
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.problems import Problems
+from mmtfrs.data.table_reader import first_row
 from mmtfrs.errors import MediaError
 from mmtfrs.media.decode import decode_audio, open_image, read_file
 from mmtfrs.media.video import sample_frames
@@ -21,7 +22,7 @@ def check_media(table: MediaTable, bounds: ExtractionConfig, progress: bool = Tr
     """Tries every image, audio and video, in threads and bounded memory; each that fails is a warning with its row."""
     problems = Problems()
     file = table.path if table.path is not None else "the given columns"
-    first = 2 if table.path is not None and table.path.suffix.lower() == ".csv" else 1
+    first = first_row(table.path) if table.path is not None else 1
     with ThreadPoolExecutor(bounds.workers) as pool:
         for modality in ("image", "audio", VIDEO):
             if not table.count(modality):
