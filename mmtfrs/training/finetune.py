@@ -55,14 +55,23 @@ def finetune(
     fresh = extract(catalog, config.replace(encoders={modality: name}), store, progress=progress)
     rows = fresh.items[modality]
     media = reduce_media(model.data.adapters[modality], rows, np.arange(1, len(rows) + 1), len(catalog))
-    users = {key: value for key, value in model.data.users.items() if key != modality}
     # The run may be moved, and its encoder with it.
     used = {**model.data.encoders, modality: (name.replace(str(folder.resolve()), RUN), rows.fingerprint)}
-    tables = dataclasses.replace(model.data, items={**model.data.items, modality: media}, users=users, encoders=used)
+    tables = dataclasses.replace(model.data, items={**model.data.items, modality: media}, encoders=used)
     result = TwoTower(config, tables=tables)
     result.set_weights(model.get_weights())
     result.keep_encoders({**features.encoders, modality: fresh.encoders[modality]})
     return result
+
+
+def check_finetune(model: TwoTower) -> None:
+    """Raises `ConfigError` for what cannot be tuned, before the training that comes first and takes long."""
+    config = model.config
+    if "image" in model.data.users:
+        raise ConfigError("`training.finetune.blocks`: users have images too, which would stay as they were. Use 0 blocks.")
+    if "image" not in model.data.items:
+        raise ConfigError("`training.finetune` needs items with media of the image encoder. Received: none.")
+    _top_variables(encoders.load("image", config.encoders.image), config.training.finetune.blocks)
 
 
 class TunedTower(keras.Model):

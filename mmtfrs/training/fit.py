@@ -32,7 +32,7 @@ def fit_to_best(
     split: Split,
     folder: Path | None = None,
     progress: bool = False,
-    tune: Callable[[TwoTower], TwoTower] | None = None,
+    tune: Callable[[TwoTower, Split], TwoTower] | None = None,
 ) -> tuple[TwoTower, list[dict[str, float]]]:
     """Finds the best epoch on the validation part. With `training.refit`, a model is then trained on training and validation
     events for as many epochs at the same learning rates, for newer events should not be wasted on a choice.
@@ -42,7 +42,7 @@ def fit_to_best(
     Args:
         model: not yet trained, on the tables of `split.train`.
         split, folder, progress: as `fit`.
-        tune: what is done to the model at its best epoch, before the refit.
+        tune: what is done to the model at its best epoch, before the refit, with the split that chose it.
 
     Returns:
         The model to use, and the logs of every epoch of the first training.
@@ -67,7 +67,7 @@ def fit_to_best(
     if progress and len(inner.validation):
         _tell_popularity(model, inner, history)
     if tune is not None:
-        model = tune(model)
+        model = tune(model, inner)
     if not (settings.refit or inner is not split) or not len(inner.validation):
         return model, history
     metric = f"val_{model.config.evaluation.monitor}"

@@ -16,7 +16,7 @@ from mmtfrs.model_inputs.storage import save_inputs
 from mmtfrs.models.run import load_run, save_weights, start_run
 from mmtfrs.models.run_folder import data_mark, read_facts
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.training.finetune import finetune
+from mmtfrs.training.finetune import check_finetune, finetune
 from mmtfrs.training.fit import fit_to_best
 
 
@@ -60,8 +60,11 @@ def train(
     model = TwoTower(config, tables=tables)
     model.keep_encoders(features.encoders)
 
-    def tune(trained: TwoTower) -> TwoTower:
-        return finetune(trained, catalog, split, features, out, Path(store or out.parent / "features"), progress)
+    if config.training.finetune.blocks:
+        check_finetune(model)
+
+    def tune(trained: TwoTower, chosen_on: Split) -> TwoTower:
+        return finetune(trained, catalog, chosen_on, features, out, Path(store or out.parent / "features"), progress)
 
     if not (out / "run.json").exists():
         try:

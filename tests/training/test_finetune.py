@@ -205,11 +205,17 @@ def test_by_the_command_line_and_again(colors, tmp_path, jobs):
 
 
 def test_what_cannot_be_trained(colors, tmp_path):
+    """It is told before the training that comes first."""
     with pytest.raises(ConfigError, match=r"must be at most 2 for .*network.h5. Received: 5"):
         _run(colors, tmp_path / "many", finetune={"blocks": 5})
+    assert not (tmp_path / "many").exists()
     config = mmtfrs.Config(encoders={"image": "offline"}, training={"epochs": 1, "finetune": {"blocks": 1}})
     catalog = mmtfrs.Catalog.read(colors / "items.csv")
-    events = mmtfrs.Events.read(colors / "events.csv", catalog=catalog)
+    split = mmtfrs.Events.read(colors / "events.csv", catalog=catalog).split("time")
     features = mmtfrs.extract(catalog, config, tmp_path / "store", progress=False)
     with pytest.raises(ConfigError, match="the image encoder offline cannot be trained"):
-        train(config, catalog, features, events.split("time"), tmp_path / "run", progress=False)
+        train(config, catalog, features, split, tmp_path / "run", progress=False)
+    users = mmtfrs.Users.from_dict({"user_id": ["u1"], "image": ["1.png"]}, colors)
+    features = mmtfrs.extract(catalog, config, tmp_path / "store", users=users, progress=False)
+    with pytest.raises(ConfigError, match="users have images too"):
+        train(config, catalog, features, split, tmp_path / "run", progress=False)
