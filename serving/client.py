@@ -5,9 +5,7 @@ The messages' modules load TensorFlow, which takes seconds: they are imported wh
 
 from __future__ import annotations
 
-import itertools
-import random
-import time
+import json
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,42 +13,15 @@ import grpc
 import numpy as np
 import typer
 
+from mmtfrs.cli import options
 from mmtfrs.cli.console import CommandLine, note_unknown, print_recommendations, run_app
-from mmtfrs.cli.options import (
-    Allow,
-    Boost,
-    Count,
-    Debug,
-    Diversity,
-    Exclude,
-    History,
-    Json,
-    MinScore,
-    QueryAudio,
-    QueryImage,
-    QueryText,
-    Repeats,
-    User,
-)
 from mmtfrs.errors import Error
-from mmtfrs.exporting.request import (
-    NO_SCORE,
-    Query,
-    list_request,
-    predict_request,
-    results,
-    stack,
-    title_request,
-    title_results,
-)
+from mmtfrs.exporting import request as messages
+from mmtfrs.exporting.request import Query, results
 from mmtfrs.utils.text import split_ids
-from serving.limits import sizes
+from serving.limits import MAX_MESSAGE, sizes
 
 app = CommandLine(no_args_is_help=True)
-
-
-# A name with several addresses, as `dns:///` of a headless service, is asked at all of them in turn.
-_ROUND_ROBIN = [("grpc.lb_policy_name", "round_robin")]
 
 
 class ServingError(Error):
@@ -73,8 +44,8 @@ class Client:
         model: its name there.
         version: a version number; the newest if None.
         timeout: seconds that an answer may take, repeated attempts included.
-        retries: how often a call is made again that found the server UNAVAILABLE; nothing else is repeated.
-        backoff: seconds before the first repetition, doubled before each further one.
+        retries: how often, from 0 to 4, gRPC makes a call again that found the server UNAVAILABLE; nothing else is repeated.
+        backoff: seconds before the first repetition, at least 0.01, doubled before each further one.
 
     Example:
         >>> with Client("localhost:8500", "shop") as client:
@@ -84,16 +55,13 @@ class Client:
     def __init__(
         self, target: str, model: str, version: int | None = None, timeout: float = 30.0, retries: int = 3, backoff: float = 0.1
     ) -> None:
-        self.model = model
-        self.version = version
-        self.timeout = timeout
-        self.retries, self.backoff = retries, backoff
-        self._channel = grpc.insecure_channel(target, options=[*sizes(), *_ROUND_ROBIN])
+        self.model, self.version, self.timeout = model, version, timeout
+        self._channel = grpc.insecure_channel(target, options=[*sizes(), *_retrying(min(retries, 4), max(backoff, 0.01))])
         from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
-        self._signatures: dict | None = None
+        self._signatures: dict = {}
 
     def __enter__(self) -> Client:
         return self
@@ -123,26 +91,26 @@ class Client:
             rows = [row for row, (name, _) in enumerate(requests) if name == signature]
             for start in range(0, len(rows), batch):
                 part = rows[start : start + batch]
-                answer = self.predict(signature, stack([requests[row][1] for row in part]))
+                answer = self.predict(signature, messages.stack([requests[row][1] for row in part]))
                 for place, row in enumerate(part):
                     answers[row] = results(answer, place, k)
         return answers
 
     def similar_items(self, item: str, exclude: Sequence[str] = (), k: int | None = None, **limits) -> list[tuple[str, float]]:
         """Items like one item, best first, without the item itself; limits are those of `popular`."""
-        inputs = list_request(**limits, exclude=exclude, item=item)
+        inputs = messages.list_request(**limits, exclude=exclude, item=item)
         return results(self.predict("similar_items", inputs), 0, k)
 
     def popular(self, k: int | None = None, **limits) -> list[tuple[str, float]]:
         """What was taken most lately, best first. Limits: a user and a history, whose items are left out, `exclude`, `allow`
         and `min_score`, as those of a `Query`."""
-        return results(self.predict("popular", list_request(**limits)), 0, k)
+        return results(self.predict("popular", messages.list_request(**limits)), 0, k)
 
     def titles(self, items: Sequence[str]) -> list[str]:
         """The title of each item; "" where it has none, is unknown, or the export was made by a release without titles."""
         if not items or self._definition("titles") is None:
             return [""] * len(items)
-        return title_results(self.predict(*title_request(items)))
+        return messages.title_results(self.predict(*messages.title_request(items)))
 
     def predict(self, signature: str, inputs: dict[str, np.ndarray], outputs: Sequence[str] = ()) -> dict[str, np.ndarray]:
         """Any signature; inputs that are left out are sent empty, as TF Serving wants all of them.
@@ -155,38 +123,33 @@ class Client:
         Returns:
             `{output: array}`.
         """
-        request = predict_request(self.model, signature, {**self._absent(signature, inputs), **inputs})
-        request.output_filter.extend(outputs)
-        self._fill_spec(request.model_spec, signature)
-        response = self._call(self._prediction.Predict, request)
         from mmtfrs._keras import tf
 
+        request = messages.predict_request(self.model, signature, self._absent(signature, inputs) | inputs, self.version)
+        request.output_filter.extend(outputs)
+        response = self._call(self._prediction.Predict, request)
         return {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
 
     def signatures(self) -> dict:
         """`{name: SignatureDef}` of the model."""
-        from tensorflow_serving.apis import get_model_metadata_pb2
+        from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
 
-        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        self._fill_spec(request.model_spec)
+        spec = messages.model_spec(self.model, version=self.version)
+        request = GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
         response = self._call(self._prediction.GetModelMetadata, request)
-        found = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata["signature_def"].Unpack(found)
-        return dict(found.signature_def)
+        return dict(SignatureDefMap.FromString(response.metadata["signature_def"].value).signature_def)
 
     def status(self) -> dict[int, str]:
         """`{version: state}`, as `AVAILABLE`."""
-        from tensorflow_serving.apis import get_model_status_pb2
+        from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, ModelVersionStatus
 
-        request = get_model_status_pb2.GetModelStatusRequest()
-        self._fill_spec(request.model_spec)
-        response = self._call(self._models.GetModelStatus, request)
-        names = get_model_status_pb2.ModelVersionStatus.State
-        return {entry.version: names.Name(entry.state) for entry in response.model_version_status}
+        request = GetModelStatusRequest(model_spec=messages.model_spec(self.model, version=self.version))
+        found = self._call(self._models.GetModelStatus, request).model_version_status
+        return {entry.version: ModelVersionStatus.State.Name(entry.state) for entry in found}
 
     def _definition(self, signature: str):
         """Its SignatureDef, asked for once; None where the model has no such signature."""
-        if self._signatures is None or signature not in self._signatures:
+        if signature not in self._signatures:
             self._signatures = self.signatures()
         return self._signatures.get(signature)
 
@@ -195,45 +158,54 @@ class Client:
         from mmtfrs._keras import tf
 
         known = self._definition(signature)
-        if known is None:
-            return {}
         rows = len(next(iter(inputs.values()))) if inputs else 1
         made = {}
-        for name, info in known.inputs.items():
+        for name, info in known.inputs.items() if known is not None else ():
             if name not in inputs:
                 rest = [1 if dimension.size < 0 else dimension.size for dimension in info.tensor_shape.dim][1:]
                 dtype = tf.dtypes.as_dtype(info.dtype)
-                empty = b"" if dtype == tf.string else NO_SCORE if name == "min_score" else 0
+                empty = b"" if dtype == tf.string else messages.NO_SCORE if name == "min_score" else 0
                 made[name] = np.full([rows, *rest], empty, object if dtype == tf.string else dtype.as_numpy_dtype)
         return made
 
-    def _fill_spec(self, spec, signature: str = "") -> None:
-        spec.name, spec.signature_name = self.model, signature
-        if self.version is not None:
-            spec.version.value = self.version
-
     def _call(self, method, request):
-        end = time.monotonic() + self.timeout
-        for attempt in itertools.count():
-            try:
-                return method(request, timeout=max(end - time.monotonic(), 0.001))
-            except grpc.RpcError as error:
-                # Half to whole of the wait, at random, so that many clients do not come back at once.
-                wait = self.backoff * 2**attempt * random.uniform(0.5, 1.0)
-                again = error.code() == grpc.StatusCode.UNAVAILABLE and attempt < self.retries
-                if not again or time.monotonic() + wait >= end:
-                    raise ServingError(error.code(), error.details()) from None
-            time.sleep(wait)
+        try:
+            return method(request, timeout=self.timeout)
+        except grpc.RpcError as error:
+            raise ServingError(error.code(), error.details()) from None
+
+
+def _retrying(retries: int, backoff: float) -> list[tuple[str, str | int]]:
+    """Channel options for gRPC's own retries. It makes no more than four, and calls that wait less than a millisecond hang.
+
+    A name with several addresses, as `dns:///` of a headless service, is asked at all of them in turn.
+    """
+    config: dict = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if retries:
+        policy = {
+            "maxAttempts": retries + 1,
+            "initialBackoff": f"{backoff}s",
+            "maxBackoff": f"{backoff * 2**retries}s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+        config["methodConfig"] = [{"name": [{}], "retryPolicy": policy}]
+    return [
+        ("grpc.service_config", json.dumps(config)),
+        ("grpc.enable_retries", 1),
+        ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE),  # a larger request than is kept would not be repeated
+        ("grpc.initial_reconnect_backoff_ms", int(1000 * backoff)),  # gRPC's second is longer than all repetitions together
+    ]
 
 
 @app.callback()
 def _root(
     context: typer.Context,
-    target: Annotated[str, typer.Option(help="HOST:PORT of the server.")] = "localhost:8500",
-    model: Annotated[str, typer.Option(help="The model's name there.")] = "model",
+    target: options.Target = "localhost:8500",
+    model: options.ModelName = "model",
     version: Annotated[int | None, typer.Option(help="The newest otherwise.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 30.0,
-    debug: Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Ask a model that TF Serving, or the local server, has loaded."""
     context.obj = lambda: Client(target, model, version, timeout)
@@ -242,34 +214,24 @@ def _root(
 @app.command()
 def recommend(
     context: typer.Context,
-    user: User = "",
-    history: History = "",
-    text: QueryText = "",
-    image: QueryImage = "",
-    audio: QueryAudio = "",
-    k: Count = 10,
-    exclude: Exclude = "",
-    allow: Allow = "",
-    boost: Boost = "",
-    diversity: Diversity = 0.0,
-    min_score: MinScore = None,
-    repeats: Repeats = False,
-    as_json: Json = False,
+    user: options.User = "",
+    history: options.History = "",
+    text: options.QueryText = "",
+    image: options.QueryImage = "",
+    audio: options.QueryAudio = "",
+    k: options.Count = 10,
+    exclude: options.Exclude = "",
+    allow: options.Allow = "",
+    boost: options.Boost = "",
+    diversity: options.Diversity = 0.0,
+    min_score: options.MinScore = None,
+    repeats: options.Repeats = False,
+    as_json: options.Json = False,
 ) -> None:
     """Recommend items."""
-    query = Query.parse(
-        user=user,
-        history=history,
-        text=text,
-        image=image,
-        audio=audio,
-        exclude=exclude,
-        allow=allow,
-        boost=boost,
-        diversity=diversity,
-        min_score=min_score,
-        repeats=repeats,
-    )
+    asked = {"user": user, "history": history, "text": text, "image": image, "audio": audio}
+    limits = {"exclude": exclude, "allow": allow, "boost": boost, "diversity": diversity, "min_score": min_score}
+    query = Query.parse(**asked, **limits, repeats=repeats)
     signature, inputs = query.request()
     with context.obj() as client:
         answer = client.predict(signature, inputs)
@@ -280,9 +242,7 @@ def recommend(
 
 
 @app.command()
-def similar(
-    context: typer.Context, item: Annotated[str, typer.Argument(help="Item id.")], k: Count = 10, as_json: Json = False
-) -> None:
+def similar(context: typer.Context, item: options.ItemId, k: options.Count = 10, as_json: options.Json = False) -> None:
     """Items like one item."""
     with context.obj() as client:
         found = client.similar_items(item, k=k)
@@ -293,13 +253,13 @@ def similar(
 @app.command()
 def popular(
     context: typer.Context,
-    user: User = "",
-    history: History = "",
-    k: Count = 10,
-    exclude: Exclude = "",
-    allow: Allow = "",
-    min_score: MinScore = None,
-    as_json: Json = False,
+    user: options.User = "",
+    history: options.History = "",
+    k: options.Count = 10,
+    exclude: options.Exclude = "",
+    allow: options.Allow = "",
+    min_score: options.MinScore = None,
+    as_json: options.Json = False,
 ) -> None:
     """What was taken most lately."""
     lists = {"history": split_ids(history), "exclude": split_ids(exclude), "allow": split_ids(allow)}

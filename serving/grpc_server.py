@@ -6,6 +6,7 @@ In production, run TF Serving itself on the same folder.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +19,8 @@ from mmtfrs.errors import ExportError
 from serving.limits import MAX_MESSAGE, MAX_SECONDS, sizes
 from serving.model_list import one_model
 from serving.prometheus import Metrics
-from serving.reflection import SERVICES, add_reflection
-from serving.served_model import ServedModel, Watcher
-from serving.services import ModelService, PredictionService
+from serving.served_model import ServedModel
+from serving.services import SERVICES, Services, add_reflection
 
 _QUEUE = 4096  # requests that may wait; more are refused with RESOURCE_EXHAUSTED
 
@@ -52,7 +52,7 @@ class Server:
         max_bytes: int = MAX_MESSAGE,
         seconds: float = MAX_SECONDS,
     ) -> None:
-        served = [one_model(models, name)] if isinstance(models, str | Path) else list(models)
+        served = [one_model(models, name)] if isinstance(models, str | Path) else models
         self.models = {model.name: model for model in served}
         for model in served:
             model.refresh()
@@ -60,45 +60,38 @@ class Server:
                 reasons = [status.error_message for status in model.statuses.values()] or ["no version may serve"]
                 raise ExportError(f"{model.folder}: no version can be loaded ({reasons[0]}).")
         self.metrics = Metrics()
+        pool = ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1))
         options = [*sizes(max_bytes), ("grpc.so_reuseport", 0)]  # two servers on one port would share its requests silently
-        self._server = grpc.server(
-            ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1)), options=options, maximum_concurrent_rpcs=_QUEUE
-        )
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(self.models, self.metrics, seconds), self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(self.models, self.metrics, seconds), self._server
-        )
-        self._health = health.HealthServicer()
+        self._server = grpc.server(pool, options=options, maximum_concurrent_rpcs=_QUEUE)
+        services, self._health = Services(self.models, self.metrics, seconds), health.HealthServicer()
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         add_reflection(self._server)
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
-            self.port = 0
-        if not self.port:
-            raise ExportError(f"{host}:{port} cannot be listened on: the port is taken or not allowed. Use --port.")
-        self._watcher = Watcher(served, poll)
-
-    @property
-    def model(self) -> ServedModel:
-        """The only, or the first, model."""
-        return next(iter(self.models.values()))
+            message = f"{host}:{port} cannot be listened on: the port is taken or not allowed. Use --port."
+            raise ExportError(message) from None
+        self._stopped = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, args=[poll], daemon=True, name="versions")
 
     def start(self) -> Server:
         """Begins to answer."""
         self._server.start()
         self._watcher.start()
-        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        for service in ("", *SERVICES):
+            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return self
 
     def stop(self, grace: float = 10.0) -> None:
         """Takes no new requests and waits for those in flight, at most `grace` seconds."""
-        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        self._watcher.stop()
+        self._health.enter_graceful_shutdown()
+        self._stopped.set()
         self._server.stop(grace).wait()
 
-    def _set_health(self, status: int) -> None:
-        for service in ("", *SERVICES):
-            self._health.set(service, status)
+    def _watch(self, seconds: float) -> None:
+        """Looks for new versions every so many seconds until stopped."""
+        while not self._stopped.wait(seconds):
+            for model in self.models.values():
+                model.refresh()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-import threading
+import queue
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,8 +17,8 @@ import grpc
 import numpy as np
 import typer
 
+from mmtfrs.cli import options
 from mmtfrs.cli.console import CommandLine, run_app, show
-from mmtfrs.cli.options import Debug, Json
 from mmtfrs.exporting.request import Query, predict_request, stack
 from mmtfrs.utils.text import split_ids
 from serving.client import Client
@@ -41,13 +41,12 @@ class Load:
 
     def summary(self) -> dict:
         """Requests, answers per second, p50, p95, p99 and the longest in milliseconds, errors."""
-        points = np.percentile(self.latencies, (50, 95, 99, 100)) * 1000 if len(self.latencies) else [float("nan")] * 4
-        found = {f"{name}_ms": round(float(value), 3) for name, value in zip(("p50", "p95", "p99", "max"), points, strict=True)}
         answered = len(self.latencies)
+        points = np.percentile(self.latencies, (50, 95, 99, 100)).tolist() if answered else [float("nan")] * 4
         return {
             "requests": answered + sum(self.errors.values()),
             "per_second": round(answered / self.seconds, 1),
-            **found,
+            **{f"{name}_ms": round(1000 * point, 3) for name, point in zip(("p50", "p95", "p99", "max"), points, strict=True)},
             "errors": self.errors,
         }
 
@@ -62,33 +61,21 @@ def run_load(target: str, request: predict_pb2.PredictRequest, rate: float, seco
         seconds: for how long; answers are waited for afterwards.
         seed: of the intervals.
     """
-    rng = np.random.default_rng(seed)
-    due = np.cumsum(rng.exponential(1.0 / rate, int(rate * seconds)))
-    answers: list[tuple[float, float]] = []
-    errors: collections.Counter[str] = collections.Counter()
-    from tensorflow_serving.apis import prediction_service_pb2_grpc  # loads TensorFlow
+    from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub  # loads TensorFlow
 
-    lock, left = threading.Lock(), threading.Semaphore(0)
+    due = np.cumsum(np.random.default_rng(seed).exponential(1.0 / rate, int(rate * seconds)))
+    ended: queue.SimpleQueue[tuple[grpc.StatusCode, float, float]] = queue.SimpleQueue()
     with grpc.insecure_channel(target, options=sizes()) as channel:
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        predict = PredictionServiceStub(channel).Predict
         start = time.perf_counter()
-
-        def answered(call: grpc.Future, when: float) -> None:
-            spent = time.perf_counter() - start - when
-            with lock:
-                if call.code() == grpc.StatusCode.OK:
-                    answers.append((when, spent))
-                else:
-                    errors[call.code().name] += 1
-            left.release()
-
         for when in due:
             time.sleep(max(0.0, when - (time.perf_counter() - start)))
-            call = stub.Predict.future(request, timeout=60)
-            call.add_done_callback(lambda call, when=when: answered(call, when))
-        for _ in due:
-            left.acquire()
+            call = predict.future(request, timeout=60)
+            call.add_done_callback(lambda call, when=when: ended.put((call.code(), when, time.perf_counter() - start - when)))
+        found = [ended.get() for _ in due]
         spent = time.perf_counter() - start
+    answers = [times for code, *times in found if code == grpc.StatusCode.OK]
+    errors = collections.Counter(code.name for code, *_ in found if code != grpc.StatusCode.OK)
     return Load(*np.array(answers).reshape(-1, 2).T, dict(errors), spent)
 
 
@@ -109,18 +96,18 @@ def load_picture(load: Load, path: Path) -> None:
 
 @app.command()
 def loadtest(
-    target: Annotated[str, typer.Option(help="HOST:PORT of the server.")] = "localhost:8500",
-    model: Annotated[str, typer.Option(help="The model's name there.")] = "model",
+    target: options.Target = "localhost:8500",
+    model: options.ModelName = "model",
     rate: Annotated[float, typer.Option(min=0.1, help="Requests per second.")] = 100.0,
     seconds: Annotated[float, typer.Option(min=0.1, help="For how long.")] = 10.0,
     warmup: Annotated[float, typer.Option(min=0.0, help="Seconds of the same load before that are not counted.")] = 2.0,
-    user: Annotated[str, typer.Option(help="Who asks.")] = "",
-    history: Annotated[str, typer.Option(help="Item ids, comma-separated.")] = "",
-    text: Annotated[str, typer.Option(help="What is looked for, in words.")] = "",
+    user: options.User = "",
+    history: options.History = "",
+    text: options.QueryText = "",
     rows: Annotated[int, typer.Option(min=1, help="Queries per request.")] = 1,
     picture: Annotated[Path | None, typer.Option(help="Where a picture of the latencies goes.")] = None,
-    as_json: Json = False,
-    debug: Debug = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
 ) -> None:
     """Measure latency and errors under a steady rate of requests."""
     signature, inputs = Query(user, split_ids(history), text).request()

@@ -12,10 +12,10 @@ from mmtfrs.exporting.versions import newest_version
 from serving.served_model import ServedModel
 
 
-def one_model(folder: str | Path, name: str | None = None) -> ServedModel:
+def one_model(folder: str | Path, name: str | None = None, only: frozenset[int] | None = None) -> ServedModel:
     """The model of a folder, under its own name or another. Raises `ExportError` if it holds no version."""
     newest_version(folder)
-    return ServedModel(name or Path(folder).resolve().name, folder)
+    return ServedModel(name or Path(folder).resolve().name, folder, only)
 
 
 def read_models(path: str | Path) -> list[ServedModel]:
@@ -38,8 +38,7 @@ def read_models(path: str | Path) -> list[ServedModel]:
         raise ExportError(f"{path}: needs one or more models with different names. Received: {', '.join(names) or 'none'}.")
     models = []
     for entry in entries:
-        newest_version(entry.base_path)
         policy = entry.model_version_policy
         only = frozenset(policy.specific.versions) if policy.HasField("specific") else None
-        models.append(ServedModel(entry.name, entry.base_path, only))
+        models.append(one_model(entry.base_path, entry.name, only))
     return models

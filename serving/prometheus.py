@@ -8,6 +8,8 @@ import time
 
 import prometheus_client
 
+from mmtfrs.errors import ExportError
+
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -30,8 +32,15 @@ class Metrics:
         self._latency.labels(model, signature).observe(seconds)
 
     def serve(self, port: int, host: str):
-        """Answers `GET /metrics` on another thread; returns the HTTP server, whose `server_port` says where."""
-        return prometheus_client.start_http_server(port, host, self.registry)[0]
+        """Answers `GET /metrics` on another thread; returns the HTTP server, whose `server_port` says where.
+
+        Raises:
+            ExportError: the port is taken or not allowed.
+        """
+        try:
+            return prometheus_client.start_http_server(port, host, self.registry)[0]
+        except OSError as error:
+            raise ExportError(f"{host}:{port} cannot be listened on ({error}). Use --metrics-port.") from None
 
 
 class JsonLines(logging.Formatter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import grpc
@@ -19,6 +20,7 @@ from mmtfrs.exporting.versions import check_saved_model, facts
 from serving.limits import MAX_MESSAGE, MAX_ROWS
 
 DEFAULT_SIGNATURE = "serving_default"
+Tensors = dict[str, tensor_pb2.TensorProto]
 
 
 class RequestError(Exception):
@@ -68,13 +70,7 @@ class Servable:
             count += 1
         return count
 
-    def predict(
-        self,
-        signature_name: str,
-        inputs: dict[str, tensor_pb2.TensorProto],
-        output_filter: list[str],
-        seconds: float | None = None,
-    ) -> dict[str, tensor_pb2.TensorProto]:
+    def predict(self, signature_name: str, inputs: Tensors, output_filter: list[str], seconds: float | None = None) -> Tensors:
         """Runs a signature, for so many seconds at most.
 
         Raises:
@@ -125,19 +121,16 @@ _STATUS = {
 
 
 def _check_names(inputs, signature) -> None:
-    sent, known = sorted(inputs), sorted(signature.inputs)
+    sent, known = set(inputs), set(signature.inputs)
+    extra = sent - known
     if len(sent) != len(known):
-        extra, missing = sorted(set(sent) - set(known)), sorted(set(known) - set(sent))
         raise invalid(
-            f"input size does not match signature: {len(sent)}!={len(known)} len({{{','.join(sent)}}}) != "
-            f"len({{{','.join(known)}}}). Sent extra: {{{','.join(extra)}}}. "
-            f"Missing but required: {{{','.join(missing)}}}."
+            f"input size does not match signature: {len(sent)}!={len(known)} len({_listed(sent)}) != len({_listed(known)}). "
+            f"Sent extra: {_listed(extra)}. Missing but required: {_listed(known - sent)}."
         )
-    for name in sent:
-        if name not in signature.inputs:
-            raise invalid(
-                f"input tensor alias not found in signature: {name}. Inputs expected to be in the set {{{','.join(known)}}}."
-            )
+    if extra:
+        message = f"input tensor alias not found in signature: {min(extra)}. Inputs expected to be in the set {_listed(known)}."
+        raise invalid(message)
 
 
 def _array(name: str, proto: tensor_pb2.TensorProto, info: meta_graph_pb2.TensorInfo) -> np.ndarray:
@@ -155,23 +148,20 @@ def _array(name: str, proto: tensor_pb2.TensorProto, info: meta_graph_pb2.Tensor
         code = grpc.StatusCode.INVALID_ARGUMENT if min(sent) < 0 else grpc.StatusCode.RESOURCE_EXHAUSTED
         raise RequestError(code, f"input `{name}` may have {MAX_ROWS} rows and {MAX_MESSAGE >> 20} MiB. Received: {sent}.")
     try:
-        values = tf.make_ndarray(proto).reshape(sent)
+        return tf.make_ndarray(proto).reshape(sent)
     except (ValueError, TypeError) as error:
         raise invalid(f"tensor parsing error: {name} ({str(error)[:200]})") from None
-    if expected == tf.string:
-        values = np.asarray(values, dtype=object)
-    return values
 
 
 def _wanted(output_filter: list[str], signature) -> list[str]:
-    seen: set[str] = set()
-    for name in output_filter:
+    for place, name in enumerate(output_filter):
         if name not in signature.outputs:
-            raise invalid(
-                f"output tensor alias not found in signature: {name} Outputs expected to be in the set "
-                f"{{{','.join(sorted(signature.outputs))}}}."
-            )
-        if name in seen:
+            known = _listed(signature.outputs)
+            raise invalid(f"output tensor alias not found in signature: {name} Outputs expected to be in the set {known}.")
+        if name in output_filter[:place]:
             raise invalid(f"duplicate output tensor alias: {name}")
-        seen.add(name)
-    return list(output_filter) or list(signature.outputs)
+    return output_filter or list(signature.outputs)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return f"{{{','.join(sorted(names))}}}"

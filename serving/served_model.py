@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from tensorflow_serving.apis import get_model_status_pb2
@@ -46,45 +47,40 @@ class ServedModel:
         self.folder = Path(folder)
         self.only = only
         self.statuses: dict[int, Status] = {}
-        self._current: Servable | None = None
-        self._in_flight: dict[int, int] = {}
+        self.current: Servable | None = None  # the version that answers, if any has loaded
+        self._in_flight: collections.Counter[int] = collections.Counter()
         self._failed: dict[int, float] = {}
-        self._loading = threading.Lock()
-        self._lock = threading.Lock()
-
-    @property
-    def current(self) -> Servable | None:
-        """The version that answers, if any has loaded."""
-        return self._current
+        self._loading, self._lock = threading.Lock(), threading.Lock()
 
     @contextlib.contextmanager
-    def lease(self) -> Iterator[Servable | None]:
-        """The version that answers, kept for as long as it is needed."""
+    def lease(self) -> Iterator[Servable]:
+        """The version that answers, one of which has loaded, kept for as long as it is needed."""
         with self._lock:
-            servable = self._current
-            if servable is not None:
-                self._in_flight[servable.version] = self._in_flight.get(servable.version, 0) + 1
+            servable = self.current
+            self._in_flight[servable.version] += 1
         try:
             yield servable
         finally:
-            if servable is not None:
-                with self._lock:
-                    self._in_flight[servable.version] -= 1
-                    self._let_go(servable.version)
+            with self._lock:
+                self._in_flight[servable.version] -= 1
+                self._let_go(servable.version)
 
     def refresh(self) -> bool:
         """Loads the newest version if it is not the one that serves; true if the serving version changed."""
         with self._loading:
-            for version in reversed(versions(self.folder)):
-                if self.only is not None and version not in self.only:
-                    continue
-                if self._current is not None and version <= self._current.version:
-                    return False
-                if self._failed.get(version) == self._changed(version):
-                    continue
-                if self._load(version):
-                    return True
-            return False
+            try:
+                return any(self._load(version) for version in self._newer())
+            except OSError as error:  # a folder that cannot be read now may be readable the next time
+                log.error("folder cannot be read", extra={"model": self.name, "reason": str(error)})
+                return False
+
+    def _newer(self) -> Iterator[int]:
+        """The versions that may take the place of the one that serves, newest first."""
+        serves = -1 if self.current is None else self.current.version
+        for version in reversed(versions(self.folder)):
+            may = version > serves and (self.only is None or version in self.only)
+            if may and self._failed.get(version) != self._changed(version):
+                yield version
 
     def _load(self, version: int) -> bool:
         changed = self._changed(version)
@@ -99,7 +95,7 @@ class ServedModel:
             log.error("version cannot be loaded", extra={"model": self.name, "version": version, "reason": message})
             return False
         with self._lock:
-            old, self._current = self._current, loaded
+            old, self.current = self.current, loaded
             self.statuses[version] = Status(State.AVAILABLE)
             if old is not None:
                 self.statuses[old.version] = Status(State.UNLOADING)
@@ -115,23 +111,3 @@ class ServedModel:
         path = self.folder / str(version)
         times = [file.stat().st_mtime for file in path.rglob("*") if file.is_file()]
         return max(times, default=0.0) + len(times)
-
-
-class Watcher(threading.Thread):
-    """Looks for new versions every so many seconds until stopped."""
-
-    def __init__(self, models: Sequence[ServedModel], seconds: float) -> None:
-        super().__init__(daemon=True, name="versions")
-        self._models, self._seconds = models, seconds
-        self._stop_event = threading.Event()
-
-    def run(self) -> None:
-        while not self._stop_event.wait(self._seconds):
-            for model in self._models:
-                try:
-                    model.refresh()
-                except OSError as error:  # a folder that cannot be read now may be readable the next time
-                    log.error("folder cannot be read", extra={"model": model.name, "reason": str(error)})
-
-    def stop(self) -> None:
-        self._stop_event.set()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -28,12 +27,14 @@ app = CommandLine()
 def serve(
     folder: Annotated[Path | None, typer.Argument(help="saved_models/NAME")] = None,
     models: Annotated[Path | None, typer.Option("--models", help="A models.config instead of one folder.")] = None,
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8500,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8500,
     host: Annotated[str, typer.Option(help="0.0.0.0 listens on every interface.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="As clients call the model; the folder's name otherwise.")] = None,
     poll: Annotated[float, typer.Option(help="Seconds between looks for new versions.")] = 1.0,
-    metrics_port: Annotated[int | None, typer.Option(help="Prometheus metrics over HTTP; 0 takes a free one.")] = None,
-    max_mib: Annotated[int, typer.Option(min=1, help="Larger requests are refused.")] = MAX_MESSAGE >> 20,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Prometheus metrics over HTTP; 0 is a free one.")
+    ] = None,
+    max_mib: Annotated[int, typer.Option(min=1, max=2047, help="Larger requests are refused.")] = MAX_MESSAGE >> 20,
     max_seconds: Annotated[float, typer.Option(min=0.001, help="Requests that take longer are given up.")] = MAX_SECONDS,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="A JSON line per request, without its content.")] = False,
     debug: Debug = False,
@@ -44,21 +45,22 @@ def serve(
     if folder is not None:
         newest_version(folder)  # what is not there is told before TensorFlow is loaded
     from serving.grpc_server import Server
-    from serving.model_list import one_model, read_models
+    from serving.model_list import read_models
 
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.DEBUG if log_requests else logging.INFO)
-    found = read_models(models) if models is not None else [one_model(folder, name)]
-    server = Server(found, None, host, port, poll, max_bytes=max_mib << 20, seconds=max_seconds).start()
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
+    found = folder if models is None else read_models(models)
+    server = Server(found, name, host, port, poll, max_bytes=max_mib << 20, seconds=max_seconds)
     if metrics_port is not None:
         http = server.metrics.serve(metrics_port, host)
         print(f"metrics on http://{host}:{http.server_port}/metrics", flush=True)
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    server.start()
     for model in server.models.values():
         print(f"serving {model.name} version {model.current.version} on {host}:{server.port}", flush=True)
     stopped.wait()

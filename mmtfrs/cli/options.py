@@ -17,12 +17,16 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Fixes the run; overrid
 ImageEncoder = Annotated[str | None, typer.Option(help="A name, a path or `offline`; overrides the config.")]
 TextEncoder = Annotated[str | None, typer.Option(help="A name, a path or `offline`; overrides the config.")]
 AudioEncoder = Annotated[str | None, typer.Option(help="A name, a path or `offline`; overrides the config.")]
+# A model behind a server.
+Target = Annotated[str, typer.Option(help="HOST:PORT of the server.")]
+ModelName = Annotated[str, typer.Option(help="The model's name there.")]
 # What is asked of a model, in this process or behind a server.
 User = Annotated[str, typer.Option(help="User id.")]
 History = Annotated[str, typer.Option(help="Item ids, oldest first, comma-separated.")]
 QueryText = Annotated[str, typer.Option(help="What is looked for, in words.")]
 QueryImage = Annotated[str, typer.Option(help="An image file.")]
 QueryAudio = Annotated[str, typer.Option(help="An audio file.")]
+ItemId = Annotated[str, typer.Argument(help="Item id.")]
 Count = Annotated[int, typer.Option("-k", min=1, help="How many.")]
 Exclude = Annotated[str, typer.Option(help="Item ids to leave out, comma-separated.")]
 Allow = Annotated[str, typer.Option(help="attribute=value that answers must have, comma-separated.")]

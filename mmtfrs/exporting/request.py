@@ -18,7 +18,7 @@ from mmtfrs.media.decode import ORIENTATION, SAMPLE_RATE, decode_audio, open_ima
 from mmtfrs.utils.text import split_ids
 
 if TYPE_CHECKING:
-    from tensorflow_serving.apis import predict_pb2
+    from tensorflow_serving.apis import model_pb2, predict_pb2
 
 NO_SCORE = float(np.finfo(np.float32).min)  # a `min_score` that ends no list
 _SHOWN, _LETTERS = 5, 80  # values of a list, characters of a text, that are told in words
@@ -160,16 +160,25 @@ def stack(requests: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return stacked
 
 
-def predict_request(model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> predict_pb2.PredictRequest:
+def model_spec(name: str, signature: str = "", version: int | None = None) -> model_pb2.ModelSpec:
+    """What a message says of the model that it is for, or from."""
+    from tensorflow_serving.apis import model_pb2
+
+    spec = model_pb2.ModelSpec(name=name, signature_name=signature)
+    if version is not None:
+        spec.version.value = version
+    return spec
+
+
+def predict_request(
+    model: str, signature: str, inputs: Mapping[str, np.ndarray], version: int | None = None
+) -> predict_pb2.PredictRequest:
     """The message that TensorFlow Serving's `Predict` takes."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2  # loads gRPC: only where it is needed
 
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = model, signature
-    for name, value in inputs.items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-    return request
+    tensors = {name: tf.make_tensor_proto(value) for name, value in inputs.items()}
+    return predict_pb2.PredictRequest(model_spec=model_spec(model, signature, version), inputs=tensors)
 
 
 def results(answer: dict[str, np.ndarray], row: int = 0, k: int | None = None) -> list[tuple[str, float]]:

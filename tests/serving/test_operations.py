@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -21,6 +22,7 @@ from mmtfrs.errors import ExportError
 from mmtfrs.exporting.request import Query, predict_request
 from serving.client import Client, ServingError
 from serving.grpc_server import Server
+from serving.limits import sizes
 from serving.model_list import read_models
 from serving.prometheus import JsonLines
 from serving.served_model import ServedModel, State
@@ -93,6 +95,14 @@ def test_metrics_count_by_signature_and_code(tiny):
     assert 'mmtfrs_latency_seconds_count{model="one",signature="similar_items"} 1.0' in text
 
 
+def test_ports_and_sizes_that_cannot_be(server):
+    with pytest.raises(ExportError, match="Use --metrics-port"):
+        server.metrics.serve(server.port, "127.0.0.1")
+    for option, value in (("--port", 65536), ("--metrics-port", -1), ("--max-mib", 2048)):
+        done = run_cli("folder", option, value, module="serving.server")
+        assert done.returncode == 2 and "is not in the range" in done.stderr
+
+
 def test_log_lines_are_json_without_what_users_sent(server, capsys):
     lines = []
     handler = logging.Handler()
@@ -155,6 +165,24 @@ class _Flaky(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
 
+@contextlib.contextmanager
+def _serving(flaky, port=0):
+    """A server's port while it answers; stopped at once afterwards."""
+    made = grpc.server(ThreadPoolExecutor(2), options=[*sizes(), ("grpc.so_reuseport", 0)])
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(flaky, made)
+    port = made.add_insecure_port(f"127.0.0.1:{port}")
+    made.start()
+    yield port
+    made.stop(0).wait()
+
+
+def _asking(port, **options):
+    """A client that takes the signature `s` for granted."""
+    client = Client(f"127.0.0.1:{port}", "m", **options)
+    client._signatures = {"s": type("S", (), {"inputs": {}})}
+    return client
+
+
 @pytest.mark.parametrize(
     "code, times, calls",
     [
@@ -166,19 +194,46 @@ class _Flaky(prediction_service_pb2_grpc.PredictionServiceServicer):
 )
 def test_only_unavailable_is_tried_again(code, times, calls):
     flaky = _Flaky(code, times)
-    made = grpc.server(ThreadPoolExecutor(2))
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(flaky, made)
-    port = made.add_insecure_port("127.0.0.1:0")
-    made.start()
-    with Client(f"localhost:{port}", "m", backoff=0.01) as client:
-        client._signatures = {"s": type("S", (), {"inputs": {}})}
-        if calls > times:
-            assert client.predict("s", {"a": np.zeros(1)})["x"] == [1.0]
-        else:
-            with pytest.raises(ServingError, match=code.name):
-                client.predict("s", {"a": np.zeros(1)})
-    made.stop(0)
+    with _serving(flaky) as port, _asking(port, backoff=0.01) as client:
+        for values in (np.zeros(1), np.zeros(1 << 20)):  # as a picture's, more bytes than gRPC keeps by itself for a repetition
+            flaky.calls = 0
+            if calls > times:
+                assert client.predict("s", {"a": values})["x"] == [1.0]
+            else:
+                with pytest.raises(ServingError, match=rf"^{code.name}: not now$"):
+                    client.predict("s", {"a": values})
+            assert flaky.calls == calls
+
+
+@pytest.mark.parametrize("retries, calls", [(0, 1), (1, 2), (4, 5), (9, 5)])
+def test_so_many_repetitions_as_are_asked_for(retries, calls):
+    flaky = _Flaky(grpc.StatusCode.UNAVAILABLE, 20)
+    with (
+        _serving(flaky) as port,
+        _asking(port, retries=retries, backoff=0.0001) as client,
+        pytest.raises(ServingError, match="UNAVAILABLE: not now"),
+    ):
+        client.predict("s", {"a": np.zeros(1)})
     assert flaky.calls == calls
+
+
+def test_a_server_that_restarts_is_survived():
+    flaky, lost = _Flaky(grpc.StatusCode.OK, 0), threading.Event()
+    with _serving(flaky) as port:
+        client = _asking(port)
+        client.predict("s", {"a": np.zeros(1)})
+        client._channel.subscribe(lambda state: state == grpc.ChannelConnectivity.TRANSIENT_FAILURE and lost.set())
+    with client:
+        assert lost.wait(60)
+        with _serving(flaky, port):
+            assert client.predict("s", {"a": np.zeros(1)})["x"] == [1.0]
+
+
+def test_repetitions_end_at_the_deadline():
+    flaky = _Flaky(grpc.StatusCode.UNAVAILABLE, 9)
+    with _serving(flaky) as port, _asking(port, timeout=0.5, backoff=60.0) as client, pytest.raises(ServingError) as caught:
+        client.predict("s", {"a": np.zeros(1)})
+    assert flaky.calls == 1 and caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 @pytest.mark.slow
