@@ -87,9 +87,7 @@ def load_picture(load: Load, path: Path) -> None:
     panel = figure.subplots()
     times = np.sort(load.latencies) * 1000
     panel.plot(times, 100 * np.arange(1, len(times) + 1) / max(len(times), 1))
-    panel.set_xscale("log")
-    panel.set_xlabel("milliseconds")
-    panel.set_ylabel("answered within, %")
+    panel.set(xscale="log", xlabel="milliseconds", ylabel="answered within, %")
     panel.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=120)
 

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 
-import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 
 from mmtfrs.errors import ExportError
 
@@ -18,14 +18,10 @@ class Metrics:
     """Counts requests by model, signature and gRPC code, and measures their latency."""
 
     def __init__(self) -> None:
-        self.registry = prometheus_client.CollectorRegistry()
+        self.registry = CollectorRegistry()
         labels = ("model", "signature")
-        self._requests = prometheus_client.Counter(
-            "mmtfrs_requests", "Requests by gRPC code.", (*labels, "code"), registry=self.registry
-        )
-        self._latency = prometheus_client.Histogram(
-            "mmtfrs_latency_seconds", "Time to answer.", labels, registry=self.registry, buckets=_BUCKETS
-        )
+        self._requests = Counter("mmtfrs_requests", "Requests by gRPC code.", (*labels, "code"), registry=self.registry)
+        self._latency = Histogram("mmtfrs_latency_seconds", "Time to answer.", labels, registry=self.registry, buckets=_BUCKETS)
 
     def observe(self, model: str, signature: str, code: str, seconds: float) -> None:
         self._requests.labels(model, signature, code).inc()
@@ -38,7 +34,7 @@ class Metrics:
             ExportError: the port is taken or not allowed.
         """
         try:
-            return prometheus_client.start_http_server(port, host, self.registry)[0]
+            return start_http_server(port, host, self.registry)[0]
         except OSError as error:
             raise ExportError(f"{host}:{port} cannot be listened on ({error}). Use --metrics-port.") from None
 
