@@ -92,7 +92,7 @@ def test_features_are_those_of_the_frames_and_the_sound():
 def test_bad_videos(data, bounds, message):
     with pytest.raises(MediaError, match=message):
         sample_frames(data, 32, bounds)
-    with pytest.raises(MediaError, match="no sound"):
+    with pytest.raises(MediaError, match="no audio"):
         sound_track(_clip(sound=False), 60.0)
 
 
