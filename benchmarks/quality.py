@@ -110,7 +110,7 @@ def new_items(data: Dataset, seed: int) -> dict[str, float]:
     model = mmtfrs.TwoTower(data.config.replace(seed=seed), data.catalog, data.features, split.train)
     fit(model, split)
     found = evaluate(model, asked, ks=(5, 20))["model"]
-    among, fresh = found["new_items_among_themselves"], found["new_items"]
+    among, fresh = found["cold_items_only"], found["new_items"]
     return {
         "recall@5": among["recall@5"],
         "chance": 5 / among["items"],
@@ -121,7 +121,7 @@ def new_items(data: Dataset, seed: int) -> dict[str, float]:
 
 
 def _row(metrics: dict) -> dict[str, float]:
-    among = metrics.get("new_items_among_themselves", {})
+    among = metrics.get("cold_items_only", {})
     late = among.get("recall@5") if among.get("items", 0) >= 20 else None  # of five items, five are always found
     return {"recall@20": metrics["recall@20"], "ndcg@20": metrics["ndcg@20"]} | ({} if late is None else {"late@5": late})
 

@@ -15,11 +15,11 @@ from mmtfrs.cli.console import note
 from mmtfrs.errors import TuningError
 from tuning.tuner import ProcessTuner
 
-LEASE = 60.0  # seconds without a sign of a trial before its worker counts as gone
+LEASE = 60.0  # seconds without a heartbeat of a trial before its worker counts as gone
 
 
 def serve(tuner: ProcessTuner, address: str | None = None, check: Callable[[], list[str]] = list) -> None:
-    """Hands out trials until the search has ended; a worker without a sign of life loses its trial to the next.
+    """Hands out trials until the search has ended; a worker without a heartbeat of life loses its trial to the next.
 
     Args:
         tuner: of the chief.
@@ -42,10 +42,10 @@ def serve(tuner: ProcessTuner, address: str | None = None, check: Callable[[], l
         raise TuningError(f"{address} cannot be listened on: the port is taken or not allowed.") from None
     tuner.save()
     server.start()
-    signs: dict[str, tuple[float, float]] = {}
+    heartbeats: dict[str, tuple[float, float]] = {}
     try:
         while servicer.error is None and not (servicer.stop_triggered and not oracle.ongoing_trials):
-            for worker in {*check(), *_silent(tuner, signs)}:
+            for worker in {*check(), *_stale_workers(tuner, heartbeats)}:
                 lost = oracle.give_up(worker)
                 if lost is not None:
                     note(f"{worker} lost; trial {lost} re-queued")
@@ -77,17 +77,17 @@ class _Servicer(OracleServicer):
             raise
 
 
-def _silent(tuner: ProcessTuner, signs: dict[str, tuple[float, float]]) -> list[str]:
+def _stale_workers(tuner: ProcessTuner, heartbeats: dict[str, tuple[float, float]]) -> list[str]:
     """Workers whose trial's `alive` has not been touched for a lease, by this machine's clock."""
     gone = []
     now = time.monotonic()
     for worker, trial in list(tuner.oracle.ongoing_trials.items()):
         path = tuner.folder / "trials" / f"trial_{trial.trial_id}" / "alive"
-        sign = path.stat().st_mtime if path.exists() else 0.0
+        heartbeat = path.stat().st_mtime if path.exists() else 0.0
         key = f"{worker}/{trial.trial_id}"
-        if key not in signs or signs[key][0] != sign:
-            signs[key] = (sign, now)
-        elif now - signs[key][1] > LEASE:
+        if key not in heartbeats or heartbeats[key][0] != heartbeat:
+            heartbeats[key] = (heartbeat, now)
+        elif now - heartbeats[key][1] > LEASE:
             gone.append(worker)
-            del signs[key]
+            del heartbeats[key]
     return gone

@@ -69,7 +69,7 @@ class Job:
             self.method, self.space(), self.goal(), self.trials, self.config.training.epochs, self.config.seed or 1
         )
 
-    def settle(self, folder: Path, data: SearchData) -> None:
+    def claim_folder(self, folder: Path, data: SearchData) -> None:
         """Takes the folder, new or of the same search.
 
         Raises:

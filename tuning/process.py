@@ -62,7 +62,7 @@ def run_trial(folder: Path, look: Callable[[], None] = lambda: None, minutes: fl
         forks.kill()
     result = read_result(folder)
     if result is None:
-        raise TuningError(why(folder, code))
+        raise TuningError(failure_reason(folder, code))
     return result
 
 
@@ -82,7 +82,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def why(folder: Path, code: int) -> str:
+def failure_reason(folder: Path, code: int) -> str:
     """Why a process ended without a result."""
     if code < 0:
         return f"ended by signal {-code}" + (", as the system does when memory runs out" if code == -9 else "")

@@ -72,7 +72,7 @@ def search(
 
     folder = Path(folder)
     job = Job.of(config, data, method, objective, trials)
-    job.settle(folder, data)
+    job.claim_folder(folder, data)
     chief = "KERASTUNER_ORACLE_IP" in os.environ
     with View(trials) as view, LocalWorkers(folder, workers, minutes) as local:
         tuner = ProcessTuner(job.oracle(), job.space(), job.goal(), folder, hours, minutes, view)

@@ -1,4 +1,4 @@
-"""What command lines have in common: options, printed results, and a user's mistake told in one line."""
+"""What command lines have in common: options, printed results, and errors printed in one line."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def read_settings(
 
 
 def read_items(items: Path, users: Path | None, settings: Config) -> tuple[Catalog, Users | None]:
-    """Catalog and users, their problems told."""
+    """Catalog and users; prints warnings."""
     note(f"reading {items} ...")
     catalog = Catalog.read(items, settings)
     people = Users.read(users, settings) if users is not None else None
@@ -50,7 +50,7 @@ def read_items(items: Path, users: Path | None, settings: Config) -> tuple[Catal
 
 
 def read_split(events: Path, settings: Config, catalog: Catalog) -> Split:
-    """The log in its parts, its problems told."""
+    """The split log; prints warnings."""
     log = Events.read(events, settings, catalog)
     warn(log.problems)
     data = settings.data

@@ -31,7 +31,9 @@ Count = Annotated[int, typer.Option("-k", min=1, help="How many.")]
 Exclude = Annotated[str, typer.Option(help="Item ids to leave out, comma-separated.")]
 Allow = Annotated[str, typer.Option(help="attribute=value that answers must have, comma-separated.")]
 Boost = Annotated[str, typer.Option(help="attribute=value:NUMBER that is added to the scores of such items, comma-separated.")]
-Diversity = Annotated[float, typer.Option(min=0.0, max=1.0, help="From 0, as the scores are, to 1, as unlike as can be.")]
+Diversity = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="MMR trade-off: 0 ranks by score alone, 1 by difference alone.")
+]
 MinScore = Annotated[float | None, typer.Option("--min-score", help="The score below which the list ends.")]
 Repeats = Annotated[bool, typer.Option("--repeats", help="Answer what the user took as well.")]
 Recall = Annotated[float | None, typer.Option(min=0.01, max=1.0, help="Of an approximate index; overrides the config.")]

@@ -201,10 +201,10 @@ class TrainingConfig(Section):
         description="train refitting on training and validation events, for as many epochs as were best; "
         "none: only where a split has no validation part, then the epochs are found on a part of the training events",
     )
-    slower: Share = Field(
+    lr_decay: Share = Field(
         default=0.3, description="the learning rate falls by this factor after half of the patience; 0: never"
     )
-    average: Share = Field(
+    ema_momentum: Share = Field(
         default=0.99, description="momentum of the moving average of the weights, which is what is kept; 0: none"
     )
     mixed_precision: bool = False
@@ -252,7 +252,7 @@ class ExportConfig(Section):
         default=1000,
         description="newest items per user that are a request's history where it has none; 0: an export knows of none",
     )
-    int8: bool = Field(default=False, description="partitions in 16 instead of 32 bits a number: 0.6 of the memory")
+    int8: bool = Field(default=False, description="partitions store two times 8 bits a number: 0.6 of the memory")
     tpu: bool = Field(default=False, description="search with approx_max_k, which a TPU runs fastest")
     keep: Count = Field(default=0, description="newest versions that are kept when another one is written; 0: all")
 

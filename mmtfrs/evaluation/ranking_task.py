@@ -38,7 +38,7 @@ def evaluate(
     Returns:
         `{"model": metrics, "popularity": metrics, ...}`. Metrics hold each `metric@k`, and groups, of which the empty ones are
         absent: `new_users` (users without a known event), `new_items` (ranked among all, relevant are items without a training
-        event) and `new_items_among_themselves` (only such items are ranked), with `share_of_lists` and `share_of_catalog` of
+        event) and `cold_items_only` (only such items are ranked), with `share_of_lists` and `share_of_catalog` of
         the new items. `rolling` asks anew before every event of a part that is later than all that is known, with what its
         user took until then; with `evaluation.history: rolling` this is what the metrics are of, and `static` the group.
         `content_queries` are those of `mmtfrs.evaluation.content_queries`. A model with the rating task has `rating_mae` and
@@ -178,7 +178,7 @@ class RankingTask:
         if new_items.count:
             shares = {"share_of_lists": float(newly_listed / listed), "share_of_catalog": float(self.new_items.mean())}
             result["new_items"] = {"users": new_items.count, **shares, **new_items.result()}
-            result["new_items_among_themselves"] = {"users": among.count, "items": int(self.new_items.sum()), **among.result()}
+            result["cold_items_only"] = {"users": among.count, "items": int(self.new_items.sum()), **among.result()}
         return result
 
     @staticmethod

@@ -51,7 +51,7 @@ def rating_line(results: dict[str, dict]) -> str | None:
 def group_table(results: dict[str, dict], k: int = 20, small: int = 5) -> Table | None:
     """Every scorer on new users and new items; None where there are neither."""
     new = results["model"].get("new_items", {})
-    among = results["model"].get("new_items_among_themselves", {})
+    among = results["model"].get("cold_items_only", {})
     users = results["model"].get("new_users", {})
     if not new and not users:
         return None
@@ -64,7 +64,7 @@ def group_table(results: dict[str, dict], k: int = 20, small: int = 5) -> Table 
         columns += [
             (f"new items recall@{k}", "new_items", f"recall@{k}"),
             ("share of lists", "new_items", "share_of_lists"),
-            (f"among themselves recall@{small}", "new_items_among_themselves", f"recall@{small}"),
+            (f"among themselves recall@{small}", "cold_items_only", f"recall@{small}"),
         ]
     for title, _, _ in columns:
         table.add_column(title, justify="right")

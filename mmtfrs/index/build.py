@@ -59,7 +59,7 @@ def make_search(
         recall: share of the exact best k that must be found, on average; 0: the caller will set the effort.
         k: results per query.
         queries: `[n, D]` such as will be asked; a sample of the vectors if None.
-        int8: partitions with 16 instead of 32 bits a number.
+        int8: partitions store 8 and 8 bits a number: see `Int8Blocks`.
         tpu: a scan, which ends in `tf.math.approx_max_k`.
         score: not the inner product: then the search is exact.
         before: what was found when the vectors were a little different: taken again if it still reaches the recall.

@@ -21,7 +21,7 @@ class PartitionSearch(Search):
         vectors: `[N, D] float32`.
         effort: blocks looked into.
         block: rows of a block.
-        int8: keep 16 instead of 32 bits a number.
+        int8: store each number as 8 bits of its distance from the center, and 8 more for the final scores.
         blocks: `[blocks, block] int32` from `make_blocks`; made if None.
 
     Reference: inverted files with residuals, Jegou, Douze and Schmid, Product Quantization for Nearest Neighbor Search, TPAMI

@@ -65,7 +65,7 @@ class TrainingRows:
 
 
 def balance(users: np.ndarray, power: float) -> np.ndarray:
-    """`[n]` user rows, one per event -> `[n] float32` weights of the events: with their user's count to the minus `power`,
+    """`[n]` user rows, one per event -> `[n] float32` weights: `n ** -power`, n the events of the user,
     and 1 in the mean. The loss counts events, the metrics count users: what is between them decides who is served best."""
     weights = np.bincount(users)[users].astype(np.float32) ** -power
     return weights / weights.mean()

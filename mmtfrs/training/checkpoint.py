@@ -25,15 +25,15 @@ class Checkpoint(keras.callbacks.Callback):
         folder: where checkpoints are kept; None keeps none and cannot resume.
         monitor: name in the epoch's logs, higher is better; None takes the last epoch as the best.
         patience: epochs without a better value before training stops.
-        slower: the learning rate falls by this factor after half of the patience; 0 leaves it.
+        lr_decay: the learning rate falls by this factor after half of the patience; 0 leaves it.
     """
 
-    def __init__(self, folder: Path | None, monitor: str | None, patience: int, slower: float = 0.0) -> None:
+    def __init__(self, folder: Path | None, monitor: str | None, patience: int, lr_decay: float = 0.0) -> None:
         super().__init__()
         self.folder = folder
         self.monitor = monitor
         self.patience = patience
-        self.slower = slower
+        self.lr_decay = lr_decay
         self.epoch = 0  # epochs completed
         self.best: float | None = None
         self.best_epoch = 0
@@ -83,9 +83,9 @@ class Checkpoint(keras.callbacks.Callback):
             self.best, self.best_epoch = value, self.epoch
             with averaged(self.model):
                 self._best_weights = self.model.get_weights()
-        if self.slower and self.monitor and self.epoch - max(self.best_epoch, self.slowed) >= max(self.patience // 2, 1):
+        if self.lr_decay and self.monitor and self.epoch - max(self.best_epoch, self.slowed) >= max(self.patience // 2, 1):
             self.slowed = self.epoch
-            rate.assign(rate * self.slower)
+            rate.assign(rate * self.lr_decay)
         if self.folder is not None:
             self._write(self.folder)
         if self.finished:

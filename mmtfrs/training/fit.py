@@ -177,13 +177,13 @@ def fit(
         The logs of every epoch.
     """
     config = model.config
-    model.compile(optimizer=AveragedAdam(config.training.learning_rate, config.training.average))
+    model.compile(optimizer=AveragedAdam(config.training.learning_rate, config.training.ema_momentum))
     monitored = len(split.validation) > 0
     checkpoint = Checkpoint(
         folder / "training" if folder else None,
         f"val_{config.evaluation.monitor}" if monitored else None,
         config.training.patience,
-        config.training.slower,
+        config.training.lr_decay,
     )
     done = checkpoint.resume(model)
     callbacks: list[keras.callbacks.Callback] = []

@@ -94,7 +94,7 @@ def test_whole_catalog_against_a_slow_loop(seed):
         assert result[name] == pytest.approx(np.mean(values)), name
     assert result["users"] == len(sums["recall@5"])
     assert result["new_items"]["recall@5"] == pytest.approx(np.mean(fresh))
-    assert result["new_items_among_themselves"]["recall@5"] == pytest.approx(np.mean(among))
+    assert result["cold_items_only"]["recall@5"] == pytest.approx(np.mean(among))
 
 
 def test_a_scorer_that_knows_nothing_is_at_chance():

@@ -12,7 +12,7 @@ from conftest import ROOT, run_cli, wait_until
 from mmtfrs.errors import TuningError
 from tuning.distributed import LocalWorkers
 from tuning.lifeline import start
-from tuning.process import why
+from tuning.process import failure_reason
 
 _CHILD = "from tuning.lifeline import die_with_parent; die_with_parent(); import time; print('up', flush=True); time.sleep(60)"
 _PARENT = f"""
@@ -56,7 +56,7 @@ def _alive(pid):
 )
 def test_why_a_trial_failed(tmp_path, code, log, told):
     (tmp_path / "log.txt").write_text(log)
-    assert why(tmp_path, code) == told
+    assert failure_reason(tmp_path, code) == told
 
 
 def test_what_a_process_prints_is_kept(tmp_path):

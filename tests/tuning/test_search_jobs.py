@@ -143,8 +143,8 @@ def _job(config=None, data=None, **changes):
 
 def test_a_folder_of_another_search_is_refused_with_the_difference(tmp_path):
     folder = tmp_path / "s"
-    _job().settle(folder, small_data())
-    _job(trials=9).settle(folder, small_data())  # more trials are the same search
+    _job().claim_folder(folder, small_data())
+    _job(trials=9).claim_folder(folder, small_data())  # more trials are the same search
     assert Job.read(folder).trials == 9
     for other, message in [
         (_job(objective="ndcg@20"), "objective: recall@20 -> ndcg@20"),
@@ -156,7 +156,7 @@ def test_a_folder_of_another_search_is_refused_with_the_difference(tmp_path):
         (_job(small_config(training={**FAST["training"], "epochs": 9})), "training.epochs: 3 -> 9"),
     ]:
         with pytest.raises(TuningError, match=f"holds another search.*\n  {message}"):
-            other.settle(folder, small_data())
+            other.claim_folder(folder, small_data())
     data = small_data()
     fewer = SearchData(
         data.catalog,
@@ -164,7 +164,7 @@ def test_a_folder_of_another_search_is_refused_with_the_difference(tmp_path):
         Split("random", data.split.train.take(range(300)), *(getattr(data.split, name) for name in ("validation", "test"))),
     )
     with pytest.raises(TuningError, match="the items, features or events are not the same"):
-        _job(data=fewer).settle(folder, fewer)
+        _job(data=fewer).claim_folder(folder, fewer)
 
 
 @pytest.mark.parametrize(
@@ -183,9 +183,9 @@ def test_jobs_that_cannot_be(changes, message):
 def test_folders_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(TuningError, match="cannot be written"):
-        _job().settle(tmp_path / "file" / "s", small_data())
+        _job().claim_folder(tmp_path / "file" / "s", small_data())
     with pytest.raises(TuningError, match="not empty and holds no search"):
-        _job().settle(tmp_path, small_data())
+        _job().claim_folder(tmp_path, small_data())
     with pytest.raises(TuningError, match="not a search folder"):
         Job.read(tmp_path)
     data = small_data()
