@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmtfrs.encoders.names import NAMES, NETWORK_NAMES, OFFLINE, USE, check_name
+from mmtfrs.encoders.names import NETWORK_NAMES, OFFLINE, USE, check_name, is_own
 from mmtfrs.errors import EncoderError
-from mmtfrs.utils.extensions import imported, is_import_path
+from mmtfrs.utils.extensions import imported
 
 if TYPE_CHECKING:
     from mmtfrs.encoders.base import Encoder
@@ -41,7 +41,7 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
         from mmtfrs.encoders.offline import load_offline
 
         return load_offline(modality)
-    if is_import_path(name) and name.partition(":")[0].lower() not in NAMES[modality]:
+    if is_own(modality, name):
         return _load_own(modality, name)
     # Downloads write their progress to standard output, which belongs to results.
     with contextlib.redirect_stdout(sys.stderr):

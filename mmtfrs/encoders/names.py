@@ -42,9 +42,14 @@ def check_name(modality: str, name: str) -> None:
         if path == "random" or Path(path).is_file():
             return
         raise EncoderError(f"{path}: there is no such weights file.")
-    if is_import_path(name):  # of the user's own
+    if is_own(modality, name):
         return
     raise EncoderError(
         f"unknown {modality} encoder `{name}`: neither a known name nor an existing path.{nearest(name, known)} "
         f"Known names: {', '.join(known)}."
     )
+
+
+def is_own(modality: str, name: str) -> bool:
+    """Whether a name is the import path of an encoder of the user's own, and no NAME:FILE."""
+    return is_import_path(name) and name.partition(":")[0].lower() not in NAMES[modality]

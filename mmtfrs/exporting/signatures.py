@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
 
 from mmtfrs._keras import tf
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.exporting.past import PastItems
 from mmtfrs.index.index import Index
 from mmtfrs.models.two_tower import TwoTower
+from mmtfrs.utils.untracked import Untracked
 
 _TEXTS = tf.TensorSpec([None], tf.string)
 _LISTS = tf.TensorSpec([None, None], tf.string)
 _NUMBERS = tf.TensorSpec([None], tf.float32)
 _ROWS = tf.TensorSpec([None, None], tf.int32)
-_Value = TypeVar("_Value")
 
 
 class ServingModule(tf.Module):
@@ -32,8 +31,8 @@ class ServingModule(tf.Module):
 
     def __init__(self, model: TwoTower, encoders: dict[str, Encoder], index: Index) -> None:
         super().__init__(name="mmtfrs")
-        self._model = _Hidden(model)
-        self._encoders = _Hidden(encoders)
+        self._model = Untracked(model)
+        self._encoders = Untracked(encoders)
         self.index = index
         settings = model.config
         self.past = PastItems(model.data, settings.export.histories, settings.model.history_length)
@@ -218,9 +217,10 @@ class ServingModule(tf.Module):
         rows = tf.where(present)
 
         bounds = self._model.value.config.extraction
-        most, longest = encoder.max_bytes(bounds), tf.reduce_max(tf.strings.length(data))
+        most = encoder.max_bytes(bounds)
 
         def run() -> tf.Tensor:
+            longest = tf.reduce_max(tf.strings.length(data))
             bounded = tf.Assert(longest <= most, [f"{name}: more than {most} bytes; the number is", longest])
             with tf.control_dependencies([bounded]):
                 encoded = encoder.encode_serialized(tf.gather_nd(data, rows), bounds)
@@ -255,10 +255,3 @@ def _shared(method: Callable, *inputs: tf.TensorSpec) -> Callable:
     """A method as one tf.function, behind a plain one: TensorFlow would save a tf.function that hangs on the module itself."""
     function = tf.function(method, input_signature=inputs, autograph=False)
     return lambda *arguments: function(*arguments)
-
-
-class _Hidden(Generic[_Value]):
-    """Keeps Python objects that TensorFlow should not try to save."""
-
-    def __init__(self, value: _Value) -> None:
-        self.value = value

@@ -95,17 +95,18 @@ class ModelInputs:
         """
         known = events if known is None else known
         users = np.array(sorted({*events.user_ids, *known.user_ids, *features.user_ids}), dtype=object)
-        facts = _log_facts(catalog.ids, users, events, None if config.data.split != "random" else np.inf)
+        item_rows, user_rows = _lookup(catalog.ids), _lookup(users)
+        facts = _log_facts(item_rows, user_rows, events, None if config.data.split != "random" else np.inf)
         taken = facts["seen"]
         if known is not events:
             taken = TakenItems.of(
-                _rows(users, known.user_ids), _rows(catalog.ids, known.item_ids), known.timestamps, len(users)
+                _rows(user_rows, known.user_ids), _rows(item_rows, known.item_ids), known.timestamps, len(users)
             )
         inputs = cls(
             catalog.ids,
             users,
             **facts,
-            **_media(config, len(catalog), users, features),
+            **_media(config, len(catalog), user_rows, features),
             taken=taken,
             attributes=catalog.attributes(config.data.attributes),
             titles=_titles(config, catalog),
@@ -145,7 +146,7 @@ class ModelInputs:
     def on(self, events: Events, fade: float | None = None) -> ModelInputs:
         """The same catalog, media and users with the counts, and new users, of another log; and another half-life of events."""
         user_ids = np.array(sorted({*events.user_ids, *self.user_ids}), dtype=object)
-        facts = _log_facts(self.item_ids, user_ids, events, self.fade if fade is None else fade)
+        facts = _log_facts(self._item_lookup, _lookup(user_ids), events, self.fade if fade is None else fade)
         old = self.user_rows(user_ids)
         users = {
             name: MediaRows(media.matrix, np.append(0, media.rows[old]).astype(np.int32)) for name, media in self.users.items()
@@ -217,8 +218,7 @@ def _lookup(ids: np.ndarray) -> dict[str, int]:
     return {each: row for row, each in enumerate(ids, start=1)}
 
 
-def _rows(known: np.ndarray | dict[str, int], ids: Iterable[str]) -> np.ndarray:
-    lookup = known if isinstance(known, dict) else _lookup(known)
+def _rows(lookup: dict[str, int], ids: Iterable[str]) -> np.ndarray:
     return np.fromiter((lookup.get(each, 0) for each in ids), np.int32)
 
 
@@ -238,11 +238,11 @@ class _Media(TypedDict):
     encoders: dict[Modality, tuple[str, str]]
 
 
-def _log_facts(item_ids: np.ndarray, user_ids: np.ndarray, events: Events, fade: float | None) -> _LogFacts:
+def _log_facts(item_rows: dict[str, int], user_rows: dict[str, int], events: Events, fade: float | None) -> _LogFacts:
     """What a log says of its items and users; None for the half-life that its newest events choose. Raises `DataError` where no
     event is on an item of the catalog."""
-    rows, users = _rows(item_ids, events.item_ids), _rows(user_ids, events.user_ids)
-    there, size = rows > 0, len(item_ids) + 1
+    rows, users = _rows(item_rows, events.item_ids), _rows(user_rows, events.user_ids)
+    there, size = rows > 0, len(item_rows) + 1
     if not there.any():
         raise DataError("no training event is on an item of the catalog. Check the item ids of both files.")
     items, timestamps = rows[there], events.timestamps[there]
@@ -250,15 +250,15 @@ def _log_facts(item_ids: np.ndarray, user_ids: np.ndarray, events: Events, fade:
     ratings = events.ratings
     return {
         "item_counts": np.bincount(items, minlength=size).astype(np.float32),
-        "user_counts": np.bincount(users, minlength=len(user_ids) + 1).astype(np.float32),
+        "user_counts": np.bincount(users, minlength=len(user_rows) + 1).astype(np.float32),
         "faded": faded_counts(items, timestamps, size, fade).astype(np.float32),
         "fade": fade,
-        "seen": TakenItems.of(users, rows, events.timestamps, len(user_ids)),
+        "seen": TakenItems.of(users, rows, events.timestamps, len(user_rows)),
         "ratings": (np.nan, np.nan) if ratings is None else (float(np.mean(ratings)), float(np.std(ratings))),
     }
 
 
-def _media(config: Config, count: int, user_ids: np.ndarray, features: Features) -> _Media:
+def _media(config: Config, count: int, user_rows: dict[str, int], features: Features) -> _Media:
     """Adapters, reduced features and encoders of the modalities that the config does not leave out and some item has."""
     wanted = config.model.modalities
     for modality in wanted or ():
@@ -269,7 +269,7 @@ def _media(config: Config, count: int, user_ids: np.ndarray, features: Features)
                 f"Items have: {have or 'none'}."
             )
     made: _Media = {"adapters": {}, "items": {}, "users": {}, "encoders": {}}
-    user_rows = _rows(user_ids, features.user_ids)
+    places = _rows(user_rows, features.user_ids)
     for modality in in_order(name for name in features.items if wanted is None or name in wanted):
         rows = features.items[modality]
         if not rows.present.any():
@@ -281,7 +281,7 @@ def _media(config: Config, count: int, user_ids: np.ndarray, features: Features)
         adapter = made["adapters"][modality] = Adapter.fit(rows, config.model.feature_dim, config.seed)
         made["items"][modality] = _item_media(config, modality, adapter, rows, count)
         if (theirs := features.users.get(modality)) is not None:
-            made["users"][modality] = reduce_media(adapter, theirs, user_rows, len(user_ids))
+            made["users"][modality] = reduce_media(adapter, theirs, places, len(user_rows))
         encoder = features.encoders.get(modality)
         made["encoders"][modality] = (encoder.name if encoder else "", rows.fingerprint)
     return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -24,8 +23,7 @@ from mmtfrs.towers.id_guess import IdGuess
 from mmtfrs.towers.imputers import Media, make_imputer
 from mmtfrs.towers.likeness import Likeness
 from mmtfrs.towers.query import QueryTower
-
-_Value = TypeVar("_Value")
+from mmtfrs.utils.untracked import Untracked
 
 FRESH = 0.8  # Last.fm-2K has it at .82 to .88, the digits at .59
 
@@ -48,9 +46,9 @@ class Embedder(tfrs.Model):
                 raise DataError("TwoTower needs `catalog`, `features` and `events` (or `tables`).")
             tables = ModelInputs.build(config, catalog, features, events)
         self.config = config
-        self._data = _Untracked(tables)
-        self._device = _Untracked(DeviceTables(tables))
-        self._encoders = _Untracked(features.encoders if features is not None else {})
+        self._data = Untracked(tables)
+        self._device = Untracked(DeviceTables(tables))
+        self._encoders = Untracked(features.encoders if features is not None else {})
         policy = "mixed_bfloat16" if config.training.mixed_precision else "float32"
         keras.utils.set_random_seed(config.seed)
         items, users = len(tables.item_counts), len(tables.user_ids) + 1
@@ -105,7 +103,7 @@ class Embedder(tfrs.Model):
 
     def keep_encoders(self, encoders: Mapping[str, Encoder]) -> None:
         """Notes encoders that are loaded already, so that an export need not load them again."""
-        self._encoders = _Untracked(dict(encoders))
+        self._encoders = Untracked(dict(encoders))
 
     def call(self, inputs: dict[str, tf.Tensor], training: bool | None = None) -> dict[str, tf.Tensor]:
         """`{user [B], history [B, H], item [B]}` int32 rows -> `{query [B, W], candidate [B, W]}`."""
@@ -283,10 +281,3 @@ def _unpopular(blocks: tf.Tensor) -> tf.Tensor:
 def _masked(media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Reduced features, zeros where they are not present."""
     return {name: value * presence[:, index, None] for index, (name, value) in enumerate(media.items())}, presence
-
-
-class _Untracked(Generic[_Value]):
-    """Hides an attribute from Keras, which would save it in every checkpoint or turn it into its own list types."""
-
-    def __init__(self, value: _Value) -> None:
-        self.value = value

@@ -71,7 +71,9 @@ def check_finetune(model: TwoTower) -> None:
         raise ConfigError("`training.finetune.blocks`: users have images too, which would stay as they were. Use 0 blocks.")
     if "image" not in model.data.items:
         raise ConfigError("`training.finetune` needs items with media of the image encoder. Received: none.")
-    _top_variables(encoders.load("image", config.encoders.image), config.training.finetune.blocks)
+    _top_variables(
+        model.encoders.get("image") or encoders.load("image", config.encoders.image), config.training.finetune.blocks
+    )
 
 
 class TunedTower(keras.Model):
