@@ -34,12 +34,9 @@ BASELINES = ("item_knn", "ease", "ease_media", "bpr", "id_only", "no_media", *AL
 METHODS = {
     **{f"score: {name}": {"model": {"score": name}} for name in settings.SCORES if name != "cosine"},
     "score: dot, temperature 1": {"model": {"score": "dot"}, "loss": {"temperature": 1.0}},
-    "learned temperature": {"loss": {"learn_temperature": True}},
     "loss: bpr": {"loss": {"name": "bpr"}},
     "loss: hinge": {"loss": {"name": "hinge", "temperature": 1.0}},
     **{f"negatives: {name}": {"loss": {"negatives": name}} for name in ("in_batch", "mixed")},
-    "negatives: in_batch, no logQ": {"loss": {"negatives": "in_batch", "logq_correction": False}},
-    "known items among the negatives": {"loss": {"mask_known": False}},
     "item graph": {"model": {"graph": {"neighbors": 10}}},
     "missing: generator": {"model": {"missing": "generator"}},
     "alignment 0.1": {"loss": {"alignment": 0.1}},

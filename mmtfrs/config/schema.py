@@ -165,17 +165,14 @@ class LossConfig(Section):
 
     name: Loss = "softmax"
     temperature: Annotated[float, Field(gt=0)] = 0.17
-    learn_temperature: bool = Field(default=False, description="the temperature above is only where it starts")
     margin: Weight = Field(default=0.2, description="of the hinge loss")
     negatives: Negatives = Field(default="auto", description="auto: full up to `full_up_to` items, above it in_batch")
     full_up_to: Count = Field(default=4096, description="items up to which every item is a negative of every event")
     uniform: Positive = Field(default=1024, description="items drawn uniformly beside the batch (negatives: mixed)")
-    mask_known: bool = Field(default=True, description="exclude the user's other interactions from the negatives")
     user_balance: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.3,
         description="events of a user with n of them are weighted by n ** -user_balance; 1: every user weighs the same",
     )
-    logq_correction: bool = True
     alignment: Weight = Field(default=0.0, description="weight of the contrast between an item's modalities")
     rating: Weight = Field(default=0.0, description="weight of the rating task; needs events with ratings")
 

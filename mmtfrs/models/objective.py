@@ -14,8 +14,6 @@ from mmtfrs.models import losses
 from mmtfrs.models.negatives import Embed, Negatives
 from mmtfrs.models.seen_items import KnownItems
 
-_MAX_SCALE = 100.0  # of a learned temperature, as in CLIP (Radford et al. 2021)
-
 
 class Objective(keras.layers.Layer):
     """The loss of each block of an embedding on its own, added up: what ids say must not be an excuse for what media do not.
@@ -23,7 +21,7 @@ class Objective(keras.layers.Layer):
     Args:
         config: the loss, its temperature and negatives.
         counts: `[N + 1]` training events per item row.
-        seen: what each user took in the training log, for `mask_known`; nothing if None.
+        seen: what each user took in the training log, which is excluded from the negatives; nothing if None.
     """
 
     def __init__(
@@ -39,11 +37,6 @@ class Objective(keras.layers.Layer):
         self.negatives = Negatives(config, counts, name="negatives", dtype=self.dtype_policy)
         self._seen = TakenItems(*map(np.asarray, seen.values())) if isinstance(seen, dict) else seen
         self._known: KnownItems | None = None  # a table on the device, which only a model that is trained needs
-
-    def build(self, input_shape: tf.TensorShape | None) -> None:
-        start = keras.initializers.Constant(-np.log(self.config.temperature))
-        self.log_scale = self.add_weight("log_scale", (), tf.float32, start, trainable=self.config.learn_temperature)
-        super().build(input_shape)
 
     @property
     def known(self) -> KnownItems | None:
@@ -65,13 +58,11 @@ class Objective(keras.layers.Layer):
             `(losses [B] float32, embeddings of the positives [B, K, D])`.
         """
         columns = self.negatives(items, embed)
-        scale = tf.minimum(tf.exp(self.log_scale), _MAX_SCALE)
         allowed = (columns.items[None] != items[:, None]) & (columns.items > 0)[None]
-        known = self.known if self.config.mask_known else None
-        if known is not None:
-            allowed &= ~known(users, columns.items)
+        if self.known is not None:
+            allowed &= ~self.known(users, columns.items)
         total = tf.zeros(tf.shape(items))
-        parts = (tf.unstack(values, axis=1) for values in (queries * scale, columns.positives, columns.embeddings))
+        parts = (tf.unstack(values, axis=1) for values in (queries / self.config.temperature, columns.positives, columns.embeddings))
         for query, own, others in zip(*parts, strict=True):
             positive, logits = tf.reduce_sum(query * own, axis=1), tf.matmul(query, others, transpose_b=True)
             total += self.loss(positive, logits, columns.log_counts[None], allowed, self.config.margin)

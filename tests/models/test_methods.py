@@ -25,7 +25,7 @@ ROWS = [
     {"fusion": "gated", "score": "euclidean", "loss": "hinge", "negatives": "full"},
     {"fusion": "hierarchical", "score": "pearson", "negatives": "mixed", "missing": "generator"},
     {"fusion": "attention", "more": {"loss": {"rating": 0.5}}},
-    {"fusion": "coattention", "more": {"loss": {"learn_temperature": True}}},
+    {"fusion": "coattention"},
     {"fusion": "transformer", "score": "dot", "negatives": "in_batch"},
     {"fusion": "graph", "missing": "null", "negatives": "in_batch"},
     {"fusion": "capsule", "negatives": "mixed", "more": {"loss": {"alignment": 0.1}, "model": {"graph": {"neighbors": 5}}}},
