@@ -62,7 +62,8 @@ class Objective(keras.layers.Layer):
         if self.known is not None:
             allowed &= ~self.known(users, columns.items)
         total = tf.zeros(tf.shape(items))
-        parts = (tf.unstack(values, axis=1) for values in (queries / self.config.temperature, columns.positives, columns.embeddings))
+        scaled = queries / self.config.temperature
+        parts = (tf.unstack(values, axis=1) for values in (scaled, columns.positives, columns.embeddings))
         for query, own, others in zip(*parts, strict=True):
             positive, logits = tf.reduce_sum(query * own, axis=1), tf.matmul(query, others, transpose_b=True)
             total += self.loss(positive, logits, columns.log_counts[None], allowed, self.config.margin)
