@@ -86,7 +86,9 @@ class Negatives(keras.layers.Layer):
         return {**super().get_config(), "config": self.config.model_dump(mode="json"), "counts": self._counts.tolist()}
 
     def _log_counts(self, columns: tf.Tensor, draws: tf.Tensor, uniform: float = 0.0) -> tf.Tensor:
-        """`log(draws * p + uniform)` per column: drawn by frequency p, `draws` times, and uniformly (the logQ correction of Yi et
-        al., RecSys 2019)."""
+        """`log(draws * p + uniform)` per column: drawn by frequency p, `draws` times, and uniformly.
+
+        This is the logQ correction (Yi et al., Sampling-Bias-Corrected Neural Modeling, RecSys 2019).
+        """
         frequent = tf.gather(self._log_share, columns) + tf.math.log(tf.maximum(draws, 1.0))
         return tf.math.log(tf.exp(frequent) + uniform) if uniform else frequent
