@@ -13,10 +13,8 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from mmtfrs.errors import DataError
 from mmtfrs.exporting.loaded import short_message
-from mmtfrs.exporting.request import check_media
-from mmtfrs.exporting.versions import check_saved_model, facts
+from mmtfrs.exporting.versions import check_saved_model
 from serving.limits import MAX_MESSAGE, MAX_ROWS
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -54,7 +52,6 @@ class Servable:
             name: signature for name, signature in meta_graph.signature_def.items() if name != "__saved_model_init_op"
         }
         self._path = path
-        self._learned = facts(path).get("learned")
 
     def warm_up(self) -> int:
         """Runs the version's warm-up records, as TF Serving does, and returns how many there were.
@@ -84,10 +81,6 @@ class Servable:
         _check_names(inputs, signature)
         values = {name: _array(name, inputs[name], info) for name, info in signature.inputs.items()}
         wanted = _wanted(output_filter, signature)
-        try:
-            check_media({name: value for name, value in values.items() if value.dtype == object}, self._learned)
-        except DataError as error:
-            raise invalid(str(error)) from None
         feeds = {signature.inputs[name].name: value for name, value in values.items()}
         options = None if seconds is None else config_pb2.RunOptions(timeout_in_ms=max(int(1000 * seconds), 1))
         try:

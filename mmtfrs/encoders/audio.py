@@ -62,12 +62,13 @@ class AudioEncoder(Encoder):
         patches, clips = cut_patches(waves, lengths)
         return tf.math.segment_mean(in_chunks(self._network, patches, self.dim), clips)
 
-    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tf.Tensor:
-        def one(clip: tf.Tensor) -> tf.Tensor:
-            wave = decode_wav(clip, bounds.max_seconds)
-            return self._encode(wave[None, :], tf.shape(wave))[0]
+    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tuple[tf.Tensor, tf.Tensor]:
+        def one(clip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            wave, problem = decode_wav(clip, bounds.max_seconds)
+            return self._encode(wave[None, :], tf.shape(wave))[0], problem
 
-        return tf.map_fn(one, data, fn_output_signature=tf.TensorSpec([self.dim], tf.float32))
+        specs = tf.TensorSpec([self.dim], tf.float32), tf.TensorSpec([], tf.string)
+        return tf.map_fn(one, data, fn_output_signature=specs)
 
 
 def patch_counts(lengths: tf.Tensor) -> tf.Tensor:

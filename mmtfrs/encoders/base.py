@@ -69,10 +69,12 @@ class Encoder(abc.ABC):
         """The tensors of one batch -> `[B, dim]` float32."""
 
     @abc.abstractmethod
-    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tf.Tensor:
-        """`[B]` string, none empty or larger than `max_bytes` -> `[B, dim]` float32, in stock ops only, for the exported graph.
+    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tuple[tf.Tensor, tf.Tensor]:
+        """For the exported graph, in stock ops only: `[B]` string, none empty or larger than `max_bytes`, ->
+        `(features [B, dim] float32, problems [B] string)`.
 
-        A row that is no such medium fails the call with `InvalidArgumentError` and a message that says so.
+        No row may fail the call, which answers others too: the problem of a row that is no such medium says so, as `image: the
+        file is damaged`, and its features count for nothing. "" is no problem.
         """
 
     def encode_batch(self, media: Sequence[np.ndarray]) -> np.ndarray:

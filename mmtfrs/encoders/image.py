@@ -12,7 +12,7 @@ from mmtfrs._keras import keras, tf
 from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.media.decode import open_image
-from mmtfrs.media.decode_graph import decode_image
+from mmtfrs.media.decode_graph import decode_images
 
 
 class ImageEncoder(Encoder):
@@ -61,10 +61,11 @@ class ImageEncoder(Encoder):
     def _encode(self, pictures: tf.Tensor) -> tf.Tensor:
         return tf.cast(self._network(tf.cast(pictures, tf.float32)), tf.float32)
 
-    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tf.Tensor:
-        def one(picture: tf.Tensor) -> tf.Tensor:
-            resized = tf.image.resize(decode_image(picture, bounds.max_pixels), [self.size, self.size], antialias=True)
+    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tuple[tf.Tensor, tf.Tensor]:
+        def prepare(picture: tf.Tensor) -> tf.Tensor:
+            resized = tf.image.resize(picture, [self.size, self.size], antialias=True)
             return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
 
         spec = tf.TensorSpec([self.size, self.size, 3], tf.uint8)
-        return self._encode(tf.map_fn(one, data, fn_output_signature=spec))
+        pictures, problems = decode_images(data, bounds.max_pixels, prepare, spec)
+        return self._encode(pictures), problems

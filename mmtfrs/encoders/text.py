@@ -12,6 +12,7 @@ from mmtfrs._keras import tf
 from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.base import Encoder, fingerprint, fingerprint_module, load_hub_module
 from mmtfrs.errors import EncoderError, MediaError, first_line
+from mmtfrs.utils.row_problems import told
 
 _MAX_BYTES = 1 << 20  # of one text: a book; what tokenizers make of it must fit into memory
 
@@ -65,8 +66,9 @@ class TextEncoder(Encoder):
         features = tf.cast(self._network(texts), tf.float32)
         return tf.ensure_shape(features, [None, self.dim])
 
-    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tf.Tensor:
-        return self._encode(data)
+    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tuple[tf.Tensor, tf.Tensor]:
+        whole = tf.strings.unicode_transcode(data, "UTF-8", "UTF-8", errors="replace")  # what is valid stays as it is
+        return self._encode(whole), told(whole != data, "text: the bytes are not UTF-8")
 
 
 def load_text_module(handle: str) -> TextEncoder:

@@ -42,7 +42,7 @@ class FramesEncoder(Encoder):
         """`[F, size, size, 3] uint8` frames of all clips and the clip of each -> `[B, dim] float32`."""
         return pool_frames(self._network(frames), clips, self.pooling)
 
-    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tf.Tensor:
+    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tuple[tf.Tensor, tf.Tensor]:
         raise EncoderError("videos are encoded when features are extracted, not in the exported graph.")
 
 
@@ -70,7 +70,7 @@ class SoundTrackEncoder(Encoder):
         """As `AudioEncoder`."""
         return self._network(waves, lengths)
 
-    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tf.Tensor:
+    def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tuple[tf.Tensor, tf.Tensor]:
         raise EncoderError("videos are encoded when features are extracted, not in the exported graph.")
 
 

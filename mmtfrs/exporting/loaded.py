@@ -9,7 +9,7 @@ import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.errors import DataError, ExportError
-from mmtfrs.exporting.request import check_media, title_request, title_results
+from mmtfrs.exporting.request import title_request, title_results
 from mmtfrs.exporting.versions import facts, newest_version
 
 
@@ -33,7 +33,6 @@ class LoadedModel:
 
     def ask(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs one signature on arrays. Raises `DataError` with the graph's own message for bad inputs."""
-        check_media(inputs, self.facts.get("learned"))
         try:
             tensors = {name: tf.constant(value) for name, value in inputs.items()}
             outputs = self._module.signatures[signature](**tensors)

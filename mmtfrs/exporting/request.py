@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +77,10 @@ class Query:
         inputs |= {"text": _row(self.text), "image": _row(image_bytes(self.image)), "audio": _row(wav_bytes(self.audio))}
         if not filtered:
             return "serving_default", inputs
-        boosts = dict(self.boosts) or {"": 0.0}
         return "recommend_filtered", inputs | {
             "allow": _list(self.allow),
-            "boost_attribute": _list(list(boosts)),
-            "boost": np.array([list(boosts.values())], np.float32),
+            "boost_attribute": _list(list(self.boosts)),
+            "boost": np.array([[0.0, *self.boosts.values()]], np.float32),
             "diversity": np.array([self.diversity], np.float32),
             "min_score": _least(self.min_score),
             "repeats": np.array([self.repeats]),
@@ -130,23 +129,6 @@ def list_request(
     return inputs | {"exclude": _list([item, *exclude]), "item_id": _row(item)}
 
 
-def check_media(inputs: Mapping[str, np.ndarray], learned: Collection[str] | None) -> None:
-    """Raises `DataError` for a medium of which the model has learned nothing; `learned` is None where an export does not say.
-
-    The graph passes such a medium over, as it cannot warn; a request would be answered as if it showed nothing.
-    """
-    if learned is None:
-        return
-    for name in MODALITIES:
-        values = inputs.get(name)
-        if name in learned or values is None or values.dtype != object:  # dense signatures have features of that name
-            continue
-        if any(value.strip() for value in values.ravel()):
-            raise DataError(
-                f"{name}: this model cannot be asked by {name}. It has learned from: {', '.join(learned) or 'ids'}."
-            )
-
-
 def stack(requests: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Requests of one signature as one with all their rows; lists are padded with what says nothing."""
     stacked = {}
@@ -182,7 +164,14 @@ def predict_request(
 
 
 def results(answer: dict[str, np.ndarray], row: int = 0, k: int | None = None) -> list[tuple[str, float]]:
-    """One row of `item_id` and `score` as `(id, score)`, best first, without the empty rest, cut to k."""
+    """One row of `item_id` and `score` as `(id, score)`, best first, without the empty rest, cut to k.
+
+    Raises:
+        DataError: something is wrong with what the row asked, as an image that cannot be read.
+    """
+    problem = answer["problem"][row].decode()
+    if problem:
+        raise DataError(f"the request was refused: {problem}")
     pairs = zip(answer["item_id"][row], answer["score"][row], strict=True)
     return [(item.decode(), float(score)) for item, score in pairs if item][:k]
 
@@ -255,5 +244,5 @@ def _least(min_score: float | None) -> np.ndarray:
 
 
 def _list(values: Sequence[str]) -> np.ndarray:
-    # One empty string instead of no column: some clients cannot send arrays of width 0.
-    return np.array([[value.encode() for value in values] or [b""]], dtype=object)
+    # What TF Serving pads a batch's shorter lists with is their own first element.
+    return np.array([[b"", *(value.encode() for value in values)]], dtype=object)

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from mmtfrs._keras import tf
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.exporting.past import PastItems
+from mmtfrs.exporting.request_media import RequestMedia
+from mmtfrs.index.base import LOWEST
 from mmtfrs.index.index import Index
 from mmtfrs.models.two_tower import TwoTower
+from mmtfrs.utils.row_problems import joined, told
 from mmtfrs.utils.untracked import Untracked
 
 _TEXTS = tf.TensorSpec([None], tf.string)
@@ -21,7 +24,9 @@ class ServingModule(tf.Module):
     """A trained model with its index and encoders, ready to be saved.
 
     Every input has the batch as its first dimension; absent is the empty string. Encoders run only on the rows that carry a
-    medium. The functions close over the model's layers; what the SavedModel must carry hangs on this module.
+    medium. Nothing that a row may hold fails the others: what is wrong with it stands in the output `problem`, a medium that
+    cannot be read counts as missing, and the list of a row whose limits or numbers cannot be understood is empty. The functions
+    close over the model's layers; what the SavedModel must carry hangs on this module.
 
     Args:
         model: trained.
@@ -32,7 +37,6 @@ class ServingModule(tf.Module):
     def __init__(self, model: TwoTower, encoders: dict[str, Encoder], index: Index) -> None:
         super().__init__(name="mmtfrs")
         self._model = Untracked(model)
-        self._encoders = Untracked(encoders)
         self.index = index
         settings = model.config
         self.past = PastItems(model.data, settings.export.histories, settings.model.history_length)
@@ -42,7 +46,7 @@ class ServingModule(tf.Module):
         # Layers themselves are not attached: their variables are all that the functions need.
         self.model_variables = [*model.weights, *model.device.variables]
         # What several signatures do is one function of theirs: traced, saved and loaded once.
-        self._encoded = _shared(self._encode, _TEXTS, _TEXTS, _TEXTS)
+        self._encoded = _shared(RequestMedia(model, encoders), _TEXTS, _TEXTS, _TEXTS)
         self._query = _shared(self._embed, tf.TensorSpec([None], tf.int32), _ROWS, _TEXTS, _TEXTS, _TEXTS)
         self._answer = _shared(self._recommend, tf.TensorSpec([None, model.width], tf.float32), _ROWS)
         self.encoder_parts = [part for encoder in encoders.values() for part in encoder.trackables]
@@ -89,13 +93,15 @@ class ServingModule(tf.Module):
         self, user_id: tf.Tensor, history: tf.Tensor, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor, exclude: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         users, sent = self._asked(user_id, history)
-        query = self._query(users, self.past.history(users, sent), text, image, audio)[0]
-        return self._answer(query, self._left_out(users, sent, exclude)) | {"known": users > 0}
+        query, _, problem = self._query(users, self.past.history(users, sent), text, image, audio)
+        answer = self._answer(query, self._left_out(users, sent, exclude))
+        return answer | {"known": users > 0, "problem": problem}
 
     def recommend_user(self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor) -> dict[str, tf.Tensor]:
         users, sent = self._asked(user_id, history)
         query = self._model.value.query_from_rows(users, self.past.history(users, sent))[0]
-        return self._answer(query, self._left_out(users, sent, exclude)) | {"known": users > 0}
+        answer = self._answer(query, self._left_out(users, sent, exclude))
+        return answer | {"known": users > 0, "problem": tf.fill(tf.shape(users), "")}
 
     def recommend_filtered(
         self,
@@ -113,10 +119,11 @@ class ServingModule(tf.Module):
         repeats: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         users, sent = self._asked(user_id, history)
-        query = self._query(users, self.past.history(users, sent), text, image, audio)[0]
+        query, _, problem = self._query(users, self.past.history(users, sent), text, image, audio)
         excluded = self._left_out(users, sent, exclude, repeats)
-        found = self.index.filtered(query, excluded, allow, boost_attribute, boost, diversity, min_score)
-        return _listed(*found) | {"known": users > 0}
+        limits = _unpadded(allow), _unpadded(boost_attribute)
+        ids, scores, limited = self.index.filtered(query, excluded, *limits, boost, diversity, min_score)
+        return _listed(ids, scores) | {"known": users > 0, "problem": joined(problem, limited)}
 
     def similar_items(
         self,
@@ -130,37 +137,43 @@ class ServingModule(tf.Module):
         vectors, known = self.index.embeddings_of(item_id)
         nothing = tf.zeros([tf.shape(item_id)[0], 1])
         excluded = self._left_out(*self._asked(user_id, history), exclude)
-        ids, scores = self.index.filtered(
+        ids, scores, problem = self.index.filtered(
             self._model.value.query_like(vectors),
             excluded,
-            allow,
+            _unpadded(allow),
             tf.fill(tf.shape(nothing), ""),
             nothing,
             nothing[:, 0],
             min_score,
         )
         # An item that nobody knows is similar to nothing: an empty list, so that the rest of the batch is answered.
-        return _listed(tf.where(known[:, None], ids, ""), tf.where(known[:, None], scores, tf.float32.min))
+        ids, scores = tf.where(known[:, None], ids, ""), tf.where(known[:, None], scores, LOWEST)
+        return _listed(ids, scores) | {"problem": problem}
 
     def popular(
         self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, min_score: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         excluded = self._left_out(*self._asked(user_id, history), exclude)
-        return _listed(*self.index.ranked(self._worth, excluded, allow, min_score))
+        ids, scores, problem = self.index.ranked(self._worth, excluded, _unpadded(allow), min_score)
+        return _listed(ids, scores) | {"problem": problem}
 
     def recommend_from_embedding(self, embedding: tf.Tensor, exclude: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._answer(embedding, self.index.rows_of(exclude))
+        finite = tf.reduce_all(tf.math.is_finite(embedding), axis=1)
+        answer = self._answer(tf.where(finite[:, None], embedding, 0.0), self._rows_of(exclude))
+        ids, scores = tf.where(finite[:, None], answer["item_id"], ""), tf.where(finite[:, None], answer["score"], LOWEST)
+        return _listed(ids, scores) | {"problem": told(~finite, "embedding: numbers must be finite")}
 
     def embed_query(
         self, user_id: tf.Tensor, history: tf.Tensor, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         users, sent = self._asked(user_id, history)
-        embedding, weights = self._query(users, self.past.history(users, sent), text, image, audio)
-        return {"embedding": embedding, "weights": weights, "known": users > 0}
+        embedding, weights, problem = self._query(users, self.past.history(users, sent), text, image, audio)
+        return {"embedding": embedding, "weights": weights, "known": users > 0, "problem": problem}
 
     def embed_candidate(self, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor) -> dict[str, tf.Tensor]:
-        embedding, weights = self._model.value.candidate_from_media(*self._encoded(text, image, audio))
-        return {"embedding": embedding, "weights": weights}
+        features, presence, problem = self._encoded(text, image, audio)
+        embedding, weights = self._model.value.candidate_from_media(features, presence)
+        return {"embedding": embedding, "weights": weights, "problem": problem}
 
     def titles(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = self.index.rows.lookup(item_id)
@@ -177,11 +190,15 @@ class ServingModule(tf.Module):
 
     def _asked(self, user_id: tf.Tensor, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """User rows, and the item rows of the request; unknown ids and padding become row 0."""
-        return self.past.rows(user_id), self.index.rows_of(history) + 1
+        return self.past.rows(user_id), self._rows_of(history) + 1
+
+    def _rows_of(self, ids: tf.Tensor) -> tf.Tensor:
+        """A list of a request -> rows of the index, -1 for "" and unknown ids."""
+        return self.index.rows_of(_unpadded(ids))
 
     def _left_out(self, users: tf.Tensor, sent: tf.Tensor, exclude: tf.Tensor, repeats: tf.Tensor | None = None) -> tf.Tensor:
         """`[B, E]` rows of the index that must not be answered: `exclude` and, unless repeats are wanted, what was taken."""
-        excluded = self.index.rows_of(exclude)
+        excluded = self._rows_of(exclude)
         if not self._leave_out:
             return excluded
         taken = self.past.taken(users, sent) - 1
@@ -191,47 +208,23 @@ class ServingModule(tf.Module):
 
     def _embed(
         self, users: tf.Tensor, history: tf.Tensor, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._model.value.query_from_rows(users, history, *self._encoded(text, image, audio))
-
-    def _encode(self, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Raw media of a batch -> `{modality: [B, dim]}` and presence `[B, M]`. A medium that the model has not learned from is
-        passed over: what refuses it stands before the graph."""
-        given = {"text": tf.strings.strip(text), "image": image, "audio": audio}
-        modalities = self._model.value.data.modalities
-        features, presence = {}, []
-        batch = tf.shape(text)[0]
-        for name in modalities:
-            dim = self._model.value.data.adapters[name].dim
-            if name in self._encoders.value:
-                features[name], present = self._encode_present(name, text if name == "text" else given[name], batch)
-            else:
-                features[name], present = tf.zeros([batch, dim]), tf.zeros([batch])
-            presence.append(present)
-        return features, tf.stack(presence, axis=1) if presence else tf.zeros([batch, 0])
-
-    def _encode_present(self, name: str, data: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        encoder = self._encoders.value[name]
-        stripped = tf.strings.strip(data) if name == "text" else data
-        present = tf.strings.length(stripped) > 0
-        rows = tf.where(present)
-
-        bounds = self._model.value.config.extraction
-        most = encoder.max_bytes(bounds)
-
-        def run() -> tf.Tensor:
-            longest = tf.reduce_max(tf.strings.length(data))
-            bounded = tf.Assert(longest <= most, [f"{name}: more than {most} bytes; the number is", longest])
-            with tf.control_dependencies([bounded]):
-                encoded = encoder.encode_serialized(tf.gather_nd(data, rows), bounds)
-            return tf.ensure_shape(tf.scatter_nd(rows, encoded, tf.cast([batch, encoder.dim], tf.int64)), [None, encoder.dim])
-
-        features = tf.cond(tf.reduce_any(present), run, lambda: tf.zeros([batch, encoder.dim]))
-        return features, tf.cast(present, tf.float32)
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        features, presence, problem = self._encoded(text, image, audio)
+        return *self._model.value.query_from_rows(users, history, features, presence), problem
 
 
 def _listed(ids: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:
     return {"item_id": ids, "score": scores}
+
+
+def _unpadded(values: tf.Tensor) -> tf.Tensor:
+    """`[B, L]` lists of requests without what TF Serving's batching appended.
+
+    It makes the lists of a batch equally wide by the first element of each request's tensor. That is "" where lists begin with
+    it, as our client's do. Else a trailing run of a row's own first element counts as padding: right for requests of one row.
+    """
+    run = tf.cumsum(tf.cast(values != values[:, :1], tf.int32), axis=1, reverse=True) == 0
+    return tf.where(run & (tf.range(tf.shape(values)[1]) > 0), "", values)
 
 
 def _function(method: Callable, inputs: dict[str, tf.TensorSpec]) -> Callable:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.utils.row_problems import joined, told
 
 
 class Attributes(tf.Module):
@@ -46,40 +47,35 @@ class Attributes(tf.Module):
         self._numbers = _table(keys, range(len(keys)))
         self._places = _table(self.names or [""], range(max(len(self.names), 1)))
 
-    def numbers(self, named: tf.Tensor, what: str) -> tuple[tf.Tensor, tf.Tensor]:
-        """`[B, L]` strings `attribute=value` -> `(values [B, L], attributes [B, L])` int32, -1 for "" and unknown values.
-
-        An attribute that the catalog does not have is refused by an assertion: a filter must never be passed over.
-        """
+    def numbers(self, named: tf.Tensor, what: str) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """`[B, L]` strings `attribute=value` -> `(values [B, L], attributes [B, L])` int32, -1 for "" and unknown values, and
+        problems `[B]` of rows that name an attribute that the catalog does not have."""
         attribute = self._places.lookup(tf.strings.regex_replace(named, "=(.|\n)*$", ""))
         attribute = attribute if self.names else tf.fill(tf.shape(named), -1)
         given = tf.strings.length(named) > 0
         whole = tf.strings.regex_full_match(named, "[^=]+=(.|\n)+")
         known = ", ".join(self.names) or "none"
-        check = tf.Assert(
-            tf.reduce_all(~given | (whole & (attribute >= 0))),
-            [f"{what}: every entry must be attribute=value, of the attributes this model knows ({known})"],
-        )
-        with tf.control_dependencies([check]):
-            value = self._numbers.lookup(named)
-        return tf.where(given, value, -1), tf.where(given, attribute, -1)
+        wrong = tf.reduce_any(given & ~(whole & (attribute >= 0)), axis=1)
+        text = f"{what}: every entry must be attribute=value, of the attributes this model knows ({known})"
+        return tf.where(given, self._numbers.lookup(named), -1), tf.where(given, attribute, -1), told(wrong, text)
 
-    def permitted(self, allow: tf.Tensor) -> tf.Tensor:
-        """`[B, L]` allowed values -> `[B, V]` bool: which values an item may have."""
-        values, attributes = self.numbers(allow, "allow")
+    def permitted(self, allow: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`[B, L]` allowed values -> `[B, V]` bool: which values an item may have; and problems `[B]`."""
+        values, attributes, problem = self.numbers(allow, "allow")
         asked = self._scatter(attributes, tf.ones_like(attributes), max(len(self.names), 1)) > 0
         allowed = self._scatter(values, tf.ones_like(values), self.count) > 0
-        return allowed | ~tf.gather(asked, self.owners, axis=1)
+        return allowed | ~tf.gather(asked, self.owners, axis=1), problem
 
     def passes(self, permitted: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """`[B, V]` bool, `[B, R]` item rows -> `[B, R]` bool: whether all of an item's values are permitted."""
         return tf.reduce_all(tf.gather(permitted, tf.gather(self.values, rows), batch_dims=1), axis=2)
 
-    def boosts(self, named: tf.Tensor, boost: tf.Tensor) -> tf.Tensor:
-        """`[B, J]` values and what each adds to a score -> `[B, V] float32`."""
-        values, _ = self.numbers(named, "boost_attribute")
-        with tf.control_dependencies([tf.debugging.assert_all_finite(boost, "boost: must be finite")]):
-            return self._scatter(values, boost, self.count)
+    def boosts(self, named: tf.Tensor, boost: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`[B, J]` values and what each adds to a score -> `[B, V] float32`, and problems `[B]`."""
+        values, _, problem = self.numbers(named, "boost_attribute")
+        finite = tf.math.is_finite(boost)
+        problem = joined(problem, told(~tf.reduce_all(finite, axis=1), "boost: must be finite"))
+        return self._scatter(values, tf.where(finite, boost, 0.0), self.count), problem
 
     def boosted(self, boosts: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """`[B, V]`, `[B, R]` item rows -> `[B, R] float32`: the sum over an item's values."""

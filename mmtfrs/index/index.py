@@ -11,6 +11,7 @@ from mmtfrs.index.base import LOWEST, Search, top_k
 from mmtfrs.index.diversity import mmr_order
 from mmtfrs.index.exact import ExactSearch
 from mmtfrs.index.filters import Attributes
+from mmtfrs.utils.row_problems import joined, told
 
 _POOL = 4  # times k candidates among which a diverse list is chosen
 _LISTED = 64  # filters that leave less than one item in so many are answered from the lists of those items
@@ -86,8 +87,8 @@ class Index(tf.Module):
         boost_attribute: tf.Tensor,
         boost: tf.Tensor,
         diversity: tf.Tensor,
-        min_score: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        min_score: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """As a call, of the candidates that fit a filter: exactly the best k wherever k fit.
 
         Args:
@@ -97,23 +98,25 @@ class Index(tf.Module):
             boost_attribute, boost: `[B, J]` strings `attribute=value` and what each adds to the scores of such items.
             diversity: `[B]` in [0, 1]: how much a place in the list depends on being unlike the ones above; the scores that
                 are answered stay what they are.
-            min_score: `[B] float32`, the score below which a list ends; None: nowhere.
+            min_score: `[B] float32`, the score below which a list ends.
+
+        Returns:
+            `(ids, scores, problems [B] string)`. What a row asks and cannot have, as an unknown attribute, or a boost or a
+            diversity out of range, is its problem, and its list is empty: a filter must never be passed over.
 
         Raises:
-            InvalidArgumentError: an unknown attribute, a boost or a diversity out of range, or lists that do not match.
+            InvalidArgumentError: as many boosts as attributes are not there.
         """
-        checks = [
-            tf.debugging.assert_equal(
-                tf.shape(boost), tf.shape(boost_attribute), "boost: must have one number per boost_attribute"
-            ),
-            tf.Assert(tf.reduce_all((diversity >= 0) & (diversity <= 1)), ["diversity: must lie in [0, 1]"]),
-        ]
-        if min_score is not None:
-            checks.append(_number(min_score))
-        with tf.control_dependencies(checks):
+        matching = tf.debugging.assert_equal(
+            tf.shape(boost), tf.shape(boost_attribute), "boost: must have one number per boost_attribute"
+        )
+        with tf.control_dependencies([matching]):
             excluded = self.rows_of(exclude)
-        permitted = self.attributes.permitted(allow)
-        boosts = self.attributes.boosts(boost_attribute, boost)
+        permitted, refused = self.attributes.permitted(allow)
+        boosts, unfit = self.attributes.boosts(boost_attribute, boost)
+        between = (diversity >= 0) & (diversity <= 1)
+        diversity = tf.where(between, diversity, 0.0)
+        problem = joined(refused, unfit, told(~between, "diversity: must lie in [0, 1]"), _number(min_score))
         diverse = tf.reduce_any(diversity > 0)
         wanted = tf.where(diverse, _POOL * self.k, self.k)
         count = tf.minimum(wanted + tf.shape(excluded)[1], self.search.size)
@@ -135,22 +138,21 @@ class Index(tf.Module):
             lambda: tf.cond(listed, lambda: self._from_lists(queries, permitted, boosts, chosen, count), exhaustive),
         )
         rows, scores = _best(*_without(rows, scores, excluded), tf.minimum(wanted, self.search.size))
-        if min_score is not None:
-            rows, scores = _from(rows, scores, min_score)
+        rows, scores = _from(rows, scores, min_score, problem)
         order = tf.cond(
             diverse,
             lambda: mmr_order(scores, self.search.vectors(tf.maximum(rows, 0)), diversity, self.k),
             lambda: tf.tile(tf.range(self.k)[None], [tf.shape(rows)[0], 1]),
         )
-        return self._named(tf.gather(rows, order, batch_dims=1), tf.gather(scores, order, batch_dims=1))
+        return *self._named(tf.gather(rows, order, batch_dims=1), tf.gather(scores, order, batch_dims=1)), problem
 
     def ranked(
         self, worth: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, min_score: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The same order for everybody, of what is worth more than 0: `worth [N] float32`; the rest as in `filtered`."""
-        with tf.control_dependencies([_number(min_score)]):
-            excluded = self.rows_of(exclude)
-        permitted = self.attributes.permitted(allow)
+        excluded = self.rows_of(exclude)
+        permitted, refused = self.attributes.permitted(allow)
+        problem = joined(refused, _number(min_score))
         scores = tf.where(worth > 0, worth, LOWEST)[None]
         for place in range(len(self.attributes.names)):
             scores = tf.where(tf.gather(permitted, self.attributes.values[:, place], axis=1), scores, LOWEST)
@@ -159,7 +161,7 @@ class Index(tf.Module):
         count = tf.minimum(self.k + tf.shape(excluded)[1], self.search.size)
         values, rows = top_k(scores, count)
         rows, values = _best(*_without(rows, values, excluded), self.k)
-        return self._named(*_from(rows, values, min_score))
+        return *self._named(*_from(rows, values, min_score, problem)), problem
 
     def rows_of(self, ids: tf.Tensor) -> tf.Tensor:
         """`[...]` string ids -> int32 rows, -1 for "" and unknown ones; rows stay what they are."""
@@ -236,11 +238,11 @@ def _without(rows: tf.Tensor, scores: tf.Tensor, excluded: tf.Tensor) -> tuple[t
     return tf.where(out, -1, rows), tf.where(out, LOWEST, scores)
 
 
-def _number(min_score: tf.Tensor) -> tf.Operation:
-    return tf.Assert(tf.reduce_all(tf.equal(min_score, min_score)), ["min_score: must be a number"])
+def _number(min_score: tf.Tensor) -> tf.Tensor:
+    return told(tf.math.is_nan(min_score), "min_score: must be a number")
 
 
-def _from(rows: tf.Tensor, scores: tf.Tensor, min_score: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`[B, S]` rows and scores -> the same without what scores below `min_score [B]`."""
-    enough = scores >= min_score[:, None]
+def _from(rows: tf.Tensor, scores: tf.Tensor, min_score: tf.Tensor, problem: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`[B, S]` rows and scores -> the same without what scores below `min_score [B]`, and nothing of a row with a problem."""
+    enough = (scores >= min_score[:, None]) & (problem == "")[:, None]
     return tf.where(enough, rows, -1), tf.where(enough, scores, LOWEST)

@@ -26,7 +26,8 @@ import soxr
 from mmtfrs._keras import tf
 from mmtfrs.errors import EncoderError, MediaError
 from mmtfrs.media import decode
-from mmtfrs.media.decode_graph import SAMPLE_RATE, _chunk, _integer, decode_wav
+from mmtfrs.media.decode_graph import _chunk, _integer, decode_wav
+from mmtfrs.media.resample import SAMPLE_RATE
 
 # FLAC frames of 192 zeros each, from sample 2**36 - 1 on, where no file gets to; many, as a damaged frame swallows some.
 _GUARD = bytes.fromhex("fff91002febfbfbfbfbfbfd6000054d6") * 4096
@@ -123,7 +124,7 @@ def _wav(data: tf.Tensor, max_seconds: tf.Tensor) -> tf.Tensor:
     def read() -> tf.Tensor:
         before, after = tf.strings.substr(data, 0 * fmt, fmt + 4), tf.strings.substr(data, fmt + 8, total)
         told = tf.strings.join([before, SAMPLE_RATE.to_bytes(4, "little"), after])  # so that decode_wav does not resample
-        return decode_wav(told, 1e9)[:, None]
+        return decode_wav(told, 1e9)[0][:, None]
 
     return _either(known, read, size // tf.maximum(block, 1), rate, data, max_seconds)
 

@@ -53,7 +53,7 @@ def test_each_network_preprocesses_as_its_own(name, dim):
     )
     expected = model(module.preprocess_input(pictures.copy()), training=False).numpy()
     np.testing.assert_allclose(features[:3], expected, atol=1e-4, rtol=1e-4)
-    graph = encoder.encode_serialized(tf.constant(_pictures()), ExtractionConfig()).numpy()
+    graph = encoder.encode_serialized(tf.constant(_pictures()), ExtractionConfig())[0].numpy()
     np.testing.assert_allclose(graph, features[:3], atol=0.02 * np.abs(features).max())
 
 
