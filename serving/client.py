@@ -15,9 +15,9 @@ import typer
 
 from mmtfrs.cli import options
 from mmtfrs.cli.console import CommandLine, note_unknown, print_recommendations, run_app
-from mmtfrs.errors import Error
+from mmtfrs.errors import DataError, Error
 from mmtfrs.exporting import request as messages
-from mmtfrs.exporting.request import Query, results
+from mmtfrs.exporting.request import Query
 from mmtfrs.utils.text import split_ids
 from serving.limits import MAX_MESSAGE, sizes
 
@@ -83,7 +83,8 @@ class Client:
     def recommend_many(self, queries: Sequence[Query], k: int | None = None, batch: int = 32) -> list[list[tuple[str, float]]]:
         """As `recommend` for each query, in their order, up to `batch` of them per request.
 
-        A batch that is refused for one of its queries is refused as a whole.
+        Raises:
+            mmtfrs.Error: as `recommend`, for the first query that has a problem; `predict` gives what all others are answered.
         """
         answers: list[list[tuple[str, float]]] = [[] for _ in queries]
         requests = [query.request() for query in queries]
@@ -173,6 +174,14 @@ class Client:
             return method(request, timeout=self.timeout)
         except grpc.RpcError as error:
             raise ServingError(error.code(), error.details()) from None
+
+
+def results(answer: dict[str, np.ndarray], row: int = 0, k: int | None = None) -> list[tuple[str, float]]:
+    """As `request.results`, its problem a `ServingError`."""
+    try:
+        return messages.results(answer, row, k)
+    except DataError as error:
+        raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
 
 
 def _retrying(retries: int, backoff: float) -> list[tuple[str, str | int]]:

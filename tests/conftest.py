@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
 import gc
 import os
@@ -19,6 +20,7 @@ from processes import ROOT, Jobs, run_cli, run_python, wait_until
 
 import mmtfrs
 from mmtfrs.data.demo import write_demo
+from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.models.run import load_run, save_run
 from mmtfrs.models.run_folder import load_split
 
@@ -78,8 +80,16 @@ def locked(folder: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def demo(once) -> Path:
-    """The demo catalog."""
-    return once("demo", write_demo)
+    """The demo catalog; its items again with an attribute are in `shop.csv`."""
+
+    def make(folder: Path) -> None:
+        write_demo(folder)
+        with (folder / "items.csv").open(newline="") as source, (folder / "shop.csv").open("w", newline="") as target:
+            header, *rows = csv.reader(source)
+            named = [[*row, ("food", "space", "")[number % 3]] for number, row in enumerate(rows)]
+            csv.writer(target).writerows([[*header, "category"], *named])
+
+    return once("demo", make)
 
 
 @pytest.fixture(scope="session")
@@ -96,8 +106,8 @@ def demo_store(demo, once) -> Path:
 @pytest.fixture(scope="session")
 def demo_features(demo, demo_store, once):
     """`(catalog, users, features, config)` of the demo catalog, offline encoders."""
-    config = mmtfrs.Config(encoders=OFFLINE)
-    catalog, users = mmtfrs.Catalog.read(demo / "items.csv"), mmtfrs.Users.read(demo / "users.csv")
+    config = mmtfrs.Config(encoders=OFFLINE, data={"attributes": ("category",)})
+    catalog, users = mmtfrs.Catalog.read(demo / "shop.csv"), mmtfrs.Users.read(demo / "users.csv")
     with locked(demo_store):  # a store has one user at a time
         features = mmtfrs.extract(catalog, config, store=demo_store, users=users, progress=False)
     return catalog, users, features, config
@@ -150,6 +160,11 @@ def exported(small, once) -> Path:
         (folder / "first").rename(folder / "moved")
 
     return once("saved_models", make) / "moved" / "small"
+
+
+@pytest.fixture(scope="session")
+def loaded(exported) -> LoadedModel:
+    return LoadedModel(exported)
 
 
 @pytest.fixture(scope="session")

@@ -171,7 +171,7 @@ def results(answer: dict[str, np.ndarray], row: int = 0, k: int | None = None) -
     """
     problem = answer["problem"][row].decode()
     if problem:
-        raise DataError(f"the request was refused: {problem}")
+        raise DataError(problem)
     pairs = zip(answer["item_id"][row], answer["score"][row], strict=True)
     return [(item.decode(), float(score)) for item, score in pairs if item][:k]
 

@@ -26,6 +26,11 @@ def _integer(data: tf.Tensor, start: tf.Tensor | int, size: int, big: bool) -> t
     return tf.reduce_sum(values * (powers[::-1] if big else powers))
 
 
+def code_of(name: bytes) -> int:
+    """The number that `_integer` reads where a file has these letters."""
+    return int.from_bytes(name, "big")
+
+
 def decode_images(
     data: tf.Tensor, max_pixels: int, prepare: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -119,7 +124,7 @@ def decode_wav(data: tf.Tensor, max_seconds: float) -> tuple[tf.Tensor, tf.Tenso
         `(wave, problem [] string)`: no samples where there is a problem.
     """
     total = tf.cast(tf.strings.length(data), tf.int64)
-    riff = (tf.strings.substr(data, 0, 4) == b"RIFF") & (tf.strings.substr(data, 8, 4) == b"WAVE")
+    riff = (_integer(data, 0, 4, True) == code_of(b"RIFF")) & (_integer(data, 8, 4, True) == code_of(b"WAVE"))
     fmt, _ = _chunk(data, b"fmt ")
     start, size = _chunk(data, b"data")
     fmt = tf.where(fmt >= 0, fmt, total)  # where there is nothing to read, numbers are 0

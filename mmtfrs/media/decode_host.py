@@ -26,12 +26,11 @@ import soxr
 from mmtfrs._keras import tf
 from mmtfrs.errors import EncoderError, MediaError
 from mmtfrs.media import decode
-from mmtfrs.media.decode_graph import _chunk, _integer, decode_wav
+from mmtfrs.media.decode_graph import _chunk, _integer, code_of, decode_wav
 from mmtfrs.media.resample import SAMPLE_RATE
 
 # FLAC frames of 192 zeros each, from sample 2**36 - 1 on, where no file gets to; many, as a damaged frame swallows some.
 _GUARD = bytes.fromhex("fff91002febfbfbfbfbfbfd6000054d6") * 4096
-_code = functools.partial(int.from_bytes, byteorder="big")
 
 
 @functools.cache
@@ -96,11 +95,11 @@ def decode_audio_tensor(data: tf.Tensor, max_seconds: float | tf.Tensor = 600.0)
     if not available():
         return _soundfile(data, max_seconds)
     magic = _integer(data, 0, 4, True)
-    wav = (magic == _code(b"RIFF")) & (_integer(data, 8, 4, True) == _code(b"WAVE"))
+    wav = (magic == code_of(b"RIFF")) & (_integer(data, 8, 4, True) == code_of(b"WAVE"))
     size = sum(_integer(data, 6 + place, 1, True) * 128 ** (3 - place) for place in range(4))
-    start = tf.where(magic // 256 == _code(b"ID3"), 10 + size, 0)
+    start = tf.where(magic // 256 == code_of(b"ID3"), 10 + size, 0)
     mpeg = tf.bitwise.bitwise_and(_integer(data, start, 2, True), 0xFFE6) == 0xFFE2  # synchronization, layer III
-    flac, ogg = magic == _code(b"fLaC"), magic == _code(b"OggS")
+    flac, ogg = magic == code_of(b"fLaC"), magic == code_of(b"OggS")
     kinds: list[tuple[tf.Tensor, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]]
     kinds = [(wav, _wav), (flac, _flac), (ogg, _vorbis), (mpeg, functools.partial(_mp3, start))]
     cases = [(found, functools.partial(read, data, max_seconds)) for found, read in kinds]
@@ -146,7 +145,7 @@ def _flac(data: tf.Tensor, max_seconds: tf.Tensor) -> tf.Tensor:
 def _vorbis(data: tf.Tensor, max_seconds: tf.Tensor) -> tf.Tensor:
     pages = tf.strings.split(data, b"OggS")[1:]
     first = tf.reduce_sum(tf.cast(tf.io.decode_raw(tf.strings.substr(pages, 1, 1), tf.uint8), tf.int32) // 2 % 2)
-    known = (first == 1) & (_integer(data, 26, 3, True) == 0x011E01) & (_integer(data, 29, 6, True) == _code(b"vorbis"))
+    known = (first == 1) & (_integer(data, 26, 3, True) == 0x011E01) & (_integer(data, 29, 6, True) == code_of(b"vorbis"))
     frames = _integer(pages[-1], 2, 8, False)  # where the last page ends
     return _either(known, lambda: _tfio().audio.decode_vorbis(data), frames, _integer(data, 40, 4, False), data, max_seconds)
 
@@ -161,7 +160,7 @@ def _mp3(start: tf.Tensor, data: tf.Tensor, max_seconds: tf.Tensor) -> tf.Tensor
     delay, padding = _integer(data, tag + 141, 2, True) // 16, _integer(data, tag + 142, 2, True) % 4096
     frames = count * tf.where(version == 3, np.int64(1152), np.int64(576)) - delay - padding
     rest = tf.cast(tf.strings.length(data), tf.int64) - start - size  # an ID3v1 tag has 128 bytes
-    known = ((name == _code(b"Xing")) | (name == _code(b"Info"))) & (flags == 15) & ((rest == 0) | (rest == 128))
+    known = ((name == code_of(b"Xing")) | (name == code_of(b"Info"))) & (flags == 15) & ((rest == 0) | (rest == 128))
     return _either(known, lambda: _tfio().audio.decode_mp3(data), frames, rate, data, max_seconds)
 
 

@@ -60,11 +60,6 @@ NO_SCORE = np.array([tf.float32.min], np.float32)
 
 
 @pytest.fixture(scope="module")
-def loaded(exported):
-    return LoadedModel(exported)
-
-
-@pytest.fixture(scope="module")
 def servable(exported):
     """Warmed up, which takes ten seconds."""
     made = Servable(exported / "1")
