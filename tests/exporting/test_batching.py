@@ -85,7 +85,7 @@ class Requests:
         )
 
     def _pick(self, values, shape):
-        return np.array(values + [None], object)[self.rng.integers(0, len(values), shape)]
+        return np.array([*values, None], object)[self.rng.integers(0, len(values), shape)]
 
 
 def merged(requests):
