@@ -1,4 +1,4 @@
-"""Warm-up records: one request per signature, which TF Serving runs before a version answers anybody."""
+"""Warm-up records: requests of every signature, which TF Serving runs before a version answers anybody."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _FILE = "tf_serving_warmup_requests"  # the name that TF Serving looks for in as
 
 
 def write_warmup(signatures: dict, folder: Path, modalities: Collection[str], name: str) -> None:
-    """Writes `assets.extra/tf_serving_warmup_requests`.
+    """Writes `assets.extra/tf_serving_warmup_requests`: per signature a request of all outputs and, where it answers lists, one of
+    `item_id` alone, as TensorFlow makes ready what runs anew for each set of outputs.
 
     Args:
         signatures: `{name: concrete function}`, whose inputs are named.
@@ -32,9 +33,11 @@ def write_warmup(signatures: dict, folder: Path, modalities: Collection[str], na
         for signature, function in signatures.items():
             specs = function.structured_input_signature[1]
             inputs = {key: _example(key, spec, modalities) for key, spec in specs.items()}
-            record = prediction_log_pb2.PredictionLog()
-            record.predict_log.request.CopyFrom(predict_request(name, signature, inputs))
-            writer.write(record.SerializeToString())
+            for outputs in ([], ["item_id"]) if "item_id" in function.structured_outputs else ([],):
+                record = prediction_log_pb2.PredictionLog()
+                record.predict_log.request.CopyFrom(predict_request(name, signature, inputs))
+                record.predict_log.request.output_filter.extend(outputs)
+                writer.write(record.SerializeToString())
 
 
 def _example(key: str, spec: tf.TensorSpec, modalities: Collection[str]) -> np.ndarray:

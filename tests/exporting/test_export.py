@@ -56,6 +56,7 @@ SIGNATURES = {
     "embed_query_dense": ({"text", "image", "audio", "presence"}, {"embedding"}),
     "embed_candidate_dense": ({"text", "image", "audio", "presence"}, {"embedding"}),
 }
+LISTS = {name for name, (_, outputs) in SIGNATURES.items() if "item_id" in outputs}
 NO_SCORE = np.array([tf.float32.min], np.float32)
 
 
@@ -63,7 +64,7 @@ NO_SCORE = np.array([tf.float32.min], np.float32)
 def servable(exported):
     """Warmed up, which takes ten seconds."""
     made = Servable(exported / "1")
-    assert made.warm_up() == len(SIGNATURES)
+    assert made.warm_up() == len(SIGNATURES) + len(LISTS)
     return made
 
 
@@ -153,11 +154,12 @@ def test_export_equals_training_in_a_fresh_process(small, exported, tmp_path):
 
 @pytest.mark.slow
 def test_every_signature_is_warmed_up(exported, servable):
-    """One record each, fit to be run, with media for the encoders; those that a server runs are all of them."""
+    """One record each, and of lists one for the ids alone, fit to be run, with media for the encoders; a server runs them all."""
     path = exported / "1" / "assets.extra" / "tf_serving_warmup_requests"
     records = [prediction_log_pb2.PredictionLog.FromString(raw.numpy()) for raw in tf.data.TFRecordDataset(str(path))]
-    signatures = [record.predict_log.request.model_spec.signature_name for record in records]
-    assert sorted(signatures) == sorted(servable.signature_defs)
+    requests = [record.predict_log.request for record in records]
+    asked = sorted((request.model_spec.signature_name, tuple(request.output_filter)) for request in requests)
+    assert asked == sorted([*((name, ()) for name in servable.signature_defs), *((name, ("item_id",)) for name in LISTS)])
     assert len(records) <= 1000  # TF Serving takes no more
     for record in records:
         request = record.predict_log.request
@@ -558,7 +560,7 @@ def test_a_model_without_media(tmp_path):
     features = mmtfrs.extract(catalog, mmtfrs.Config(), tmp_path / "s", progress=False)
     model = mmtfrs.TwoTower(mmtfrs.Config(**FAST), catalog, features, events)
     loaded = LoadedModel(mmtfrs.export(model, tmp_path / "m").parent)
-    assert Servable(tmp_path / "m" / "1").warm_up() == len(SIGNATURES)
+    assert Servable(tmp_path / "m" / "1").warm_up() == len(SIGNATURES) + len(LISTS)
     signature, inputs = Query("u", ["a"]).request()
     assert {item for item, _ in results(loaded.ask(signature, inputs))} == {"b", "c"}
     with pytest.raises(DataError, match=r"text: this model cannot be asked by text. It has learned from: ids\."):
