@@ -18,8 +18,9 @@ _FILE = "tf_serving_warmup_requests"  # the name that TF Serving looks for in as
 
 
 def write_warmup(signatures: dict, folder: Path, modalities: Collection[str], name: str) -> None:
-    """Writes `assets.extra/tf_serving_warmup_requests`: per signature a request of all outputs and, where it answers lists, one of
-    `item_id` alone, as TensorFlow makes ready what runs anew for each set of outputs.
+    """Writes `assets.extra/tf_serving_warmup_requests`: per signature one of all outputs, and of lists one of `item_id` alone.
+
+    TensorFlow makes ready what it runs anew for each set of outputs.
 
     Args:
         signatures: `{name: concrete function}`, whose inputs are named.
