@@ -2,9 +2,9 @@
 
     python -m benchmarks.batching [--items 10000] [--clients 16]
 
-In this process, without a network: clients who each wait for their answer, and a scheduler that merges what has come within 5
-ms, at most 32 requests, pads lists as TF Serving does, and runs on two threads. The baseline is the same model asked by each client
-for itself. Safe lists: `recommend_user` of an export whose lists are taken as they come, beside ours.
+In this process, without a network: clients who each wait for their answer, and a scheduler that merges what has come within
+5 ms, at most 32 requests, pads lists as TF Serving does, and runs on two threads. The baseline is the same model asked by each
+client for itself. Safe lists: `recommend_user` of an export whose lists are taken as they come, beside ours.
 """
 
 from __future__ import annotations
