@@ -50,8 +50,9 @@ class Index(tf.Module):
         self.k = min(k, len(ids))
         self._inner = inner
         self._ids = tf.constant(ids, tf.string)
+        # int64, as tables of ONNX have nothing else: `recommend_from_embedding` can be converted.
         self.rows = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(self._ids, tf.range(len(ids), dtype=tf.int32)), default_value=-1
+            tf.lookup.KeyValueTensorInitializer(self._ids, tf.range(len(ids), dtype=tf.int64)), default_value=-1
         )
         self.attributes = Attributes(attributes or {}, len(ids))
 
@@ -165,11 +166,11 @@ class Index(tf.Module):
 
     def rows_of(self, ids: tf.Tensor) -> tf.Tensor:
         """`[...]` string ids -> int32 rows, -1 for "" and unknown ones; rows stay what they are."""
-        return ids if ids.dtype == tf.int32 else self.rows.lookup(ids)
+        return ids if ids.dtype == tf.int32 else tf.cast(self.rows.lookup(ids), tf.int32)
 
     def embeddings_of(self, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B]` string -> `(embeddings [B, D], known [B] bool)`; zeros for an unknown id."""
-        rows = self.rows.lookup(ids)
+        rows = self.rows_of(ids)
         known = rows >= 0
         return tf.where(known[:, None], self.search.vectors(tf.maximum(rows, 0)), 0.0), known
 
@@ -232,10 +233,13 @@ def _best(rows: tf.Tensor, scores: tf.Tensor, count: tf.Tensor | int) -> tuple[t
 
 def _without(rows: tf.Tensor, scores: tf.Tensor, excluded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """`[B, S]` rows and scores, `[B, E]` excluded rows -> the same with the excluded ones at row -1 and the lowest score."""
-    excluded = tf.sort(tf.pad(excluded, [[0, 0], [0, 1]], constant_values=-1), axis=1)  # a user may have taken thousands
-    places = tf.searchsorted(excluded, rows)
-    out = tf.gather(excluded, tf.minimum(places, tf.shape(excluded)[1] - 1), batch_dims=1) == rows
-    return tf.where(out, -1, rows), tf.where(out, LOWEST, scores)
+    # A user may have taken thousands: not each with each. `tf.searchsorted` would do, but ONNX has nothing like it.
+    every = tf.concat([excluded, rows], axis=1)
+    order = tf.argsort(every, axis=1, stable=True)  # a row that is excluded comes right after itself
+    rows = tf.gather(every, order, batch_dims=1)
+    out = (order < tf.shape(excluded)[1]) | (rows == tf.pad(rows[:, :-1], [[0, 0], [1, 0]], constant_values=-1))
+    scores = tf.concat([tf.fill(tf.shape(excluded), LOWEST), scores], axis=1)
+    return tf.where(out, -1, rows), tf.where(out, LOWEST, tf.gather(scores, order, batch_dims=1))
 
 
 def _number(min_score: tf.Tensor) -> tf.Tensor:
