@@ -241,6 +241,7 @@ def test_wheels_have_no_pins_no_test_tools_and_what_the_commands_read(tmp_path):
         "serving/models.config",
         "serving/compose.yaml",
         "serving/kubernetes/cpu/deployment.yaml",
+        "serving/examples/recommend.js",
         "tuning/kubernetes.yaml",
         "mmtfrs/cli/app.py",
     ):
