@@ -121,8 +121,8 @@ class ServingModule(tf.Module):
         users, sent = self._asked(user_id, history)
         query, _, problem = self._query(users, self.past.history(users, sent), text, image, audio)
         excluded = self._left_out(users, sent, exclude, repeats)
-        limits = _unpadded(allow), _unpadded(boost_attribute)
-        ids, scores, limited = self.index.filtered(query, excluded, *limits, boost, diversity, min_score)
+        boosted = _unpadded(boost_attribute), boost
+        ids, scores, limited = self.index.filtered(query, excluded, allow, *boosted, diversity, min_score)
         return _listed(ids, scores) | {"known": users > 0, "problem": joined(problem, limited)}
 
     def similar_items(
@@ -140,7 +140,7 @@ class ServingModule(tf.Module):
         ids, scores, problem = self.index.filtered(
             self._model.value.query_like(vectors),
             excluded,
-            _unpadded(allow),
+            allow,
             tf.fill(tf.shape(nothing), ""),
             nothing,
             nothing[:, 0],
@@ -154,12 +154,12 @@ class ServingModule(tf.Module):
         self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, min_score: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         excluded = self._left_out(*self._asked(user_id, history), exclude)
-        ids, scores, problem = self.index.ranked(self._worth, excluded, _unpadded(allow), min_score)
+        ids, scores, problem = self.index.ranked(self._worth, excluded, allow, min_score)
         return _listed(ids, scores) | {"problem": problem}
 
     def recommend_from_embedding(self, embedding: tf.Tensor, exclude: tf.Tensor) -> dict[str, tf.Tensor]:
         finite = tf.reduce_all(tf.math.is_finite(embedding), axis=1)
-        answer = self._answer(tf.where(finite[:, None], embedding, 0.0), self._rows_of(exclude))
+        answer = self._answer(tf.where(finite[:, None], embedding, 0.0), self.index.rows_of(exclude))
         ids, scores = tf.where(finite[:, None], answer["item_id"], ""), tf.where(finite[:, None], answer["score"], LOWEST)
         return _listed(ids, scores) | {"problem": told(~finite, "embedding: numbers must be finite")}
 
@@ -190,15 +190,11 @@ class ServingModule(tf.Module):
 
     def _asked(self, user_id: tf.Tensor, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """User rows, and the item rows of the request; unknown ids and padding become row 0."""
-        return self.past.rows(user_id), self._rows_of(history) + 1
-
-    def _rows_of(self, ids: tf.Tensor) -> tf.Tensor:
-        """A list of a request -> rows of the index, -1 for "" and unknown ids."""
-        return self.index.rows_of(_unpadded(ids))
+        return self.past.rows(user_id), self.index.rows_of(_unpadded(history)) + 1
 
     def _left_out(self, users: tf.Tensor, sent: tf.Tensor, exclude: tf.Tensor, repeats: tf.Tensor | None = None) -> tf.Tensor:
         """`[B, E]` rows of the index that must not be answered: `exclude` and, unless repeats are wanted, what was taken."""
-        excluded = self._rows_of(exclude)
+        excluded = self.index.rows_of(exclude)
         if not self._leave_out:
             return excluded
         taken = self.past.taken(users, sent) - 1
@@ -218,7 +214,7 @@ def _listed(ids: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def _unpadded(values: tf.Tensor) -> tf.Tensor:
-    """`[B, L]` lists of requests without what TF Serving's batching appended.
+    """`[B, L]` lists of requests without what TF Serving's batching appended; `exclude` and `allow` may hold a thing twice.
 
     It makes the lists of a batch equally wide by the first element of each request's tensor. That is "" where lists begin with
     it, as our client's do. Else a trailing run of a row's own first element counts as padding: right for requests of one row.

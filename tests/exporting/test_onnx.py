@@ -36,9 +36,24 @@ CONVERTED = {
         "GatherV2",
         "Greater",
         "GreaterEqual",
+        "IsFinite",
         "Less",
     ),
-    *("LogicalOr", "LookupTableFindV2", "MatMul", "Max", "Maximum", "Minimum", "Neg", "Pack", "Pad", "PadV2", "Range", "Rank"),
+    *(
+        "LogicalNot",
+        "LogicalOr",
+        "LookupTableFindV2",
+        "MatMul",
+        "Max",
+        "Maximum",
+        "Minimum",
+        "Neg",
+        "Pack",
+        "Pad",
+        "PadV2",
+        "Range",
+        "Rank",
+    ),
     *("Reshape", "SelectV2", "Shape", "Size", "StridedSlice", "Sub", "TopKV2", "Transpose"),
 }
 
@@ -82,10 +97,10 @@ def test_converted_answers_equal_tensorflow(signature, tiny, tmp_path):
         expected, found = loaded.ask(signature, _bytes(inputs)), dict(zip(names, session.run(names, inputs), strict=True))
         assert set(found) == set(expected)
         if "exclude" in inputs:
-            assert (_bytes(found)["item_id"] == expected["item_id"]).all()
+            assert all((_bytes(found)[name] == expected[name]).all() for name in ("item_id", "problem"))
             for ids, left_out in zip(found["item_id"], inputs["exclude"], strict=True):
                 assert not set(ids) & (set(left_out) - {""})
-        for name in found.keys() - {"item_id"}:
+        for name in found.keys() - {"item_id", "problem"}:
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
 
 

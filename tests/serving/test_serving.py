@@ -25,6 +25,7 @@ from mmtfrs.errors import ExportError
 from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.exporting.request import Query, predict_request, results
 from serving.client import Client, ServingError
+from serving.client import results as answers
 from serving.grpc_server import Server
 
 
@@ -189,13 +190,14 @@ def test_refusals_as_tf_serving_words_them(stub, request_, code, text):
     assert found[0] == code and text in found[1]
 
 
-def test_bytes_that_are_no_picture(client, stub):
-    request = _request(
-        "serving_default", text=np.array([b""], object), audio=np.array([b""], object), image=np.array([b"no image"], object)
-    )
-    code, text = _refusal(stub.Predict, request)
-    assert code == "INVALID_ARGUMENT" and "image: the bytes are no PNG, JPEG, GIF or BMP image" in text
-    assert client.recommend(user="user-0003", k=1)
+def test_bytes_that_are_no_picture(client):
+    """The row says so, the others are answered, and the client raises it."""
+    asked = {"user_id": np.array([b"user-0003"] * 2, object), "image": np.array([b"no image", b""], object)}
+    answer = client.predict("serving_default", asked)
+    assert answer["problem"].tolist() == [b"image: the bytes are no PNG, JPEG, GIF or BMP image", b""]
+    assert results(answer, 1)
+    with pytest.raises(ServingError, match="INVALID_ARGUMENT: image: the bytes are no PNG"):
+        answers(answer, 0)
 
 
 def test_a_tensor_that_lies_about_its_content(stub):
