@@ -8,21 +8,20 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from mmtfrs.errors import ExportError
 from serving.limits import MAX_MESSAGE, MAX_SECONDS, sizes
 from serving.model_list import one_model
 from serving.prometheus import Metrics
+from serving.request_queue import Admission, RequestQueue
 from serving.served_model import ServedModel
-from serving.services import SERVICES, Services, add_reflection
+from serving.services import SERVICES, Services
 
-_QUEUE = 4096  # requests that may wait; more are refused with RESOURCE_EXHAUSTED
+_QUEUE = 4096
 
 
 class Server:
@@ -34,6 +33,7 @@ class Server:
         host, port: where to listen; port 0 takes a free one.
         poll: seconds between looks for new versions.
         threads: requests worked on at a time; None for two per core, beyond which they only wait for each other.
+        queue: requests worked on or waiting; more are refused with RESOURCE_EXHAUSTED.
         max_bytes: larger requests are refused with RESOURCE_EXHAUSTED.
         seconds: requests that take longer, or longer than their client waits, are given up with DEADLINE_EXCEEDED.
 
@@ -49,6 +49,7 @@ class Server:
         port: int = 8500,
         poll: float = 1.0,
         threads: int | None = None,
+        queue: int = _QUEUE,
         max_bytes: int = MAX_MESSAGE,
         seconds: float = MAX_SECONDS,
     ) -> None:
@@ -57,17 +58,16 @@ class Server:
         for model in served:
             model.refresh()
             if model.current is None:
-                reasons = [status.error_message for status in model.statuses.values()] or ["no version may serve"]
+                reasons = [status.status.error_message for status in model.statuses.values()] or ["no version may serve"]
                 raise ExportError(f"{model.folder}: no version can be loaded ({reasons[0]}).")
         self.metrics = Metrics()
-        pool = ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1))
+        self.services = Services(self.models, self.metrics, seconds)
+        self.queue = RequestQueue(threads or 2 * (os.cpu_count() or 1), queue)
         options = [*sizes(max_bytes), ("grpc.so_reuseport", 0)]  # two servers on one port would share its requests silently
-        self._server = grpc.server(pool, options=options, maximum_concurrent_rpcs=_QUEUE)
-        services, self._health = Services(self.models, self.metrics, seconds), health.HealthServicer()
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, self._server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, self._server)
+        self._server = grpc.server(self.queue, interceptors=[Admission(self.queue, self.metrics)], options=options)
+        self._health = health.HealthServicer()
+        self.services.add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        add_reflection(self._server)
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:

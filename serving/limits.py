@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 MAX_MESSAGE = 64 << 20
-# Rows of one request to the local server: all of them are scored against the whole catalog at once.
-MAX_ROWS = 1024
+# Rows of one request: `max_batch_size` of batching.config, beyond which TF Serving refuses a request too.
+MAX_ROWS = 32
 # Seconds of one request, whatever its client would wait for: a run that never ends must not hold a thread for ever.
 MAX_SECONDS = 60.0
 

@@ -8,21 +8,19 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from mmtfrs.errors import ExportError
-from mmtfrs.exporting.versions import newest_version
+from mmtfrs.exporting.versions import some_versions
 from serving.served_model import ServedModel
 
 
-def one_model(folder: str | Path, name: str | None = None, only: frozenset[int] | None = None) -> ServedModel:
+def one_model(folder: str | Path, name: str | None = None) -> ServedModel:
     """The model of a folder, under its own name or another. Raises `ExportError` if it holds no version."""
-    newest_version(folder)
-    return ServedModel(name or Path(folder).resolve().name, folder, only)
+    some_versions(folder)
+    return ServedModel(name or Path(folder).resolve().name, folder)
 
 
 def read_models(path: str | Path) -> list[ServedModel]:
-    """The models of a models.config in protobuf's text format, base paths relative to the working directory.
-
-    Of the version policies `specific` narrows the versions that may serve; here the newest of them does. Labels are TF
-    Serving's.
+    """The models of a models.config in protobuf's text format, with their version policies and labels; base paths are
+    relative to the working directory.
 
     Raises:
         ExportError: the file cannot be read or is no such config, or a model has no version.
@@ -38,7 +36,10 @@ def read_models(path: str | Path) -> list[ServedModel]:
         raise ExportError(f"{path}: needs one or more models with different names. Received: {', '.join(names) or 'none'}.")
     models = []
     for entry in entries:
+        some_versions(entry.base_path)
         policy = entry.model_version_policy
-        only = frozenset(policy.specific.versions) if policy.HasField("specific") else None
-        models.append(one_model(entry.base_path, entry.name, only))
+        kind = policy.WhichOneof("policy_choice") or "latest"
+        latest = max(policy.latest.num_versions, 1) if kind == "latest" else None
+        only = frozenset(policy.specific.versions) if kind == "specific" else None
+        models.append(ServedModel(entry.name, entry.base_path, latest, only, entry.version_labels))
     return models

@@ -21,7 +21,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         labels = ("model", "signature")
         self._requests = Counter("mmtfrs_requests", "Requests by gRPC code.", (*labels, "code"), registry=self.registry)
+        self._began = Counter("mmtfrs_calls", "Calls by gRPC; those that are no request came unread.", registry=self.registry)
         self._latency = Histogram("mmtfrs_latency_seconds", "Time to answer.", labels, registry=self.registry, buckets=_BUCKETS)
+
+    def began(self) -> None:
+        """Counts a call before its request is read: one that is too large, or whose client hangs up, is counted here alone."""
+        self._began.inc()
 
     def observe(self, model: str, signature: str, code: str, seconds: float) -> None:
         self._requests.labels(model, signature, code).inc()

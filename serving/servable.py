@@ -72,8 +72,8 @@ class Servable:
 
         Raises:
             RequestError: FAILED_PRECONDITION for an unknown signature, INVALID_ARGUMENT for missing, extra or unfit
-                inputs, unknown outputs, and inputs that the graph refuses, RESOURCE_EXHAUSTED for more rows or elements
-                than are taken, DEADLINE_EXCEEDED; the texts are TF Serving's.
+                inputs, more rows than a batch has, unknown outputs, and inputs that the graph refuses, RESOURCE_EXHAUSTED
+                for more elements than are taken, DEADLINE_EXCEEDED; the texts are TF Serving's.
         """
         signature = self.signature_defs.get(signature_name)
         if signature is None:
@@ -84,11 +84,12 @@ class Servable:
         feeds = {signature.inputs[name].name: value for name, value in values.items()}
         options = None if seconds is None else config_pb2.RunOptions(timeout_in_ms=max(int(1000 * seconds), 1))
         try:
-            found = self._session.run([signature.outputs[name].name for name in wanted], feeds, options)
+            # Always all outputs: a session builds an executor, which takes seconds, for each set of them that is new to it.
+            found = self._session.run({name: info.name for name, info in signature.outputs.items()}, feeds, options)
         except tf.errors.OpError as error:
             code = _STATUS.get(type(error), grpc.StatusCode.INTERNAL)
             raise RequestError(code, short_message(error)) from None
-        return {name: tf.make_tensor_proto(value) for name, value in zip(wanted, found, strict=True)}
+        return {name: _proto(found[name], tf.dtypes.as_dtype(signature.outputs[name].dtype)) for name in wanted}
 
 
 def _load(path: Path) -> tuple[tf.compat.v1.Session, meta_graph_pb2.MetaGraphDef]:
@@ -104,6 +105,12 @@ def _load(path: Path) -> tuple[tf.compat.v1.Session, meta_graph_pb2.MetaGraphDef
 
 
 _STRING = 16  # bytes that a string takes at least
+# Where Tensor::AsProtoField, by which TF Serving answers, puts the elements of each type.
+_FIELDS = {
+    **dict.fromkeys((tf.int32, tf.int16, tf.int8, tf.uint16, tf.uint8), "int_val"),
+    **{tf.float32: "float_val", tf.float64: "double_val", tf.half: "half_val", tf.bfloat16: "half_val", tf.bool: "bool_val"},
+    **{tf.int64: "int64_val", tf.uint32: "uint32_val", tf.uint64: "uint64_val", tf.string: "string_val"},
+}
 
 _STATUS = {
     tf.errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -136,14 +143,30 @@ def _array(name: str, proto: tensor_pb2.TensorProto, info: meta_graph_pb2.Tensor
     if len(sent) != len(shape) or any(want not in (-1, have) for want, have in zip(shape, sent, strict=True)):
         wanted = ", ".join("?" if size == -1 else str(size) for size in shape)
         raise invalid(f"input `{name}` must have the shape [{wanted}]. Received: {sent}.")
+    if min(sent, default=0) < 0:
+        raise invalid(f"input `{name}` has a negative size. Received: {sent}.")
+    if sent and sent[0] > MAX_ROWS:
+        raise invalid(f"Task size {sent[0]} is larger than maximum input batch size {MAX_ROWS}")
+    if 0 in sent[1:]:  # TF Serving fails the whole batch that such a request falls into
+        raise invalid(f'input `{name}` has no entries; a list without entries is one "" (or 0) per row. Received: {sent}.')
     # One value may stand for a tensor of any size: what is sent bounds the message, not what it becomes.
-    if min(sent) < 0 or sent[0] > MAX_ROWS or math.prod(sent) * (expected.size or _STRING) > MAX_MESSAGE:
-        code = grpc.StatusCode.INVALID_ARGUMENT if min(sent) < 0 else grpc.StatusCode.RESOURCE_EXHAUSTED
-        raise RequestError(code, f"input `{name}` may have {MAX_ROWS} rows and {MAX_MESSAGE >> 20} MiB. Received: {sent}.")
+    if math.prod(sent) * (expected.size or _STRING) > MAX_MESSAGE:
+        message = f"input `{name}` may have {MAX_MESSAGE >> 20} MiB. Received: {sent}."
+        raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
     try:
         return tf.make_ndarray(proto).reshape(sent)
     except (ValueError, TypeError) as error:
         raise invalid(f"tensor parsing error: {name} ({str(error)[:200]})") from None
+
+
+def _proto(value: np.ndarray, dtype: tf.DType) -> tensor_pb2.TensorProto:
+    value = np.asarray(value, dtype.as_numpy_dtype)  # a single string comes as bytes
+    made = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+    for size in value.shape:
+        made.tensor_shape.dim.add(size=size)
+    bits = np.frombuffer(value.tobytes(), np.uint16) if _FIELDS[dtype] == "half_val" else value.ravel()
+    getattr(made, _FIELDS[dtype]).extend(bits.tolist())
+    return made
 
 
 def _wanted(output_filter: list[str], signature) -> list[str]:

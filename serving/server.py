@@ -15,7 +15,7 @@ import typer
 
 from mmtfrs.cli.console import CommandLine, run_app
 from mmtfrs.cli.options import Debug
-from mmtfrs.exporting.versions import newest_version
+from mmtfrs.exporting.versions import some_versions
 from serving.limits import MAX_MESSAGE, MAX_SECONDS
 from serving.prometheus import JsonLines
 
@@ -43,7 +43,7 @@ def serve(
     if (folder is None) == (models is None):
         raise typer.BadParameter("give either a folder or --models.")
     if folder is not None:
-        newest_version(folder)  # what is not there is told before TensorFlow is loaded
+        some_versions(folder)  # what is not there is told before TensorFlow is loaded
     from serving.grpc_server import Server
     from serving.model_list import read_models
 

@@ -24,6 +24,13 @@ def versions(folder: str | Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
 
 
+def some_versions(folder: str | Path) -> list[int]:
+    """As `versions`. Raises `ExportError` where there is none."""
+    if found := versions(folder):
+        return found
+    raise ExportError(f"{folder}: holds no version of a model. Export one with `mmtfrs export RUN {folder}`.")
+
+
 @contextlib.contextmanager
 def new_version(folder: str | Path) -> Iterator[Path]:
     """Gives an empty folder beside the versions, and renames it to the next free number when all went well.
@@ -88,10 +95,7 @@ def newest_version(folder: str | Path) -> Path:
     folder = Path(folder)
     if (folder / "saved_model.pb").exists() or (folder / "variables").exists():
         return check_saved_model(folder)
-    found = versions(folder)
-    if not found:
-        raise ExportError(f"{folder}: holds no version of a model. Export one with `mmtfrs export RUN {folder}`.")
-    return check_saved_model(folder / str(found[-1]))
+    return check_saved_model(folder / str(some_versions(folder)[-1]))
 
 
 def carried_model(version: Path) -> Path:

@@ -129,7 +129,8 @@ def test_reflection_describes_the_service(server):
         assert {"tensorflow.serving.PredictionService", "grpc.health.v1.Health"} <= set(described.get_services())
         file = described.FindFileContainingSymbol("tensorflow.serving.PredictionService")
         methods = {service.name: [method.name for method in service.method] for service in file.service}
-        assert methods == {"PredictionService": ["Predict", "GetModelMetadata"], "ModelService": ["GetModelStatus"]}
+        predictions = ["Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata"]
+        assert methods == {"PredictionService": predictions, "ModelService": ["GetModelStatus"]}
         assert "PredictRequest" in str(described.FindFileContainingSymbol("tensorflow.serving.PredictRequest"))
 
 
@@ -241,22 +242,12 @@ def test_the_old_version_is_kept_until_its_last_request_is_answered(tiny, tmp_pa
     shutil.copytree(tiny / "1", tmp_path / "m" / "1")
     model = ServedModel("m", tmp_path / "m")
     assert model.refresh()
-    entered, leave = threading.Event(), threading.Event()
-
-    def hold():
-        with model.lease() as servable:
-            entered.set()
-            leave.wait(60)
-            assert servable.version == 1
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert entered.wait(60)
+    held = model.get()  # as a request holds it
     shutil.copytree(tiny / "1", tmp_path / "m" / "2")
     assert model.refresh() and model.current.version == 2
-    assert model.statuses[1].state == State.UNLOADING
-    leave.set()
-    thread.join()
+    assert model.get(1) is None and held.version == 1 and model.statuses[1].state == State.UNLOADING
+    assert held.predict("popular", _empty(held, "popular"), ["score"])
+    del held
     assert model.statuses[1].state == State.END
 
 
@@ -265,7 +256,7 @@ def test_a_version_whose_warm_up_fails_does_not_serve(tiny, tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "m" / "1" / "assets.extra" / "tf_serving_warmup_requests")) as writer:
         writer.write(b"\xff\xff no prediction log")
     model = ServedModel("m", tmp_path / "m")
-    assert not model.refresh() and model.current is None and model.statuses[1].error_message
+    assert not model.refresh() and model.current is None and model.statuses[1].status.error_message
 
 
 @pytest.mark.slow
@@ -306,7 +297,7 @@ def test_clients_that_hang_up_leave_no_trace(server):
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         for _ in range(50):
             stub.Predict.future(request).cancel()
-    wait_until(lambda: not any(server.models["one"]._in_flight.values()))
+    wait_until(lambda: not server.queue.held)
 
 
 @pytest.mark.slow

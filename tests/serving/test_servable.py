@@ -102,6 +102,6 @@ def test_the_server_gives_up_a_request_whose_client_no_longer_waits(path):
             with Client(f"localhost:{server.port}", "echo", timeout=timeout) as client, pytest.raises(ServingError) as caught:
                 client.predict("spin", {"rounds": np.array([2_000_000_000], np.int32)})
             assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
-        wait_until(lambda: not any(server.models["echo"]._in_flight.values()), 10)
+        wait_until(lambda: not server.queue.held, 10)
     finally:
         server.stop()
