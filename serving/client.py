@@ -19,7 +19,7 @@ from mmtfrs.errors import DataError, Error
 from mmtfrs.exporting import request as messages
 from mmtfrs.exporting.request import Query
 from mmtfrs.utils.text import split_ids
-from serving.limits import MAX_MESSAGE, sizes
+from serving.limits import MAX_MESSAGE, MAX_ROWS, proxy, sizes
 
 app = CommandLine(no_args_is_help=True)
 
@@ -56,7 +56,9 @@ class Client:
         self, target: str, model: str, version: int | None = None, timeout: float = 30.0, retries: int = 3, backoff: float = 0.1
     ) -> None:
         self.model, self.version, self.timeout = model, version, timeout
-        self._channel = grpc.insecure_channel(target, options=[*sizes(), *_retrying(min(retries, 4), max(backoff, 0.01))])
+        self._proxy, past = proxy(target)
+        options = [*sizes(), *past, *_retrying(min(retries, 4), max(backoff, 0.01))]
+        self._channel = grpc.insecure_channel(target, options=options)
         from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
@@ -80,7 +82,9 @@ class Client:
         """
         return results(self.predict(*(query or Query(**question)).request()), 0, k)
 
-    def recommend_many(self, queries: Sequence[Query], k: int | None = None, batch: int = 32) -> list[list[tuple[str, float]]]:
+    def recommend_many(
+        self, queries: Sequence[Query], k: int | None = None, batch: int = MAX_ROWS
+    ) -> list[list[tuple[str, float]]]:
         """As `recommend` for each query, in their order, up to `batch` of them per request.
 
         Raises:
@@ -111,7 +115,8 @@ class Client:
         """The title of each item; "" where it has none, is unknown, or the export was made by a release without titles."""
         if not items or self._definition("titles") is None:
             return [""] * len(items)
-        return messages.title_results(self.predict(*messages.title_request(items)))
+        parts = [items[start : start + MAX_ROWS] for start in range(0, len(items), MAX_ROWS)]
+        return [title for part in parts for title in messages.title_results(self.predict(*messages.title_request(part)))]
 
     def predict(self, signature: str, inputs: dict[str, np.ndarray], outputs: Sequence[str] = ()) -> dict[str, np.ndarray]:
         """Any signature; inputs that are left out are sent empty, as TF Serving wants all of them.
@@ -173,7 +178,8 @@ class Client:
         try:
             return method(request, timeout=self.timeout)
         except grpc.RpcError as error:
-            raise ServingError(error.code(), error.details()) from None
+            by = f" (by way of {self._proxy})" if self._proxy and error.code() == grpc.StatusCode.UNAVAILABLE else ""
+            raise ServingError(error.code(), f"{error.details()}{by}") from None
 
 
 def results(answer: dict[str, np.ndarray], row: int = 0, k: int | None = None) -> list[tuple[str, float]]:

@@ -18,6 +18,7 @@ from serving.limits import MAX_MESSAGE, MAX_SECONDS, sizes
 from serving.model_list import one_model
 from serving.prometheus import Metrics
 from serving.request_queue import Admission, RequestQueue
+from serving.rest import RestServer
 from serving.served_model import ServedModel
 from serving.services import SERVICES, Services
 
@@ -31,6 +32,7 @@ class Server:
         models: the models, or the folder of one (`saved_models/NAME`), with at least one version that loads.
         name: as clients call the model of a folder; the folder's name if None.
         host, port: where to listen; port 0 takes a free one.
+        rest_port: where to answer HTTP as well; nowhere if None.
         poll: seconds between looks for new versions.
         threads: requests worked on at a time; None for two per core, beyond which they only wait for each other.
         queue: requests worked on or waiting; more are refused with RESOURCE_EXHAUSTED.
@@ -47,6 +49,7 @@ class Server:
         name: str | None = None,
         host: str = "127.0.0.1",
         port: int = 8500,
+        rest_port: int | None = None,
         poll: float = 1.0,
         threads: int | None = None,
         queue: int = _QUEUE,
@@ -73,6 +76,7 @@ class Server:
         except RuntimeError:
             message = f"{host}:{port} cannot be listened on: the port is taken or not allowed. Use --port."
             raise ExportError(message) from None
+        self.rest = None if rest_port is None else RestServer(self.services, self.queue, host, rest_port, max_bytes)
         self._stopped = threading.Event()
         self._watcher = threading.Thread(target=self._watch, args=[poll], daemon=True, name="versions")
 
@@ -89,6 +93,9 @@ class Server:
         self._health.enter_graceful_shutdown()
         self._stopped.set()
         self._server.stop(grace).wait()
+        if self.rest is not None:
+            self.rest.shutdown()
+            self.rest.server_close()
 
     def _watch(self, seconds: float) -> None:
         """Looks for new versions every so many seconds until stopped."""

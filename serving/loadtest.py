@@ -22,7 +22,7 @@ from mmtfrs.cli.console import CommandLine, run_app, show
 from mmtfrs.exporting.request import Query, predict_request, stack
 from mmtfrs.utils.text import split_ids
 from serving.client import Client
-from serving.limits import sizes
+from serving.limits import MAX_ROWS, proxy, sizes
 
 if TYPE_CHECKING:
     from tensorflow_serving.apis import predict_pb2
@@ -65,7 +65,7 @@ def run_load(target: str, request: predict_pb2.PredictRequest, rate: float, seco
 
     due = np.cumsum(np.random.default_rng(seed).exponential(1.0 / rate, int(rate * seconds)))
     ended: queue.SimpleQueue[tuple[grpc.StatusCode, float, float]] = queue.SimpleQueue()
-    with grpc.insecure_channel(target, options=sizes()) as channel:
+    with grpc.insecure_channel(target, options=[*sizes(), *proxy(target)[1]]) as channel:
         predict = PredictionServiceStub(channel).Predict
         start = time.perf_counter()
         for when in due:
@@ -102,7 +102,7 @@ def loadtest(
     user: options.User = "",
     history: options.History = "",
     text: options.QueryText = "",
-    rows: Annotated[int, typer.Option(min=1, help="Queries per request.")] = 1,
+    rows: Annotated[int, typer.Option(min=1, max=MAX_ROWS, help="Queries per request.")] = 1,
     picture: Annotated[Path | None, typer.Option(help="Where a picture of the latencies goes.")] = None,
     as_json: options.Json = False,
     debug: options.Debug = False,

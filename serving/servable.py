@@ -106,10 +106,14 @@ def _load(path: Path) -> tuple[tf.compat.v1.Session, meta_graph_pb2.MetaGraphDef
 
 _STRING = 16  # bytes that a string takes at least
 # Where Tensor::AsProtoField, by which TF Serving answers, puts the elements of each type.
-_FIELDS = {
-    **dict.fromkeys((tf.int32, tf.int16, tf.int8, tf.uint16, tf.uint8), "int_val"),
-    **{tf.float32: "float_val", tf.float64: "double_val", tf.half: "half_val", tf.bfloat16: "half_val", tf.bool: "bool_val"},
-    **{tf.int64: "int64_val", tf.uint32: "uint32_val", tf.uint64: "uint64_val", tf.string: "string_val"},
+FIELDS = {
+    tf.as_dtype(each): field
+    for field, names in {
+        "int_val": ("int32", "int16", "int8", "uint16", "uint8"),
+        "half_val": ("half", "bfloat16"),
+        **{f"{name}_val": (name,) for name in ("float", "double", "bool", "int64", "uint32", "uint64", "string")},
+    }.items()
+    for each in names
 }
 
 _STATUS = {
@@ -155,7 +159,7 @@ def _array(name: str, proto: tensor_pb2.TensorProto, info: meta_graph_pb2.Tensor
         raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
     try:
         return tf.make_ndarray(proto).reshape(sent)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise invalid(f"tensor parsing error: {name} ({str(error)[:200]})") from None
 
 
@@ -164,8 +168,8 @@ def _proto(value: np.ndarray, dtype: tf.DType) -> tensor_pb2.TensorProto:
     made = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
     for size in value.shape:
         made.tensor_shape.dim.add(size=size)
-    bits = np.frombuffer(value.tobytes(), np.uint16) if _FIELDS[dtype] == "half_val" else value.ravel()
-    getattr(made, _FIELDS[dtype]).extend(bits.tolist())
+    bits = np.frombuffer(value.tobytes(), np.uint16) if FIELDS[dtype] == "half_val" else value.ravel()
+    getattr(made, FIELDS[dtype]).extend(bits.tolist())
     return made
 
 

@@ -28,6 +28,7 @@ def serve(
     folder: Annotated[Path | None, typer.Argument(help="saved_models/NAME")] = None,
     models: Annotated[Path | None, typer.Option("--models", help="A models.config instead of one folder.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8500,
+    rest_port: Annotated[int | None, typer.Option(min=0, max=65535, help="REST over HTTP as well; 0 is a free one.")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 listens on every interface.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="As clients call the model; the folder's name otherwise.")] = None,
     poll: Annotated[float, typer.Option(help="Seconds between looks for new versions.")] = 1.0,
@@ -53,10 +54,12 @@ def serve(
     log.propagate = False
     log.setLevel(logging.DEBUG if log_requests else logging.INFO)
     found = folder if models is None else read_models(models)
-    server = Server(found, name, host, port, poll, max_bytes=max_mib << 20, seconds=max_seconds)
+    server = Server(found, name, host, port, rest_port, poll, max_bytes=max_mib << 20, seconds=max_seconds)
     if metrics_port is not None:
         http = server.metrics.serve(metrics_port, host)
         print(f"metrics on http://{host}:{http.server_port}/metrics", flush=True)
+    if server.rest is not None:
+        print(f"REST on http://{host}:{server.rest.server_port}/v1/models", flush=True)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

@@ -16,6 +16,7 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     inference_pb2,
+    model_pb2,
     predict_pb2,
     regression_pb2,
 )
@@ -36,7 +37,7 @@ _METHODS = {
         "GetModelMetadata": (get_model_metadata_pb2.GetModelMetadataRequest, get_model_metadata_pb2.GetModelMetadataResponse),
     },
     "ModelService": {
-        "GetModelStatus": (get_model_status_pb2.GetModelStatusRequest, get_model_status_pb2.GetModelStatusResponse),
+        "GetModelStatus": (get_model_status_pb2.GetModelStatusRequest, get_model_status_pb2.GetModelStatusResponse)
     },
 }
 SERVICES = tuple(f"{_PACKAGE}.{name}" for name in _METHODS)
@@ -85,7 +86,9 @@ class Services:
         """Registers both services and describes them to clients, as grpcurl, that ask by reflection."""
         for service, methods in _METHODS.items():
             handlers = {
-                method: grpc.unary_unary_rpc_method_handler(self._behavior(method), asked.FromString, answered.SerializeToString)
+                method: grpc.unary_unary_rpc_method_handler(
+                    self._behavior(method), asked.FromString, answered.SerializeToString
+                )
                 for method, (asked, answered) in methods.items()
             }
             server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(f"{_PACKAGE}.{service}", handlers)])
@@ -104,7 +107,7 @@ class Services:
 
     def _Predict(self, request, left: float) -> Message:
         signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        servable = self._servable(request)
+        servable = self.servable(_checked(request))
         outputs = servable.predict(signature, dict(request.inputs), list(request.output_filter), left)
         return predict_pb2.PredictResponse(
             model_spec=model_spec(request.model_spec.name, signature, servable.version), outputs=outputs
@@ -117,7 +120,7 @@ class Services:
         for field in request.metadata_field:
             if field != "signature_def":
                 raise invalid(f"Metadata field {field} is not supported")
-        servable = self._servable(request)
+        servable = self.servable(request.model_spec)
         spec = model_spec(request.model_spec.name, version=servable.version)
         response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=spec)
         found = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signature_defs)
@@ -148,17 +151,13 @@ class Services:
 
     def _refuse_examples(self, request, method: str, absent: str) -> None:
         """Raises what TF Serving says to requests of `tf.Example` for a signature that takes tensors, as all of ours."""
-        name = _checked(request).signature_name or DEFAULT_SIGNATURE
-        signature = self._servable(request).signature_defs.get(name)
-        if signature is None:
-            raise invalid(f"{absent}: {name}")
+        signature = self.signature(_checked(request), absent + ": {}")
         if method not in _EXAMPLES or method == signature.method_name:
             raise RequestError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported signature method_name: {method}")
         raise invalid(f"Expected {_EXAMPLES[method]} signature method_name to be {method}. Was: {signature.method_name}")
 
-    def _servable(self, request) -> Servable:
+    def servable(self, spec: model_pb2.ModelSpec) -> Servable:
         """The version that a request asks for. Raises `RequestError` in TF Serving's words."""
-        spec = _checked(request)
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
         model = self.models.get(spec.name)
@@ -172,6 +171,13 @@ class Services:
             which = f"Latest({spec.name})" if version is None else f"Specific({spec.name}, {version})"
             raise RequestError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {which}")
         return servable
+
+    def signature(self, spec: model_pb2.ModelSpec, absent: str = 'Serving signature name: "{}" not found in signature def'):
+        """The SignatureDef that a request asks for. Raises `RequestError` INVALID_ARGUMENT with the text `absent`."""
+        name = spec.signature_name or DEFAULT_SIGNATURE
+        if (found := self.servable(spec).signature_defs.get(name)) is None:
+            raise invalid(absent.format(name))
+        return found
 
     def _known_names(self, spec, method: str) -> tuple[str, str]:
         """What a request is counted under: names come from clients, and one that is not served would make a new series for
@@ -202,8 +208,9 @@ def _described() -> descriptor_pb2.FileDescriptorProto:
     described = descriptor_pb2.FileDescriptorProto(name="mmtfrs_services.proto", package=_PACKAGE, syntax="proto3")
     for name, methods in _METHODS.items():
         service = described.service.add(name=name)
-        for method, (asked, answered) in methods.items():
-            service.method.add(name=method, input_type=f".{asked.DESCRIPTOR.full_name}", output_type=f".{answered.DESCRIPTOR.full_name}")
-            if asked.DESCRIPTOR.file.name not in described.dependency:
-                described.dependency.append(asked.DESCRIPTOR.file.name)
+        for method, (asks, answers) in methods.items():
+            asked, answered = (f".{message.DESCRIPTOR.full_name}" for message in (asks, answers))
+            service.method.add(name=method, input_type=asked, output_type=answered)
+            if asks.DESCRIPTOR.file.name not in described.dependency:
+                described.dependency.append(asks.DESCRIPTOR.file.name)
     return described

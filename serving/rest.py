@@ -1,0 +1,184 @@
+"""TF Serving's REST interface over the same services: status, metadata, and predict in rows or in columns."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from tensorflow.core.framework import tensor_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
+
+from mmtfrs.errors import ExportError
+from serving.request_queue import FULL, RequestQueue
+from serving.servable import FIELDS, RequestError, invalid
+from serving.services import Services
+
+_MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d{1,18})|/labels/([^/:]+))?"
+_ROUTES = {"POST": re.compile(_MODEL + ":(predict)", re.I), "GET": re.compile(_MODEL + "(/metadata)?", re.I)}
+_ASKED = {
+    None: ("GetModelStatus", get_model_status_pb2.GetModelStatusRequest, {}),
+    "/metadata": ("GetModelMetadata", get_model_metadata_pb2.GetModelMetadataRequest, {"metadata_field": ["signature_def"]}),
+}
+_HTTP = {"NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429, "UNIMPLEMENTED": 501, "INTERNAL": 500, "DEADLINE_EXCEEDED": 504}
+
+
+class RestServer(ThreadingHTTPServer):
+    """Answers HTTP until `shutdown`; predictions wait in the queue of the gRPC requests.
+
+    Args:
+        services: what answers.
+        queue: where predictions wait.
+        host, port: where to listen; port 0 takes a free one, which is then `server_port`.
+        most: bytes of a request.
+
+    Raises:
+        ExportError: the port is taken or not allowed.
+    """
+
+    def __init__(self, services: Services, queue: RequestQueue, host: str, port: int, most: int) -> None:
+        self.services, self.queue, self.most = services, queue, most
+        try:
+            super().__init__((host, port), _Handler)
+        except OSError as error:
+            raise ExportError(f"{host}:{port} cannot be listened on ({error}). Use --rest-port.") from None
+        threading.Thread(target=self.serve_forever, daemon=True, name="rest").start()
+
+    def answer(self, verb: str, path: str, body: bytes) -> dict:
+        """The JSON of an answer. Raises `RequestError`."""
+        if (found := _ROUTES[verb].fullmatch(path)) is None:
+            raise invalid(f"Malformed request: {verb} {path}")
+        name, version, label, what = found.groups()
+        spec = model_pb2.ModelSpec(name=urllib.parse.unquote(name), version_label=urllib.parse.unquote(label or ""))
+        if version:
+            spec.version.value = int(version)
+        if verb == "GET":
+            method, kind, fields = _ASKED[what]
+            return _said(self.services.answer(method, kind(model_spec=spec, **fields)))
+        try:
+            if self.queue.full:
+                raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, FULL)
+            request, rows = self._request(spec, body)
+        except RequestError as error:
+            self.services.metrics.observe("unknown", "Predict", error.code.name, 0.0)
+            raise
+        answer = self.queue.submit(self.services.answer, "Predict", request).result()
+        outputs = {name: _plain(name, tensor) for name, tensor in answer.outputs.items()}
+        only = next(iter(outputs.values())) if len(outputs) == 1 else None
+        if rows is None:
+            return {"outputs": outputs if only is None else only}
+        for name, value in outputs.items():
+            if not isinstance(value, list) or len(value) != rows:
+                raise invalid(f"Tensor name: {name} has inconsistent batch size or none, expecting: {rows}")
+        return {"predictions": only or [{name: value[row] for name, value in outputs.items()} for row in range(rows)]}
+
+    def _request(self, spec: model_pb2.ModelSpec, body: bytes) -> tuple[predict_pb2.PredictRequest, int | None]:
+        """The request of a body, and its rows; None where it came in columns."""
+        try:
+            asked = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise invalid(f"JSON Parse error: {error}") from None
+        if not isinstance(asked, dict) or len({"instances", "inputs"} & set(asked)) != 1:
+            raise invalid("Missing 'inputs' or 'instances' key; a request has one of them")
+        spec.signature_name = str(asked.get("signature_name", ""))
+        inputs = self.services.signature(spec).inputs
+        rows = asked.get("instances")
+        values = asked["inputs"] if rows is None else _columns(rows, inputs)
+        if len(inputs) == 1 and not (isinstance(values, dict) and set(values) == set(inputs)):
+            values = dict.fromkeys(inputs, values)  # the only input need not be named
+        request = predict_pb2.PredictRequest(model_spec=spec)
+        for name, info in inputs.items():
+            if not isinstance(values, dict) or name not in values:
+                raise invalid(f"Missing named input: {name} in 'inputs' object.")
+            request.inputs[name].CopyFrom(_tensor(values[name], tf.dtypes.as_dtype(info.dtype)))
+        return request, None if rows is None else len(rows)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version, timeout = "HTTP/1.1", 60  # seconds that a client may be silent
+
+    def do_GET(self) -> None:
+        length, code, answer = self.headers.get("Content-Length", "0"), 200, {}
+        try:
+            if not length.isdecimal() or "Transfer-Encoding" in self.headers or int(length) > self.server.most:
+                self.close_connection = True  # what follows is not read
+                raise invalid(f"a request needs a Content-Length of at most {self.server.most} bytes")
+            answer = self.server.answer(self.command, self.path, self.rfile.read(int(length)))
+        except RequestError as error:
+            code, answer = _HTTP.get(error.code.name, 400), {"error": str(error)}
+        body = json.dumps(answer, indent=1).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *_) -> None:
+        """The services log."""
+
+
+def _said(answer: Message) -> dict:
+    """Status and metadata as stock prints them."""
+    how = {"including_default_value_fields": True, "preserving_proto_field_name": True}
+    if isinstance(answer, get_model_status_pb2.GetModelStatusResponse):
+        return json_format.MessageToDict(answer, **how)
+    found = get_model_metadata_pb2.SignatureDefMap.FromString(answer.metadata["signature_def"].value)
+    spec, found = (json_format.MessageToDict(each, **how) for each in (answer.model_spec, found))
+    return {"model_spec": spec, "metadata": {"signature_def": found}}
+
+
+def _columns(rows, names) -> dict | list:
+    """`{input: its value in each row}`, or the rows as they are where the only input is not named."""
+    if not isinstance(rows, list) or not rows:
+        raise invalid("Expecting 'instances' to be a list/array with values")
+    if len(names) == 1 and not any(isinstance(row, dict) and set(row) == set(names) for row in rows):
+        return rows
+    for place, row in enumerate(rows):
+        if not isinstance(row, dict) or set(row) != set(names):
+            raise invalid(f"Failed to process element: {place} of 'instances' list. keys must be equal to: {','.join(names)}")
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _tensor(value, dtype: tf.DType) -> tensor_pb2.TensorProto:
+    made, level = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum), [value]
+    while level and isinstance(level[0], list):
+        size = len(level[0])
+        if any(not isinstance(each, list) or len(each) != size for each in level):
+            raise invalid(f"Encountered list at unexpected size, expected size: {size}")
+        made.tensor_shape.dim.add(size=size)
+        level = [each for part in level for each in part]
+    kind = {tf.string: (str, dict), tf.bool: bool}.get(dtype, int if dtype.is_integer else (int, float))
+    for each in level:
+        if not isinstance(each, kind) or isinstance(each, bool) != (dtype == tf.bool):
+            raise invalid(f"JSON Value: {json.dumps(each)[:80]} is not of expected type: {dtype.name}")
+    try:
+        if dtype == tf.string:
+            level = [each.encode() if isinstance(each, str) else base64.b64decode(each["b64"], validate=True) for each in level]
+        getattr(made, FIELDS[dtype]).extend(level)
+    except (ValueError, TypeError, KeyError) as error:
+        raise invalid(f"JSON Value not formatted correctly for {dtype.name}: {error}") from None
+    return made
+
+
+def _plain(name: str, tensor: tensor_pb2.TensorProto):
+    """Lists of an output: bytes in base64 where the name says that they are bytes, floats with the digits that they have."""
+    array = tf.make_ndarray(tensor)
+    if array.dtype == object:
+        as_bytes = name.endswith("_bytes")
+        write = np.frompyfunc(
+            lambda it: {"b64": base64.b64encode(it).decode()} if as_bytes else it.decode(errors="replace"), 1, 1
+        )
+        return np.asarray(write(array), object).tolist()
+    if array.dtype.kind in "biu":
+        return array.tolist()
+    return array.astype(np.float64 if array.dtype == np.float64 else np.float32).astype(str).astype(float).tolist()
