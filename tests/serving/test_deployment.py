@@ -16,6 +16,8 @@ from conftest import ROOT
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from serving.limits import MAX_ROWS
+
 FOLDER = ROOT / "serving"
 # Of tensorflow_model_server 2.16, `main.cc`.
 FLAGS = {
@@ -59,7 +61,9 @@ def test_batching_config_fits_the_signatures():
     text = (FOLDER / "batching.config").read_text()
     sizes = [int(size) for size in re.findall(r"^allowed_batch_sizes: (\d+)", text, re.M)]
     # TF Serving refuses sizes that do not rise to the largest batch; lists of different lengths need padding.
-    assert sizes == sorted(sizes) and sizes[-1] == int(re.search(r"max_batch_size \{ value: (\d+) \}", text).group(1))
+    assert (
+        sizes == sorted(sizes) and sizes[-1] == int(re.search(r"max_batch_size \{ value: (\d+) \}", text).group(1)) == MAX_ROWS
+    )
     assert "pad_variable_length_inputs: true" in text
 
 

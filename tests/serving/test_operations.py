@@ -237,6 +237,15 @@ def test_repetitions_end_at_the_deadline():
     assert flaky.calls == 1 and caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+def _empty(servable, signature):
+    """A request of one row that says nothing."""
+    made = {}
+    for name, info in servable.signature_defs[signature].inputs.items():
+        dtype = tf.dtypes.as_dtype(info.dtype)
+        made[name] = tf.make_tensor_proto(np.full([1] * len(info.tensor_shape.dim), b"" if dtype == tf.string else 0), dtype)
+    return made
+
+
 @pytest.mark.slow
 def test_the_old_version_is_kept_until_its_last_request_is_answered(tiny, tmp_path):
     shutil.copytree(tiny / "1", tmp_path / "m" / "1")

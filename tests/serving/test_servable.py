@@ -11,8 +11,10 @@ import pytest
 from conftest import wait_until
 
 from mmtfrs._keras import tf
+from mmtfrs.exporting.request import predict_request
 from serving.client import Client, ServingError
 from serving.grpc_server import Server
+from serving.request_queue import FULL
 from serving.servable import RequestError, Servable
 
 TEXTS = [b"", b"a", b"exactly twenty-two byt", b"and this one has more than twenty-two", b"\0nul\0", "übergröße".encode()]
@@ -70,6 +72,41 @@ def test_strings_of_every_length_and_every_type_come_through(servable):
     assert none["text"].shape == (0,) and none["double"].shape == (0, 2)
 
 
+def test_answers_are_in_the_fields_that_tf_serving_fills(servable):
+    sent = {"text": tf.make_tensor_proto(TEXTS[:2]), "number": tf.make_tensor_proto([[0.5, -2.0], [3.0, 4.0]])}
+    found = servable.predict("echo", sent, [])
+    assert list(found["double"].float_val) == [1.0, -4.0, 6.0, 8.0] and list(found["count"].int_val) == [2]
+    assert list(found["flag"].bool_val) == [True, False, True, True] and list(found["same"].string_val) == TEXTS[:2]
+    assert list(found["half"].half_val) == [0x3F00, 0xC000, 0x4040, 0x4080]  # bfloat16: the first half of float32's bits
+    assert [dim.size for dim in found["double"].tensor_shape.dim] == [2, 2] and not found["count"].tensor_shape.dim
+    assert not any(tensor.tensor_content for tensor in found.values())
+
+
+def test_a_filter_takes_of_the_same_run(servable, monkeypatch):
+    fetched = []
+    run = type(servable._session).run
+    monkeypatch.setattr(
+        type(servable._session), "run", lambda self, fetches, *rest: fetched.append(fetches) or run(self, fetches, *rest)
+    )
+    sent = {"text": tf.make_tensor_proto(TEXTS[:1]), "number": tf.make_tensor_proto([[0.5, -2.0]])}
+    for wanted in ([], ["text"], ["flag", "double"]):
+        assert list(servable.predict("echo", sent, wanted)) == (wanted or list(servable.signature_defs["echo"].outputs))
+    assert fetched[0] == fetched[1] == fetched[2]  # else the session would build an executor for each
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "reason"),
+    [
+        (np.full(33, b"", object), np.zeros((33, 2), np.float32), "^Task size 33 is larger than maximum input batch size 32$"),
+        (np.full(2, b"", object), np.zeros((2, 0), np.float32), r"input `number` must have the shape \[\?, 2\]"),
+    ],
+)
+def test_sizes_that_are_refused(servable, text, number, reason):
+    with pytest.raises(RequestError, match=reason) as caught:
+        _run(servable, "echo", text=text, number=number)
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_what_the_graph_refuses_is_an_invalid_argument(servable):
     with pytest.raises(RequestError, match="rows") as caught:
         _run(servable, "echo", text=np.array(TEXTS, object), number=np.zeros((2, 2), np.float32))
@@ -92,6 +129,29 @@ def test_a_cancelled_run_leaves_others_alone(servable):
         _run(servable, "spin", 0.05, rounds=np.array([2_000_000_000], np.int32))
     other.join(60)
     assert len(found) == 1
+
+
+def test_a_full_queue_refuses_every_call_and_counts_it(path, monkeypatch):
+    server, leave = Server(path.parent, "echo", port=0, threads=1, queue=3).start(), threading.Event()
+    servable = server.models["echo"].get()
+    predict = servable.predict
+    monkeypatch.setattr(servable, "predict", lambda *asked: leave.wait(60) and predict(*asked))
+    request = predict_request("echo", "echo", {"text": np.array([b"x" * 100_000]), "number": np.zeros((1, 2), np.float32)})
+    try:
+        with Client(f"localhost:{server.port}", "echo", retries=0) as client:
+            held = [client._prediction.Predict.future(request, timeout=60) for _ in range(3)]
+            wait_until(lambda: server.queue.full, 10)
+            refused = [client._prediction.Predict.future(request, timeout=60) for _ in range(100)]
+            assert {(call.code().name, call.details()) for call in refused} == {("RESOURCE_EXHAUSTED", FULL)}
+            leave.set()
+            assert {call.code().name for call in held} == {"OK"}
+            wait_until(lambda: not server.queue.held, 10)
+            assert client.predict("echo", {"text": np.array([b"x"], object), "number": np.zeros((1, 2), np.float32)})
+    finally:
+        leave.set()
+        server.stop(0)
+    labels = {"model": "unknown", "signature": "Predict", "code": "RESOURCE_EXHAUSTED"}
+    assert server.metrics.registry.get_sample_value("mmtfrs_requests_total", labels) == 100
 
 
 @pytest.mark.slow

@@ -15,10 +15,14 @@ import pytest
 from conftest import run_cli, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_service_pb2_grpc,
+    predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 from mmtfrs.errors import ExportError
@@ -27,6 +31,8 @@ from mmtfrs.exporting.request import Query, predict_request, results
 from serving.client import Client, ServingError
 from serving.client import results as answers
 from serving.grpc_server import Server
+
+SPEC, NONE = {"name": "small"}, {"name": "small", "signature_name": "none"}
 
 
 @pytest.fixture(scope="module", params=["local", "tensorflow_model_server"])
@@ -159,6 +165,11 @@ def _version(request, number):
     return request
 
 
+def _labeled(request, label):
+    request.model_spec.version_label = label
+    return request
+
+
 def _filter(request, *names):
     request.output_filter.extend(names)
     return request
@@ -169,7 +180,9 @@ def _filter(request, *names):
     [
         (lambda: _request(name="other"), "NOT_FOUND", "Servable not found for request: Latest(other)"),
         (lambda: _version(_request(), 77), "NOT_FOUND", "Servable not found for request: Specific(small, 77)"),
-        (lambda: _request(name=""), "INVALID_ARGUMENT", "Missing ModelSpec"),
+        (lambda: _request(name=""), "INVALID_ARGUMENT", "ModelSpec has no name specified."),
+        (lambda: predict_pb2.PredictRequest(), "INVALID_ARGUMENT", "Missing ModelSpec"),
+        (lambda: _labeled(_request(), "none"), "INVALID_ARGUMENT", "Unrecognized servable version label: none"),
         (lambda: _request("nothing"), "FAILED_PRECONDITION", 'Serving signature key "nothing" not found.'),
         (lambda: _request(drop=["exclude"]), "INVALID_ARGUMENT", "Missing but required: {exclude}"),
         (lambda: _request(extra=np.array([1])), "INVALID_ARGUMENT", "Sent extra: {extra}"),
@@ -188,6 +201,44 @@ def _filter(request, *names):
 def test_refusals_as_tf_serving_words_them(stub, request_, code, text):
     found = _refusal(stub.Predict, request_())
     assert found[0] == code and text in found[1]
+
+
+WAS = "signature method_name to be tensorflow/serving/{}. Was: tensorflow/serving/predict"
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "text"),
+    [
+        (
+            "Classify",
+            classification_pb2.ClassificationRequest(model_spec=SPEC),
+            "Expected classification " + WAS.format("classify"),
+        ),
+        ("Regress", regression_pb2.RegressionRequest(model_spec=SPEC), "Expected regression " + WAS.format("regress")),
+        (
+            "MultiInference",
+            inference_pb2.MultiInferenceRequest(tasks=[{"model_spec": SPEC, "method_name": "tensorflow/serving/regress"}]),
+            "Expected regression " + WAS.format("regress"),
+        ),
+        ("Classify", classification_pb2.ClassificationRequest(model_spec=NONE), "No signature was found with the name: none"),
+        ("Regress", regression_pb2.RegressionRequest(), "Missing ModelSpec"),
+        ("MultiInference", inference_pb2.MultiInferenceRequest(), "ModelSpec has no name specified."),
+        (
+            "MultiInference",
+            inference_pb2.MultiInferenceRequest(tasks=[{"model_spec": NONE}]),
+            "Requested signature not found in model graph: none",
+        ),
+    ],
+)
+def test_signatures_of_tensors_answer_no_examples(server, method, request_, text):
+    with grpc.insecure_channel(f"localhost:{server.port}") as channel:
+        call = channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}", type(request_).SerializeToString)
+        assert _refusal(call, request_) == ("INVALID_ARGUMENT", text)
+
+
+def test_lists_without_width(stub):
+    code, text = _refusal(stub.Predict, _request(history=np.zeros((1, 0), object)))
+    assert code == "INVALID_ARGUMENT" and 'input `history` has no entries; a list without entries is one ""' in text
 
 
 def test_bytes_that_are_no_picture(client):
@@ -221,16 +272,19 @@ def test_unknown_users_and_items_are_answered(client):
 def test_health(server):
     with grpc.insecure_channel(f"localhost:{server.port}") as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        for service in ("", "tensorflow.serving.PredictionService"):
+        for service in ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"):
             assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_status_of_unknown_models(server):
     with grpc.insecure_channel(f"localhost:{server.port}") as channel:
         request = get_model_status_pb2.GetModelStatusRequest()
+        ask = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus
+        assert _refusal(ask, request) == ("INVALID_ARGUMENT", "Missing ModelSpec")
         request.model_spec.name = "other"
-        found = _refusal(model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus, request)
-        assert found == ("NOT_FOUND", "Could not find any versions of model other")
+        assert _refusal(ask, request) == ("NOT_FOUND", "Could not find any versions of model other")
+        request.model_spec.version.value = 7
+        assert _refusal(ask, request) == ("NOT_FOUND", "Could not find version 7 of model other")
 
 
 @pytest.fixture
@@ -280,6 +334,19 @@ def test_server_errors(tiny, tmp_path, server):
     (tmp_path / "m" / "1" / "saved_model.pb").write_bytes(b"corrupt")
     with pytest.raises(ExportError, match="no version can be loaded"):
         Server(tmp_path / "m", port=0)
+
+
+@pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
+def test_proxies(server, monkeypatch, variable):
+    """Nobody listens on port 1."""
+    monkeypatch.setenv(variable, "http://me:secret@127.0.0.1:1")
+    for target in ("localhost", "127.0.0.1"):
+        with Client(f"{target}:{server.port}", "small", retries=0) as client:
+            assert client.status()[1] == "AVAILABLE"
+    with Client("192.0.2.1:8500", "small", retries=0, timeout=20) as client, pytest.raises(ServingError) as caught:
+        client.status()
+    assert caught.value.code == grpc.StatusCode.UNAVAILABLE
+    assert f"(by way of {variable}=127.0.0.1:1)" in str(caught.value) and "secret" not in str(caught.value)
 
 
 def test_client_errors():

@@ -66,8 +66,9 @@ def _states(model):
     ],
 )
 def test_policies(put, tmp_path, policy, answering):
-    folder = [put(version) for version in (1, 3, 4)][0]
-    put(2, lacks="saved_model.pb")
+    for version in (1, 3, 4):
+        put(version)
+    folder = put(2, lacks="saved_model.pb")
     (tmp_path / "models.config").write_text(
         f'model_config_list {{ config {{ name: "m" base_path: "{folder}" model_version_policy {{ {policy} }} }} }}'
     )
