@@ -22,7 +22,7 @@ from serving.rest import RestServer
 from serving.served_model import ServedModel
 from serving.services import SERVICES, Services
 
-_QUEUE = 4096
+_QUEUE, _PENDING = 4096, 1 << 20
 
 
 class Server:
@@ -66,7 +66,13 @@ class Server:
         self.metrics = Metrics()
         self.services = Services(self.models, self.metrics, seconds)
         self.queue = RequestQueue(threads or 2 * (os.cpu_count() or 1), queue)
-        options = [*sizes(max_bytes), ("grpc.so_reuseport", 0)]  # two servers on one port would share its requests silently
+        options = [
+            *sizes(max_bytes),
+            ("grpc.so_reuseport", 0),  # two servers on one port would share its requests silently
+            # gRPC's own limits, 1000 and 3000 by default, end calls with CANCELLED before `Admission` has seen them.
+            ("grpc.server.max_pending_requests", _PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", _PENDING),
+        ]
         self._server = grpc.server(self.queue, interceptors=[Admission(self.queue, self.metrics)], options=options)
         self._health = health.HealthServicer()
         self.services.add_to(self._server)
