@@ -43,11 +43,8 @@ class RequestQueue(ThreadPoolExecutor):
 
 
 class Admission(grpc.ServerInterceptor):
-    """Refuses calls while the queue is full, with RESOURCE_EXHAUSTED.
-
-    gRPC's own `maximum_concurrent_rpcs` refuses a call before its request has been read, which some clients see as CANCELLED.
-    Here a refused call is read to its end, on threads of its own.
-    """
+    """Refuses calls while the queue is full, with RESOURCE_EXHAUSTED on threads of its own, and counts them: those that gRPC's
+    `maximum_concurrent_rpcs` refuses are seen by nobody."""
 
     def __init__(self, queue: RequestQueue, metrics: Metrics) -> None:
         self._queue, self._metrics = queue, metrics
