@@ -50,7 +50,7 @@ class RestServer(ThreadingHTTPServer):
             super().__init__((host, port), _Handler)
         except OSError as error:
             raise ExportError(f"{host}:{port} cannot be listened on ({error}). Use --rest-port.") from None
-        threading.Thread(target=self.serve_forever, daemon=True, name="rest").start()
+        threading.Thread(target=self.serve_forever, args=[0.05], daemon=True, name="rest").start()
 
     def answer(self, verb: str, path: str, body: bytes) -> dict:
         """The JSON of an answer. Raises `RequestError`."""
@@ -165,7 +165,7 @@ def _tensor(value, dtype: tf.DType) -> tensor_pb2.TensorProto:
         if dtype == tf.string:
             level = [each.encode() if isinstance(each, str) else base64.b64decode(each["b64"], validate=True) for each in level]
         getattr(made, FIELDS[dtype]).extend(level)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise invalid(f"JSON Value not formatted correctly for {dtype.name}: {error}") from None
     return made
 

@@ -63,11 +63,11 @@ class Services:
             RequestError: it is refused, its time is over, or something went wrong that nobody foresaw: that is INTERNAL, and
                 the log has the traceback.
         """
-        start, code = time.perf_counter(), grpc.StatusCode.OK
+        start, code, left = time.perf_counter(), grpc.StatusCode.OK, min(left, self.seconds)
         try:
             if left <= 0:
                 raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the request was begun")
-            return getattr(self, f"_{method}")(request, min(left, self.seconds))
+            return getattr(self, f"_{method}")(request, left)
         except RequestError as error:
             code = error.code
             raise

@@ -291,11 +291,14 @@ def _raw(port):
 
 def test_requests_that_are_too_large_are_refused_and_the_server_lives(server):
     request = predict_request("one", "", {"text": np.array([b"x" * (65 << 20)], object)})
+    calls = server.metrics.registry.get_sample_value
+    before = calls("mmtfrs_calls_total")
     with _raw(server.port) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
             stub.Predict(request, timeout=60)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert calls("mmtfrs_calls_total") == before + 1
     with Client(f"localhost:{server.port}", "one") as client:
         assert client.recommend(user="u3", k=1)
 
