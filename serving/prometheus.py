@@ -28,9 +28,11 @@ class Metrics:
         """Counts a call before its request is read: one that is too large, or whose client hangs up, is counted here alone."""
         self._began.inc()
 
-    def observe(self, model: str, signature: str, code: str, seconds: float) -> None:
+    def observe(self, model: str, signature: str, code: str, seconds: float | None = None) -> None:
+        """Counts a request; those that were not begun took no time."""
         self._requests.labels(model, signature, code).inc()
-        self._latency.labels(model, signature).observe(seconds)
+        if seconds is not None:
+            self._latency.labels(model, signature).observe(seconds)
 
     def serve(self, port: int, host: str):
         """Answers `GET /metrics` on another thread; returns the HTTP server, whose `server_port` says where.

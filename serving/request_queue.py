@@ -60,5 +60,5 @@ class Admission(grpc.ServerInterceptor):
         self._metrics.began()
         if handler is None or handler.request_streaming or not self._queue.full:
             return handler
-        self._metrics.observe("unknown", details.method.rpartition("/")[2], grpc.StatusCode.RESOURCE_EXHAUSTED.name, 0.0)
+        self._metrics.observe("unknown", details.method.rpartition("/")[2], "RESOURCE_EXHAUSTED")
         return self._refusal

@@ -15,7 +15,9 @@ import tensorflow as tf
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from tensorflow.core.framework import tensor_pb2
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
+from tensorflow_serving.apis import model_pb2, predict_pb2
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 
 from mmtfrs.errors import ExportError
 from serving.request_queue import FULL, RequestQueue
@@ -24,21 +26,11 @@ from serving.services import Services
 
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d{1,18})|/labels/([^/:]+))?"
 _ROUTES = {"POST": re.compile(_MODEL + ":(predict)", re.I), "GET": re.compile(_MODEL + "(/metadata)?", re.I)}
-_ASKED = {
-    None: ("GetModelStatus", get_model_status_pb2.GetModelStatusRequest, {}),
-    "/metadata": ("GetModelMetadata", get_model_metadata_pb2.GetModelMetadataRequest, {"metadata_field": ["signature_def"]}),
-}
 _HTTP = {"NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429, "UNIMPLEMENTED": 501, "INTERNAL": 500, "DEADLINE_EXCEEDED": 504}
 
 
 class RestServer(ThreadingHTTPServer):
-    """Answers HTTP until `shutdown`; predictions wait in the queue of the gRPC requests.
-
-    Args:
-        services: what answers.
-        queue: where predictions wait.
-        host, port: where to listen; port 0 takes a free one, which is then `server_port`.
-        most: bytes of a request.
+    """Answers HTTP until `shutdown`; predictions, of at most so many bytes, wait in the queue of the gRPC requests.
 
     Raises:
         ExportError: the port is taken or not allowed.
@@ -61,14 +53,14 @@ class RestServer(ThreadingHTTPServer):
         if version:
             spec.version.value = int(version)
         if verb == "GET":
-            method, kind, fields = _ASKED[what]
-            return _said(self.services.answer(method, kind(model_spec=spec, **fields)))
+            status = GetModelStatusRequest(model_spec=spec)
+            return self._metadata(spec) if what else _said(self.services.answer("GetModelStatus", status))
         try:
             if self.queue.full:
                 raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, FULL)
             request, rows = self._request(spec, body)
         except RequestError as error:
-            self.services.metrics.observe("unknown", "Predict", error.code.name, 0.0)
+            self.services.metrics.observe("unknown", "Predict", error.code.name)
             raise
         answer = self.queue.submit(self.services.answer, "Predict", request).result()
         outputs = {name: _plain(name, tensor) for name, tensor in answer.outputs.items()}
@@ -80,6 +72,12 @@ class RestServer(ThreadingHTTPServer):
                 raise invalid(f"Tensor name: {name} has inconsistent batch size or none, expecting: {rows}")
         return {"predictions": only or [{name: value[row] for name, value in outputs.items()} for row in range(rows)]}
 
+    def _metadata(self, spec: model_pb2.ModelSpec) -> dict:
+        request = GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
+        answer = self.services.answer("GetModelMetadata", request)
+        found = SignatureDefMap.FromString(answer.metadata["signature_def"].value)
+        return {"model_spec": _said(answer.model_spec), "metadata": {"signature_def": _said(found)}}
+
     def _request(self, spec: model_pb2.ModelSpec, body: bytes) -> tuple[predict_pb2.PredictRequest, int | None]:
         """The request of a body, and its rows; None where it came in columns."""
         try:
@@ -90,8 +88,8 @@ class RestServer(ThreadingHTTPServer):
             raise invalid("Missing 'inputs' or 'instances' key; a request has one of them")
         spec.signature_name = str(asked.get("signature_name", ""))
         inputs = self.services.signature(spec).inputs
-        rows = asked.get("instances")
-        values = asked["inputs"] if rows is None else _columns(rows, inputs)
+        rows = None if "inputs" in asked else asked["instances"]
+        values = asked["inputs"] if "inputs" in asked else _columns(rows, inputs)
         if len(inputs) == 1 and not (isinstance(values, dict) and set(values) == set(inputs)):
             values = dict.fromkeys(inputs, values)  # the only input need not be named
         request = predict_pb2.PredictRequest(model_spec=spec)
@@ -127,26 +125,18 @@ class _Handler(BaseHTTPRequestHandler):
         """The services log."""
 
 
-def _said(answer: Message) -> dict:
-    """Status and metadata as stock prints them."""
-    how = {"including_default_value_fields": True, "preserving_proto_field_name": True}
-    if isinstance(answer, get_model_status_pb2.GetModelStatusResponse):
-        return json_format.MessageToDict(answer, **how)
-    found = get_model_metadata_pb2.SignatureDefMap.FromString(answer.metadata["signature_def"].value)
-    spec, found = (json_format.MessageToDict(each, **how) for each in (answer.model_spec, found))
-    return {"model_spec": spec, "metadata": {"signature_def": found}}
+def _said(message: Message) -> dict:
+    return json_format.MessageToDict(message, including_default_value_fields=True, preserving_proto_field_name=True)
 
 
 def _columns(rows, names) -> dict | list:
     """`{input: its value in each row}`, or the rows as they are where the only input is not named."""
-    if not isinstance(rows, list) or not rows:
-        raise invalid("Expecting 'instances' to be a list/array with values")
-    if len(names) == 1 and not any(isinstance(row, dict) and set(row) == set(names) for row in rows):
-        return rows
-    for place, row in enumerate(rows):
-        if not isinstance(row, dict) or set(row) != set(names):
-            raise invalid(f"Failed to process element: {place} of 'instances' list. keys must be equal to: {','.join(names)}")
-    return {name: [row[name] for row in rows] for name in names}
+    if isinstance(rows, list) and rows:
+        if all(isinstance(row, dict) and set(row) == set(names) for row in rows):
+            return {name: [row[name] for row in rows] for name in names}
+        if len(names) == 1:
+            return rows
+    raise invalid(f"Expecting 'instances' to be a list/array of objects with keys equal to: {','.join(sorted(names))}")
 
 
 def _tensor(value, dtype: tf.DType) -> tensor_pb2.TensorProto:
