@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import urllib.parse
+import urllib.request
 
 MAX_MESSAGE = 64 << 20
 # Rows of one request: `max_batch_size` of batching.config, beyond which TF Serving refuses a request too.
@@ -30,6 +31,8 @@ def proxy(target: str) -> tuple[str, list[tuple[str, int]]]:
         here = host in ("", "localhost") or target.startswith("unix:")
     if here:
         return "", [("grpc.enable_http_proxy", 0)]
+    if urllib.request.proxy_bypass_environment(host):  # it stands in no_proxy
+        return "", []
     for name in ("grpc_proxy", "https_proxy", "http_proxy"):  # the first that is set, as gRPC has it
         if value := os.environ.get(name):
             return f"{name}={value.rpartition('@')[2]}", []  # without its password

@@ -31,6 +31,7 @@ from mmtfrs.exporting.request import Query, predict_request, results
 from serving.client import Client, ServingError
 from serving.client import results as answers
 from serving.grpc_server import Server
+from serving.limits import proxy
 
 SPEC, NONE = {"name": "small"}, {"name": "small", "signature_name": "none"}
 
@@ -347,6 +348,9 @@ def test_proxies(server, monkeypatch, variable):
         client.status()
     assert caught.value.code == grpc.StatusCode.UNAVAILABLE
     assert f"(by way of {variable}=127.0.0.1:1)" in str(caught.value) and "secret" not in str(caught.value)
+    monkeypatch.setenv("no_proxy", "192.0.2.1")
+    assert proxy("192.0.2.1:8500") == proxy("dns:///192.0.2.1:8500") == ("", [])
+    assert proxy("dns:///pods:8500") == (f"{variable}=127.0.0.1:1", [])
 
 
 def test_client_errors():
