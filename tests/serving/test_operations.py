@@ -151,6 +151,13 @@ def test_a_batch_of_queries_is_answered_as_one_by_one(server):
                 assert len({item for item, _ in found} & {item for item, _ in alone}) >= 9
 
 
+def test_titles_of_more_items_than_a_request_has_rows(server):
+    ids = [f"i{n}" for n in range(60)]
+    with Client(f"localhost:{server.port}", "one") as client:
+        found = client.titles(ids)
+        assert len(set(found)) == 60 and found[:2] + found[50:] == client.titles([*ids[:2], *ids[50:]])
+
+
 class _Flaky(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Refuses a few times with a code, then answers."""
 
