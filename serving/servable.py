@@ -151,7 +151,9 @@ def _array(name: str, proto: tensor_pb2.TensorProto, info: meta_graph_pb2.Tensor
         raise invalid(f"input `{name}` has a negative size. Received: {sent}.")
     if sent and sent[0] > MAX_ROWS:
         raise invalid(f"Task size {sent[0]} is larger than maximum input batch size {MAX_ROWS}")
-    if 0 in sent[1:]:  # TF Serving fails the whole batch that such a request falls into
+    if any(
+        want == -1 and not have for want, have in zip(shape[1:], sent[1:], strict=True)
+    ):  # TF Serving fails the whole batch that such a request falls into
         raise invalid(f'input `{name}` has no entries; a list without entries is one "" (or 0) per row. Received: {sent}.')
     # One value may stand for a tensor of any size: what is sent bounds the message, not what it becomes.
     if math.prod(sent) * (expected.size or _STRING) > MAX_MESSAGE:

@@ -107,12 +107,6 @@ def default_inputs(server, **_):
     assert "Missing but required: {weight}" in _refusal(server, request=_request(weight=None))
 
 
-def media_that_were_not_learned(server, monkeypatch, **_):
-    monkeypatch.setattr(server.models["m"].get(), "_learned", ["image"])
-    found = _refusal(server)
-    assert found == "INVALID_ARGUMENT: text: this model cannot be asked by text. It has learned from: image."
-
-
 def signatures_for_tf_example(server, **_):
     server.models["m"].get().signature_defs["serving_default"].method_name = "tensorflow/serving/classify"
     request = classification_pb2.ClassificationRequest(model_spec={"name": "m"})
