@@ -17,9 +17,9 @@ _KEPT = 8  # a block keeps so many times its guard
 def resample(wave: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
     """Band-limited resampling by the discrete Fourier transform of overlapping blocks.
 
-    A block is as many samples as are a whole number of output samples; its spectrum is cut or padded to the output's, and falls to
-    nothing as that of soxr, which the host resamples by (overlap-save; Oppenheim and Schafer, Discrete-Time Signal Processing,
-    8.7). So every rate is resampled exactly, at the cost of two transforms.
+    A block is as many samples as are a whole number of output samples; its spectrum is cut or padded to the output's, and falls
+    to nothing as that of soxr, which the host resamples by (overlap-save; Oppenheim and Schafer, Discrete-Time Signal
+    Processing, 8.7). So every rate is resampled exactly, at the cost of two transforms.
 
     Args:
         wave: `[T] float32`, at `rate`.

@@ -53,6 +53,8 @@ def test_random_is_seeded_and_disjoint():
     assert first.test.item_ids.tolist() == again.test.item_ids.tolist() != other.test.item_ids.tolist()
     parts = [set(part.item_ids) for part in (first.train, first.validation, first.test)]
     assert [len(part) for part in parts] == [70, 10, 20] and len(set.union(*parts)) == 100
+    whole = events.split("random", 0.1, 0.0)
+    assert (len(whole.train), len(whole.validation), len(whole.test)) == (90, 10, 0)
 
 
 def test_none_trains_on_everything():

@@ -28,6 +28,8 @@ def test_in_the_order_of_the_catalog(tmp_path):
 def test_in_the_order_of_its_ids(tmp_path):
     rows = load_own("clip", _file(tmp_path, np.array([[1.0], [2.0], [9.0]], np.float32), ["c", "a", "unknown"]), CATALOG)
     assert rows[:].tolist() == [[2.0], [0.0], [1.0]] and rows.present.tolist() == [True, False, True]
+    first = load_own("clip", _file(tmp_path, np.array([[3.0], [4.0]], np.float32), ["unknown", "a"]), CATALOG)
+    assert first[:].tolist() == [[4.0], [0.0], [0.0]] and first.present.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(
