@@ -21,7 +21,7 @@ test-all:
 	bash scripts/test_all.sh
 
 fuzz: setup
-	MMTFRS_FUZZ=20000 $(BIN)/python -m pytest tests/serving/test_fuzz.py
+	MMTFRS_FUZZ=20000 MMTFRS_PAIRS=2000 MMTFRS_BATCHES=500 $(PYTEST) tests/serving/test_fuzz.py tests/exporting/test_batching.py
 
 lint: setup
 	$(BIN)/ruff check .
@@ -36,6 +36,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.batching
 	$(BIN)/python -m benchmarks.tuning
 
 setup:

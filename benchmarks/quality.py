@@ -13,6 +13,7 @@ asked on the test part: `baselines` (with what is left when media go missing), `
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -28,9 +29,7 @@ from mmtfrs.evaluation.significance import mean_interval
 from mmtfrs.training.baselines import train_baseline
 from mmtfrs.training.fit import fit, fit_to_best
 
-ALONE = ("image", "text", "audio")
-PAIRS = (("image", "text"), ("image", "audio"), ("text", "audio"))
-BASELINES = ("item_knn", "ease", "ease_media", "bpr", "id_only", "no_media", *ALONE)
+BASELINES = ("item_knn", "ease", "ease_media", "bpr", "id_only", "no_media", "image", "text", "audio")
 METHODS = {
     **{f"score: {name}": {"model": {"score": name}} for name in settings.SCORES if name != "cosine"},
     "score: dot, temperature 1": {"model": {"score": "dot"}, "loss": {"temperature": 1.0}},
@@ -191,9 +190,9 @@ def plan(table: str, data: str, folder: Path) -> dict[str, Callable[[Dataset, in
     if table == "fusions":
         sections = {name: {"model": {"fusion": name}} for name in settings.FUSIONS}
     elif table == "modalities":
-        sections = {
-            " + ".join(names): {"model": {"modalities": names}} for names in (*((name,) for name in ALONE), *PAIRS, ALONE)
-        }
+        there = list(load(data, folder).features.items)
+        sets = [names for count in range(1, len(there) + 1) for names in itertools.combinations(there, count)]
+        sections = {" + ".join(names): {"model": {"modalities": names}} for names in sets}
     else:
         sections = {"default": {}, **METHODS}
     return {

@@ -3,12 +3,15 @@
 The baseline is what the TFRS tutorials build: a user embedding against a 256-64 tower over the item's 2 816 features, which are
 gathered on the device from a table in memory; in-batch softmax, Adam, no history.
 
-    python -m benchmarks.training [--items 10000] [--events 200000]
+    python -m benchmarks.training [--part features|growth] [--items 10000] [--events 200000]
+
+`growth`: a step of ids and histories alone as the catalog and the users grow, beside the same step at the first size.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 
 import numpy as np
 
@@ -16,6 +19,7 @@ import mmtfrs  # first: it chooses Keras 2
 from benchmarks._measure import compare
 from mmtfrs._keras import keras, tf, tfrs
 from mmtfrs.features.features import Features
+from mmtfrs.models.lazy_adam import LazyAdam
 
 DIMS = {"image": 1280, "text": 512, "audio": 1024}
 
@@ -35,12 +39,53 @@ class PlainTFRS(tfrs.Model):
         return self.task(self.query(inputs["user"]), candidates, compute_metrics=False)
 
 
+GROWTH = (
+    (20_000, 10_000, 46_000),
+    (432_000, 200_000, 1_000_000),
+    (100_000, 10_000, 1_000_000),
+    (100_000, 1_000_000, 1_000_000),
+)
+STEPS = 40
+
+
+def growth() -> None:
+    """A line per size: milliseconds of a step, and how many times those of the size before, with which it is compared."""
+    rounds = [[_step(*size) for size in GROWTH] for _ in range(2)]
+    spent = np.min(rounds, axis=0)
+    for place, (users, items, events) in enumerate(GROWTH):
+        first = spent[place // 2 * 2]
+        size = f"{users:>9} users {items:>9} items {events:>9} events"
+        print(f"{size} {1000 * spent[place]:8.1f} ms {spent[place] / first:6.2f} times")
+
+
+def _step(users: int, items: int, events: int) -> float:
+    """Seconds of a step: the median of many, each waited for."""
+    rng = np.random.default_rng(0)
+    ids = [f"i{row}" for row in range(items)]
+    rows = np.minimum(items * rng.power(0.5, events), items - 1).astype(int)
+    log = mmtfrs.Events([f"u{row}" for row in rng.integers(0, users, events)], [ids[row] for row in rows], np.arange(events))
+    config = mmtfrs.Config(loss={"negatives": "in_batch"})
+    model = mmtfrs.TwoTower(config, mmtfrs.Catalog.from_dict({"item_id": ids}), Features({}), log)
+    model.compile(optimizer=LazyAdam(0.001))
+    function, batches = model.make_train_function(), iter(model.dataset(log).repeat())
+    spent = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        float(function(batches)["loss"])
+        spent.append(time.perf_counter() - start)
+    return float(np.median(spent[5:]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=["features", "growth"], default="features")
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--users", type=int, default=5_000)
     parser.add_argument("--events", type=int, default=200_000)
     options = parser.parse_args()
+    if options.part == "growth":
+        growth()
+        return
     rng = np.random.default_rng(0)
     values = {name: rng.normal(size=(options.items, dim)).astype(np.float32) for name, dim in DIMS.items()}
     catalog = mmtfrs.Catalog.from_dict({"item_id": [f"i{row}" for row in range(options.items)]})

@@ -19,22 +19,25 @@ class Search(tf.Module, abc.ABC):
         size: how many vectors there are.
         slot_rows: `[S] int32` the row in each slot, -1 for padding; None if slots are rows.
         effort, most: how much of what there is a query looks at.
+        again: how many times as many as are wanted are scored again, exactly; 1 where the first scores are exact.
     """
 
     size: int
     slot_rows: tf.Variable | None = None
     effort = 1  # what recall depends on: blocks, leaves or directions looked at; read when a graph is traced
     most = 1
+    again = 1
 
     @abc.abstractmethod
     def cost(self) -> float:
         """Bytes that one query reads and writes, about."""
 
     @abc.abstractmethod
-    def best(self, queries: tf.Tensor, count: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
+    def best(self, queries: tf.Tensor, count: tf.Tensor | int, depth: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B, D] float32` queries -> `(rows [B, count] int32, scores [B, count] float32)`, best first.
 
-        Where fewer are found the rest has row -1 and the lowest float32. `count` is at most `size`.
+        Where fewer are found the rest has row -1 and the lowest float32. `count` is at most `size`. `depth [B] int32`, at most
+        `count`, is how many each row wants: what is scored again for it, and so its answer, does not depend on the others'.
         """
 
     @abc.abstractmethod
@@ -52,6 +55,17 @@ class Search(tf.Module, abc.ABC):
     def nbytes(self) -> int:
         """Memory of the vectors and of what finds them."""
         return sum(variable.dtype.size * variable.shape.num_elements() for variable in self.variables)
+
+
+def scored_again(
+    rows: tf.Tensor, scores: tf.Tensor, count: tf.Tensor | int, depth: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`[B, S]` rows, the roughly best first, and exact scores -> the best `count` of the first `depth [B]`; None: of all."""
+    good = rows >= 0
+    if depth is not None:
+        good &= tf.range(tf.shape(rows)[1])[None] < depth[:, None]
+    values, order = tf.math.top_k(tf.where(good, scores, LOWEST), count)
+    return tf.where(values > LOWEST, tf.gather(rows, order, batch_dims=1), -1), values
 
 
 def take(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:

@@ -30,7 +30,7 @@ class ExactSearch(Search):
     def cost(self) -> float:
         return 4.0 * self.size * self._vectors.shape[1]
 
-    def best(self, queries: tf.Tensor, count: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
+    def best(self, queries: tf.Tensor, count: tf.Tensor | int, depth: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         values, rows = top_k(self.scores(queries), count)
         return rows, values
 

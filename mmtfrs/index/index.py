@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -70,14 +70,11 @@ class Index(tf.Module):
         """
         excluded = self.rows_of(exclude)
         count = tf.minimum(self.k + tf.shape(excluded)[1], self.search.size)
-        rows, scores = self.search.best(queries, count)
+        rows, scores = self._approximate(queries, count, excluded, tf.fill(tf.shape(queries)[:1], self.k))
         rows, scores = _best(*_without(rows, scores, excluded), self.k)
         if not isinstance(self.search, ExactSearch):  # an approximate one may have looked at too few that are not excluded
-            rows, scores = tf.cond(
-                tf.reduce_any(rows[:, -1:] < 0),
-                lambda: _best(*_without(*self._exhaustive(queries, None, None, count), excluded), self.k),
-                lambda: (rows, scores),
-            )
+            exact = lambda: _best(*_without(*self._exhaustive(queries, None, None, count), excluded), self.k)  # noqa: E731
+            rows, scores = _where(rows[:, -1] >= 0, (rows, scores), exact)
         return self._named(rows, scores)
 
     def filtered(
@@ -120,24 +117,30 @@ class Index(tf.Module):
         problem = joined(refused, unfit, told(~between, "diversity: must lie in [0, 1]"), _number(min_score))
         diverse = tf.reduce_any(diversity > 0)
         wanted = tf.where(diverse, _POOL * self.k, self.k)
+        wants = tf.where(diversity > 0, _POOL * self.k, self.k)
         count = tf.minimum(wanted + tf.shape(excluded)[1], self.search.size)
         total, chosen = self._lists(permitted)
         listed = tf.reduce_all(total <= max(self.search.size // _LISTED, 4096)) & self._inner
-        plain = tf.reduce_all(permitted) & tf.reduce_all(tf.equal(boosts, 0.0))
+        plain = tf.reduce_all(permitted, axis=1) & tf.reduce_all(tf.equal(boosts, 0.0), axis=1)
 
-        def exhaustive() -> tuple[tf.Tensor, tf.Tensor]:
-            return self._exhaustive(queries, permitted, boosts, count)
+        def exact() -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.cond(
+                listed,
+                lambda: self._from_lists(queries, permitted, boosts, chosen, count),
+                lambda: self._exhaustive(queries, permitted, boosts, count),
+            )
 
-        def approximate() -> tuple[tf.Tensor, tf.Tensor]:
-            rows, scores = self.search.best(queries, count)
+        def approximate() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            rows, scores = self._approximate(queries, count, excluded, wants)
             left = tf.reduce_sum(tf.cast(_without(rows, scores, excluded)[0] >= 0, tf.int32), axis=1)
-            return tf.cond(tf.reduce_all(left >= self.k), lambda: (rows, scores), exhaustive)
+            return rows, scores, plain & (left >= self.k)
 
-        rows, scores = tf.cond(
-            plain,
-            approximate,
-            lambda: tf.cond(listed, lambda: self._from_lists(queries, permitted, boosts, chosen, count), exhaustive),
-        )
+        def nothing() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            none = tf.stack([tf.shape(queries)[0], count])
+            return tf.fill(none, -1), tf.fill(none, LOWEST), plain
+
+        rows, scores, enough = tf.cond(tf.reduce_any(plain), approximate, nothing)
+        rows, scores = _where(enough, (rows, scores), exact)
         rows, scores = _best(*_without(rows, scores, excluded), tf.minimum(wanted, self.search.size))
         rows, scores = _from(rows, scores, min_score, problem)
         order = tf.cond(
@@ -173,6 +176,16 @@ class Index(tf.Module):
         rows = self.rows_of(ids)
         known = rows >= 0
         return tf.where(known[:, None], self.search.vectors(tf.maximum(rows, 0)), 0.0), known
+
+    def _approximate(
+        self, queries: tf.Tensor, count: tf.Tensor, excluded: tf.Tensor, wants: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The best `count`, of which each row wants `wants [B]` that are not excluded."""
+        if self.search.again == 1:
+            return self.search.best(queries, count)
+        apart = tf.sort(excluded, axis=1)  # the same row may be excluded twice
+        new = tf.not_equal(apart, tf.pad(apart[:, :-1], [[0, 0], [1, 0]], constant_values=-1))
+        return self.search.best(queries, count, wants + tf.reduce_sum(tf.cast(new & (apart >= 0), tf.int32), axis=1))
 
     def _lists(self, permitted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B, V]` permitted values -> `(how many items have those of the rarest attribute [B], these values [B, V])`."""
@@ -240,6 +253,18 @@ def _without(rows: tf.Tensor, scores: tf.Tensor, excluded: tf.Tensor) -> tuple[t
     out = (order < tf.shape(excluded)[1]) | (rows == tf.pad(rows[:, :-1], [[0, 0], [1, 0]], constant_values=-1))
     scores = tf.concat([tf.fill(tf.shape(excluded), LOWEST), scores], axis=1)
     return tf.where(out, -1, rows), tf.where(out, LOWEST, tf.gather(scores, order, batch_dims=1))
+
+
+def _where(
+    good: tf.Tensor, found: tuple[tf.Tensor, tf.Tensor], exact: Callable[[], tuple[tf.Tensor, tf.Tensor]]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What was found, and for the rows that are not good the exact answer: nobody is answered otherwise for another's sake."""
+
+    def mixed() -> tuple[tf.Tensor, tf.Tensor]:
+        rows, scores = exact()
+        return tf.where(good[:, None], found[0], rows), tf.where(good[:, None], found[1], scores)
+
+    return tf.cond(tf.reduce_all(good), lambda: found, mixed)
 
 
 def _number(min_score: tf.Tensor) -> tf.Tensor:

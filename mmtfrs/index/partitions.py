@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.index.base import LOWEST, Search, take, top_k
+from mmtfrs.index.base import LOWEST, Search, scored_again, take, top_k
 from mmtfrs.index.clustering import make_blocks
 from mmtfrs.index.storage import Int8Blocks, Storage, WholeBlocks, variable
 
@@ -46,6 +46,7 @@ class PartitionSearch(Search):
         slots = np.empty(self.size, np.int32)
         slots[table[filled]] = np.flatnonzero(filled.ravel())
         self.storage: Storage = Int8Blocks(packed, centers, filled) if int8 else WholeBlocks(packed, filled)
+        self.again = self.storage.again
         # One product gives what a block's best should score: its center's score, and its spread times the query's norm.
         self._centers = variable(np.column_stack([centers, spread]).astype(np.float32), "centers")
         self.slot_rows = variable(table.ravel(), "slot_rows")
@@ -55,20 +56,20 @@ class PartitionSearch(Search):
         # Blocks that are read are written and read again, but mostly in the cache.
         return 4.0 * self._centers.shape[1] * (self.most + 2.0 * self.effort * self.block)
 
-    def best(self, queries: tf.Tensor, count: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
+    def best(self, queries: tf.Tensor, count: tf.Tensor | int, depth: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         asked = tf.concat([queries, tf.norm(queries, axis=1, keepdims=True)], axis=1)
         expected = tf.matmul(asked, self._centers, transpose_b=True)
         chosen = tf.math.top_k(expected, self.effort, sorted=False).indices
         found = self.effort * self.block
         scores = tf.reshape(self.storage.rough(queries, chosen), [tf.shape(queries)[0], found])
-        values, places = top_k(scores, tf.minimum(count * self.storage.again, found))
+        values, places = top_k(scores, tf.minimum(count * self.again, found))
         blocks = tf.gather(chosen, places // self.block, batch_dims=1)
         slots = blocks * self.block + places % self.block
         rows = take(self.slot_rows, slots)
-        if self.storage.again > 1:
+        if self.again > 1:
             exact = tf.linalg.matvec(self.storage.vectors(slots), queries)
-            values, order = tf.math.top_k(tf.where(rows >= 0, exact, LOWEST), tf.minimum(count, found))
-            rows = tf.gather(rows, order, batch_dims=1)
+            depth = None if depth is None else depth * self.again
+            rows, values = scored_again(rows, exact, tf.minimum(count, found), depth)
         rest = [[0, 0], [0, tf.maximum(count - found, 0)]]
         return tf.pad(rows, rest, constant_values=-1), tf.pad(values, rest, constant_values=LOWEST)
 

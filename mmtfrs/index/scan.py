@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.index.base import Search, take, top_k
+from mmtfrs.index.base import Search, scored_again, take, top_k
 
 
 class ScanSearch(Search):
@@ -38,7 +38,7 @@ class ScanSearch(Search):
     def cost(self) -> float:
         return self.size * (2.0 * self.effort + 16.0)  # a rough score is written twice and read twice
 
-    def best(self, queries: tf.Tensor, count: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
+    def best(self, queries: tf.Tensor, count: tf.Tensor | int, depth: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         query = tf.cast(tf.matmul(queries, self._directions), tf.bfloat16)[:, : self.effort]
         short = self._short if self.effort == self._short.shape[1] else self._short[:, : self.effort]
         rough = tf.cast(tf.matmul(query, short, transpose_b=True), tf.float32)
@@ -49,8 +49,7 @@ class ScanSearch(Search):
         else:
             _, rows = top_k(tf.ensure_shape(rough, [None, self.size]), wanted)
         exact = tf.linalg.matvec(take(self._vectors, rows), queries)
-        values, order = tf.math.top_k(exact, count)
-        return tf.gather(rows, order, batch_dims=1), values
+        return scored_again(rows, exact, count, None if depth is None else depth * self.again)
 
     def trim(self) -> None:
         """Forgets the directions that are not looked at."""

@@ -47,7 +47,7 @@ class ScannSearch(Search):
     def cost(self) -> float:
         return self.size * self.effort / self.most * self._vectors.shape[1] / 4.0
 
-    def best(self, queries: tf.Tensor, count: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
+    def best(self, queries: tf.Tensor, count: tf.Tensor | int, depth: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         searcher = scann_ops().searcher_from_module(self._state)
         rows, values = searcher.search_batched(
             queries, final_num_neighbors=count, pre_reorder_num_neighbors=count * _AGAIN, leaves_to_search=self.effort

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmtfrs._keras import tf
 
 DENSE = 4096  # rows of a table up to which rows are counted and multiplied
+_LARGE = 1 << 16  # rows of a variable from which on a copy of it costs more than gathering
 
 
 def sum_rows(table: tf.Tensor | tf.Variable, rows: tf.Tensor) -> tf.Tensor:
@@ -25,6 +26,10 @@ def sum_rows(table: tf.Tensor | tf.Variable, rows: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(tf.gather(table, rows) * tf.cast(rows > 0, table.dtype)[..., None], axis=1)
     # Adds rows without gathering [B, H, D] first, and without the padding: far faster on a CPU, but unknown to XLA.
     there = tf.where(rows > 0)
+    if isinstance(table, tf.Variable) and size > _LARGE:
+        # A variable whose rows were written one by one is copied whenever it is read as a whole.
+        picked = tf.gather(table, tf.gather_nd(rows, there))
+        return tf.math.unsorted_segment_sum(picked, there[:, 0], tf.shape(rows)[0])
     total = tf.sparse.segment_sum(
         tf.convert_to_tensor(table),
         tf.gather_nd(rows, there),

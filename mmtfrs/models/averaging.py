@@ -46,6 +46,8 @@ class AveragedAdam(keras.optimizers.Adam):
 @contextlib.contextmanager
 def averaged(model: keras.Model) -> Iterator[None]:
     """Gives a model in training its averaged weights for a while; those it has where its optimizer keeps no average."""
+    if hasattr(model.optimizer, "catch_up"):
+        model.optimizer.catch_up(model.trainable_variables)
     averages = getattr(model.optimizer, "averages", [])
     variables = model.trainable_variables if averages else []
     raw = [variable.numpy() for variable in variables]

@@ -19,7 +19,7 @@ from mmtfrs.evaluation.blend import settle_media
 from mmtfrs.evaluation.callback import ValidationMetrics
 from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.evaluation.scorers import PopularityScorer
-from mmtfrs.models.averaging import AveragedAdam
+from mmtfrs.models.lazy_adam import LazyAdam
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.checkpoint import Checkpoint
 
@@ -177,7 +177,7 @@ def fit(
         The logs of every epoch.
     """
     config = model.config
-    model.compile(optimizer=AveragedAdam(config.training.learning_rate, config.training.ema_momentum))
+    model.compile(optimizer=LazyAdam(config.training.learning_rate, config.training.ema_momentum))
     monitored = len(split.validation) > 0
     checkpoint = Checkpoint(
         folder / "training" if folder else None,

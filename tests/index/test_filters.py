@@ -124,6 +124,38 @@ def test_boosts_are_added(index, allow):
     np.testing.assert_allclose(scores[0], expected, atol=2e-3)
 
 
+def test_a_row_is_answered_as_if_it_were_alone(index):
+    """Whatever the others of its batch filter, exclude, or want to be diverse; lists padded as TF Serving pads them."""
+    rng = np.random.default_rng(5)
+    queries = rng.normal(size=(8, D)).astype(np.float32)
+    allow = [[b"color=gold"] if row % 3 == 0 else [b""] for row in range(8)]
+    exclude = [[b"i%d" % number for number in rng.integers(0, N, size)] for size in (1, 2, 40, 3, 1, 5, 300, 1)]
+    diversity = np.float32([0, 0.5, 0, 0, 0, 0, 0.9, 0])
+    width = max(map(len, exclude))
+    padded = [each + [each[0]] * (width - len(each)) for each in exclude]
+
+    def asked(rows, excluded):
+        count = len(rows)
+        return _traced(index, D)(
+            tf.constant(queries[rows]),
+            tf.constant(excluded),
+            tf.constant([allow[row] for row in rows]),
+            tf.constant([[b""]] * count),
+            tf.zeros([count, 1]),
+            tf.constant(diversity[rows]),
+            tf.fill([count], tf.float32.min),
+        )
+
+    together = asked(list(range(8)), padded)
+    plain = index(tf.constant(queries), tf.constant(padded))
+    for row in range(8):
+        alone = asked([row], [exclude[row]])
+        assert alone[0].numpy()[0].tolist() == together[0].numpy()[row].tolist()
+        np.testing.assert_allclose(alone[1][0], together[1][row], atol=1e-5)
+        single = index(tf.constant(queries[row : row + 1]), tf.constant([exclude[row]]))
+        assert single[0].numpy()[0].tolist() == plain[0].numpy()[row].tolist()
+
+
 def test_without_requests_it_is_the_plain_call(index):
     queries = RNG.normal(size=(2, D)).astype(np.float32)
     plain = index(tf.constant(queries), tf.constant([["i3"], [""]]))
