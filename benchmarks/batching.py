@@ -24,6 +24,7 @@ import numpy as np
 import mmtfrs  # noqa: F401  first: it chooses Keras 2
 from benchmarks._measure import compare
 from benchmarks.serving import exported, median
+from mmtfrs._keras import tf
 from mmtfrs.exporting import signatures
 from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.exporting.request import Query
@@ -86,6 +87,17 @@ class Scheduler:
                 answer.set_result({name: value[row : row + 1] for name, value in found.items()})
 
 
+def session_of(folder: Path) -> Callable[[Inputs], Inputs]:
+    """`recommend_user` of an export, run as TF Serving runs it."""
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    signature = tf.compat.v1.saved_model.load(session, ["serve"], str(folder / "1")).signature_def["recommend_user"]
+    outputs, inputs = list(signature.outputs), list(signature.inputs)
+    call = session.make_callable(
+        [signature.outputs[name].name for name in outputs], [signature.inputs[name].name for name in inputs]
+    )
+    return lambda given: dict(zip(outputs, call(*(given[name] for name in inputs)), strict=True))
+
+
 def load(ask: Callable[[Inputs], Inputs], clients: int) -> int:
     """How many requests so many clients get answered."""
     end = time.perf_counter() + SECONDS
@@ -118,8 +130,8 @@ def main() -> None:
         rounds = [[median(lambda: model.ask("recommend_user", request(19)), 300) for model in (ours, plain)] for _ in range(7)]  # noqa: B023
         ratios = [mine / theirs for mine, theirs in rounds[1:]]
         print(f"p50, safe lists / as they come: {np.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-        scheduler = Scheduler(lambda inputs: ours.ask("recommend_user", inputs))
-        alone = lambda inputs: ours.ask("recommend_user", inputs)  # noqa: E731
+        alone = session_of(Path(made) / "ours" / "bench")
+        scheduler = Scheduler(alone)
         try:
             compare(
                 "one by one", lambda: load(scheduler.ask, options.clients), lambda: load(alone, options.clients), "requests"

@@ -69,13 +69,14 @@ class Index(tf.Module):
             "" with the lowest float32.
         """
         excluded = self.rows_of(exclude)
+        if isinstance(self.search, ExactSearch):
+            return self._named(*_best_of(self.search.scores(queries), excluded, self.k))
         count = tf.minimum(self.k + tf.shape(excluded)[1], self.search.size)
         rows, scores = self._approximate(queries, count, excluded, tf.fill(tf.shape(queries)[:1], self.k))
         rows, scores = _best(*_without(rows, scores, excluded), self.k)
-        if not isinstance(self.search, ExactSearch):  # an approximate one may have looked at too few that are not excluded
-            exact = lambda: _best(*_without(*self._exhaustive(queries, None, None, count), excluded), self.k)  # noqa: E731
-            rows, scores = _where(rows[:, -1] >= 0, (rows, scores), exact)
-        return self._named(rows, scores)
+        # It may have looked at too few that are not excluded.
+        exact = lambda: _best(*_without(*self._exhaustive(queries, None, None, count), excluded), self.k)  # noqa: E731
+        return self._named(*_where(rows[:, -1] >= 0, (rows, scores), exact))
 
     def filtered(
         self,
@@ -160,11 +161,8 @@ class Index(tf.Module):
         scores = tf.where(worth > 0, worth, LOWEST)[None]
         for place in range(len(self.attributes.names)):
             scores = tf.where(tf.gather(permitted, self.attributes.values[:, place], axis=1), scores, LOWEST)
-        batch = tf.shape(excluded)[0]
-        scores = tf.broadcast_to(scores, [batch, self.search.size])
-        count = tf.minimum(self.k + tf.shape(excluded)[1], self.search.size)
-        values, rows = top_k(scores, count)
-        rows, values = _best(*_without(rows, values, excluded), self.k)
+        scores = tf.ensure_shape(tf.broadcast_to(scores, [tf.shape(excluded)[0], self.search.size]), [None, self.search.size])
+        rows, values = _best_of(scores, excluded, self.k)
         return *self._named(*_from(rows, values, min_score, problem)), problem
 
     def rows_of(self, ids: tf.Tensor) -> tf.Tensor:
@@ -242,6 +240,16 @@ def _best(rows: tf.Tensor, scores: tf.Tensor, count: tf.Tensor | int) -> tuple[t
     rows = tf.pad(rows, [[0, 0], [0, short]], constant_values=-1)
     values, places = tf.math.top_k(scores, count)
     return tf.where(values > LOWEST, tf.gather(rows, places, batch_dims=1), -1), values
+
+
+def _best_of(scores: tf.Tensor, excluded: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """`[B, N]` scores of all rows, `[B, E]` excluded ones, -1 for none -> the best `count` others; row -1 for the rest."""
+    batch, size = tf.shape(scores)[0], scores.shape[1]
+    owners = tf.broadcast_to(tf.range(batch)[:, None], tf.shape(excluded))
+    places = tf.stack([owners, tf.where(excluded >= 0, excluded, size)], axis=2)  # the last column is for nothing
+    wide = tf.pad(scores, [[0, 0], [0, 1]], constant_values=LOWEST)
+    values, rows = top_k(tf.tensor_scatter_nd_update(wide, places, tf.fill(tf.shape(excluded), LOWEST)), count)
+    return tf.where(values > LOWEST, rows, -1), values
 
 
 def _without(rows: tf.Tensor, scores: tf.Tensor, excluded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -28,6 +28,7 @@ CONVERTED = {
         "AddV2",
         "Assert",
         "All",
+        "BroadcastTo",
         "Cast",
         "ConcatV2",
         "EnsureShape",
@@ -54,7 +55,7 @@ CONVERTED = {
         "Range",
         "Rank",
     ),
-    *("Reshape", "SelectV2", "Shape", "Size", "StridedSlice", "Sub", "TopKV2", "Transpose"),
+    *("Reshape", "SelectV2", "Shape", "TensorScatterUpdate", "Size", "StridedSlice", "Sub", "TopKV2", "Transpose"),
 }
 
 
