@@ -1,10 +1,10 @@
 """Requests in batches, as TF Serving's scheduler makes them, beside the same requests one by one; and what safe lists cost.
 
-    python -m benchmarks.batching [--items 10000] [--clients 16]
+    python -m benchmarks.batching [--items 10000] [--clients 16] [--wait 1]
 
 In this process, without a network: clients who each wait for their answer, and a scheduler that merges what has come within
-5 ms, at most 32 requests, pads lists as TF Serving does, and runs on two threads. The baseline is the same model asked by each
-client for itself. Safe lists: `recommend_user` of an export whose lists are taken as they come, beside ours.
+some milliseconds, at most 32 requests, pads lists as TF Serving does, and runs on two threads. The baseline is the same session
+asked by each client for itself. Safe lists: `recommend_user` of an export whose lists are taken as they come, beside ours.
 """
 
 from __future__ import annotations
@@ -29,19 +29,24 @@ from mmtfrs.exporting import signatures
 from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.exporting.request import Query
 
-SIZE, WAIT, SECONDS = 32, 0.005, 4.0
+SIZES, SECONDS = (1, 2, 4, 8, 16, 32), 4.0  # of batches, as in serving/batching.config: what is short of one is filled up
 Inputs = dict[str, np.ndarray]
 
 
 def merged(requests: list[Inputs]) -> Inputs:
-    """Their rows behind one another, lists padded by the first element of each request's own."""
+    """Their rows behind one another, lists padded by the first element of each request's own, up to a size that is allowed."""
+    requests = requests + requests[:1] * (min(size for size in SIZES if size >= len(requests)) - len(requests))
     whole = {}
-    for name in requests[0]:
+    for name, first in requests[0].items():
         parts = [request[name] for request in requests]
-        wide = max(part.shape[-1] for part in parts)
-        if parts[0].ndim == 2:
-            parts = [np.pad(part, [(0, 0), (0, wide - part.shape[1])], constant_values=part[0, 0]) for part in parts]
-        whole[name] = np.concatenate(parts)
+        if first.ndim == 1:
+            whole[name] = np.concatenate(parts)
+            continue
+        wide = max(part.shape[1] for part in parts)
+        whole[name] = np.empty((len(parts), wide), first.dtype)
+        for row, part in enumerate(parts):
+            whole[name][row, : part.shape[1]] = part[0]
+            whole[name][row, part.shape[1] :] = part[0, 0]
     return whole
 
 
@@ -50,10 +55,11 @@ class Scheduler:
 
     Args:
         run: a batch's inputs -> its answer.
+        wait: seconds that a batch waits for more.
     """
 
-    def __init__(self, run: Callable[[Inputs], Inputs]) -> None:
-        self._run = run
+    def __init__(self, run: Callable[[Inputs], Inputs], wait: float) -> None:
+        self._run, self._wait = run, wait
         self._waiting: queue.Queue[tuple[Inputs, Future] | None] = queue.Queue()
         self._threads = [threading.Thread(target=self._work) for _ in range(2)]
         for thread in self._threads:
@@ -72,8 +78,8 @@ class Scheduler:
 
     def _work(self) -> None:
         while (first := self._waiting.get()) is not None:
-            batch, end = [first], time.perf_counter() + WAIT
-            while len(batch) < SIZE and (left := end - time.perf_counter()) > 0:
+            batch, end = [first], time.perf_counter() + self._wait
+            while len(batch) < SIZES[-1] and (left := end - time.perf_counter()) > 0:
                 try:
                     more = self._waiting.get(timeout=left)
                 except queue.Empty:
@@ -100,12 +106,13 @@ def session_of(folder: Path) -> Callable[[Inputs], Inputs]:
 
 def load(ask: Callable[[Inputs], Inputs], clients: int) -> int:
     """How many requests so many clients get answered."""
+    made = [request(number) for number in range(1000)]
     end = time.perf_counter() + SECONDS
 
     def one(number: int) -> int:
         count = 0
         while time.perf_counter() < end:
-            ask(request(number * 1000 + count))
+            ask(made[(number * 37 + count) % len(made)])
             count += 1
         return count
 
@@ -122,6 +129,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument(
+        "--wait", type=float, default=1.0, help="milliseconds, as batch_timeout_micros of serving/batching.config"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         ours = LoadedModel(exported(options.items, Path(made) / "ours"))
@@ -131,7 +141,7 @@ def main() -> None:
         ratios = [mine / theirs for mine, theirs in rounds[1:]]
         print(f"p50, safe lists / as they come: {np.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
         alone = session_of(Path(made) / "ours" / "bench")
-        scheduler = Scheduler(alone)
+        scheduler = Scheduler(alone, options.wait / 1000)
         try:
             compare(
                 "one by one", lambda: load(scheduler.ask, options.clients), lambda: load(alone, options.clients), "requests"

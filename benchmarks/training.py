@@ -94,7 +94,7 @@ def main() -> None:
     config = mmtfrs.Config(model={"modalities": ("image", "text", "audio")})  # random ones, which say nothing
     batch = config.training.batch_size
     model = mmtfrs.TwoTower(config, catalog, Features.from_arrays(values), events)
-    model.compile(optimizer=keras.optimizers.Adam(0.001))
+    model.compile(optimizer=LazyAdam(0.001))  # as `mmtfrs train` does
     dataset = model.dataset(events)
     plain = PlainTFRS(options.users + 1, np.concatenate(list(values.values()), axis=1))
     plain.compile(optimizer=keras.optimizers.Adam(0.001))
