@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import threading
@@ -10,18 +9,17 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
-import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import model_pb2, predict_pb2
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest, SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
 
 from mmtfrs.errors import ExportError
+from serving.json_tensors import columns, plain, tensor_of
 from serving.request_queue import FULL, RequestQueue
-from serving.servable import FIELDS, RequestError, invalid
+from serving.servable import RequestError, invalid
 from serving.services import Services
 
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d{1,18})|/labels/([^/:]+))?"
@@ -63,7 +61,7 @@ class RestServer(ThreadingHTTPServer):
             self.services.metrics.observe("unknown", "Predict", error.code.name)
             raise
         answer = self.queue.submit(self.services.answer, "Predict", request).result()
-        outputs = {name: _plain(name, tensor) for name, tensor in answer.outputs.items()}
+        outputs = {name: plain(name, tensor) for name, tensor in answer.outputs.items()}
         only = next(iter(outputs.values())) if len(outputs) == 1 else None
         if rows is None:
             return {"outputs": outputs if only is None else only}
@@ -89,14 +87,14 @@ class RestServer(ThreadingHTTPServer):
         spec.signature_name = str(asked.get("signature_name", ""))
         inputs = self.services.signature(spec).inputs
         rows = None if "inputs" in asked else asked["instances"]
-        values = asked["inputs"] if "inputs" in asked else _columns(rows, inputs)
+        values = asked["inputs"] if "inputs" in asked else columns(rows, inputs)
         if len(inputs) == 1 and not (isinstance(values, dict) and set(values) == set(inputs)):
             values = dict.fromkeys(inputs, values)  # the only input need not be named
         request = predict_pb2.PredictRequest(model_spec=spec)
         for name, info in inputs.items():
             if not isinstance(values, dict) or name not in values:
                 raise invalid(f"Missing named input: {name} in 'inputs' object.")
-            request.inputs[name].CopyFrom(_tensor(values[name], tf.dtypes.as_dtype(info.dtype)))
+            request.inputs[name].CopyFrom(tensor_of(values[name], tf.dtypes.as_dtype(info.dtype)))
         return request, None if rows is None else len(rows)
 
 
@@ -127,48 +125,3 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _said(message: Message) -> dict:
     return json_format.MessageToDict(message, including_default_value_fields=True, preserving_proto_field_name=True)
-
-
-def _columns(rows, names) -> dict | list:
-    """`{input: its value in each row}`, or the rows as they are where the only input is not named."""
-    if isinstance(rows, list) and rows:
-        if all(isinstance(row, dict) and set(row) == set(names) for row in rows):
-            return {name: [row[name] for row in rows] for name in names}
-        if len(names) == 1:
-            return rows
-    raise invalid(f"Expecting 'instances' to be a list/array of objects with keys equal to: {','.join(sorted(names))}")
-
-
-def _tensor(value, dtype: tf.DType) -> tensor_pb2.TensorProto:
-    made, level = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum), [value]
-    while level and isinstance(level[0], list):
-        size = len(level[0])
-        if any(not isinstance(each, list) or len(each) != size for each in level):
-            raise invalid(f"Encountered list at unexpected size, expected size: {size}")
-        made.tensor_shape.dim.add(size=size)
-        level = [each for part in level for each in part]
-    kind = {tf.string: (str, dict), tf.bool: bool}.get(dtype, int if dtype.is_integer else (int, float))
-    for each in level:
-        if not isinstance(each, kind) or isinstance(each, bool) != (dtype == tf.bool):
-            raise invalid(f"JSON Value: {json.dumps(each)[:80]} is not of expected type: {dtype.name}")
-    try:
-        if dtype == tf.string:
-            level = [each.encode() if isinstance(each, str) else base64.b64decode(each["b64"], validate=True) for each in level]
-        getattr(made, FIELDS[dtype]).extend(level)
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise invalid(f"JSON Value not formatted correctly for {dtype.name}: {error}") from None
-    return made
-
-
-def _plain(name: str, tensor: tensor_pb2.TensorProto):
-    """Lists of an output: bytes in base64 where the name says that they are bytes, floats with the digits that they have."""
-    array = tf.make_ndarray(tensor)
-    if array.dtype == object:
-        as_bytes = name.endswith("_bytes")
-        write = np.frompyfunc(
-            lambda it: {"b64": base64.b64encode(it).decode()} if as_bytes else it.decode(errors="replace"), 1, 1
-        )
-        return np.asarray(write(array), object).tolist()
-    if array.dtype.kind in "biu":
-        return array.tolist()
-    return array.astype(np.float64 if array.dtype == np.float64 else np.float32).astype(str).astype(float).tolist()
