@@ -121,13 +121,13 @@ class Index(tf.Module):
         wants = tf.where(diversity > 0, _POOL * self.k, self.k)
         count = tf.minimum(wanted + tf.shape(excluded)[1], self.search.size)
         total, chosen = self._lists(permitted)
-        listed = tf.reduce_all(total <= max(self.search.size // _LISTED, 4096)) & self._inner
+        few = (total <= max(self.search.size // _LISTED, 4096)) & self._inner
         plain = tf.reduce_all(permitted, axis=1) & tf.reduce_all(tf.equal(boosts, 0.0), axis=1)
 
         def exact() -> tuple[tf.Tensor, tf.Tensor]:
             return tf.cond(
-                listed,
-                lambda: self._from_lists(queries, permitted, boosts, chosen, count),
+                tf.reduce_all(enough | (few & ~plain)),
+                lambda: self._from_lists(queries, permitted, boosts, chosen & ~enough[:, None], count),
                 lambda: self._exhaustive(queries, permitted, boosts, count),
             )
 

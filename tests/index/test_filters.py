@@ -185,6 +185,7 @@ def test_bad_requests(index, bad, message):
 def test_a_catalog_without_attributes():
     plain = Index(["a", "b"], np.eye(2), 2)
     assert ask(plain, np.float32([[0, 1]]))[0].numpy().tolist() == [[b"b", b"a"]]
+    assert ask(plain, np.float32([[0, 1]]), exclude=["b"])[0].numpy().tolist() == [[b"a", b""]]
     assert b"knows (none)" in ask(plain, np.float32([[0, 1]]), allow=["color=red"])[2].numpy()[0]
 
 
