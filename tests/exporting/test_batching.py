@@ -102,7 +102,13 @@ def merged(requests):
 
 def same(together, alone, what):
     for name, expected in alone.items():
-        if expected.dtype.kind == "f":
+        if name == "item_id":
+            # A product of more rows rounds otherwise: scores that are equal to the last bits may stand in any order.
+            gaps = np.abs(np.diff(alone["score"], axis=1, prepend=np.inf, append=-np.inf))
+            decided = np.minimum(gaps[:, :-1], gaps[:, 1:]) > 4e-6
+            assert (together[name] == expected)[decided].all(), f"{what}: {name}"
+            assert all(set(a) == set(b) for a, b in zip(together[name][:, :-1], expected[:, :-1], strict=True) if b[-1] == b"")
+        elif expected.dtype.kind == "f":
             np.testing.assert_allclose(together[name], expected, atol=1e-5, rtol=1e-5, err_msg=f"{what}: {name}")
         else:
             assert together[name].tolist() == expected.tolist(), f"{what}: {name}"
