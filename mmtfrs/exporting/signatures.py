@@ -147,8 +147,7 @@ class ServingModule(tf.Module):
             min_score,
         )
         # An item that nobody knows is similar to nothing: an empty list, so that the rest of the batch is answered.
-        ids, scores = tf.where(known[:, None], ids, ""), tf.where(known[:, None], scores, LOWEST)
-        return _listed(ids, scores) | {"problem": problem}
+        return _listed(ids, scores, known) | {"problem": problem}
 
     def popular(
         self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, min_score: tf.Tensor
@@ -160,8 +159,9 @@ class ServingModule(tf.Module):
     def recommend_from_embedding(self, embedding: tf.Tensor, exclude: tf.Tensor) -> dict[str, tf.Tensor]:
         finite = tf.reduce_all(tf.math.is_finite(embedding), axis=1)
         answer = self._answer(tf.where(finite[:, None], embedding, 0.0), self.index.rows_of(exclude))
-        ids, scores = tf.where(finite[:, None], answer["item_id"], ""), tf.where(finite[:, None], answer["score"], LOWEST)
-        return _listed(ids, scores) | {"problem": told(~finite, "embedding: numbers must be finite")}
+        return _listed(answer["item_id"], answer["score"], finite) | {
+            "problem": told(~finite, "embedding: numbers must be finite")
+        }
 
     def embed_query(
         self, user_id: tf.Tensor, history: tf.Tensor, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor
@@ -209,7 +209,10 @@ class ServingModule(tf.Module):
         return *self._model.value.query_from_rows(users, history, features, presence), problem
 
 
-def _listed(ids: tf.Tensor, scores: tf.Tensor) -> dict[str, tf.Tensor]:
+def _listed(ids: tf.Tensor, scores: tf.Tensor, rows: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+    """Lists as outputs; those of other rows than `rows [B] bool` are empty."""
+    if rows is not None:
+        ids, scores = tf.where(rows[:, None], ids, ""), tf.where(rows[:, None], scores, LOWEST)
     return {"item_id": ids, "score": scores}
 
 

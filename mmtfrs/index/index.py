@@ -125,24 +125,25 @@ class Index(tf.Module):
         plain = tf.reduce_all(permitted, axis=1) & tf.reduce_all(tf.equal(boosts, 0.0), axis=1)
 
         def exact() -> tuple[tf.Tensor, tf.Tensor]:
-            return tf.cond(
+            rows, scores = tf.cond(
                 tf.reduce_all(enough | (few & ~plain)),
                 lambda: self._from_lists(queries, permitted, boosts, chosen & ~enough[:, None], count),
                 lambda: self._exhaustive(queries, permitted, boosts, count),
             )
+            return _without(rows, scores, excluded)
 
         def approximate() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            rows, scores = self._approximate(queries, count, excluded, wants)
-            left = tf.reduce_sum(tf.cast(_without(rows, scores, excluded)[0] >= 0, tf.int32), axis=1)
+            rows, scores = _without(*self._approximate(queries, count, excluded, wants), excluded)
+            left = tf.reduce_sum(tf.cast(rows >= 0, tf.int32), axis=1)
             return rows, scores, plain & (left >= self.k)
 
         def nothing() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            none = tf.stack([tf.shape(queries)[0], count])
+            none = tf.stack([tf.shape(queries)[0], count + tf.shape(excluded)[1]])
             return tf.fill(none, -1), tf.fill(none, LOWEST), plain
 
         rows, scores, enough = tf.cond(tf.reduce_any(plain), approximate, nothing)
         rows, scores = _where(enough, (rows, scores), exact)
-        rows, scores = _best(*_without(rows, scores, excluded), tf.minimum(wanted, self.search.size))
+        rows, scores = _best(rows, scores, tf.minimum(wanted, self.search.size))
         rows, scores = _from(rows, scores, min_score, problem)
         order = tf.cond(
             diverse,
@@ -253,7 +254,7 @@ def _best_of(scores: tf.Tensor, excluded: tf.Tensor, count: int) -> tuple[tf.Ten
 
 
 def _without(rows: tf.Tensor, scores: tf.Tensor, excluded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`[B, S]` rows and scores, `[B, E]` excluded rows -> the same with the excluded ones at row -1 and the lowest score."""
+    """`[B, S]` rows and scores, `[B, E]` excluded rows -> `[B, E + S]`, in any order, the excluded ones at row -1."""
     # A user may have taken thousands: not each with each. `tf.searchsorted` would do, but ONNX has nothing like it.
     every = tf.concat([excluded, rows], axis=1)
     order = tf.argsort(every, axis=1, stable=True)  # a row that is excluded comes right after itself

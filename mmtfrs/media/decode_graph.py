@@ -11,9 +11,11 @@ from collections.abc import Callable
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.media.resample import SAMPLE_RATE, resample
+from mmtfrs.media.decode import SAMPLE_RATE
+from mmtfrs.media.resample import resample
 from mmtfrs.utils.row_problems import told
 
+_MAGIC = _PNG, _JPEG, _GIF, _BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM"
 _UNKNOWN = 2**32 - 1  # a data chunk of this size, or of 0, goes as far as the file
 
 
@@ -64,9 +66,6 @@ def decode_images(
     problem = tf.where(known, problem, "image: the bytes are no PNG, JPEG, GIF or BMP image")
     problem = tf.where(read > max_pixels, f"image: more than {max_pixels} pixels", problem)
     return tf.ensure_shape(prepared, [None, *spec.shape]), problem
-
-
-_MAGIC = _PNG, _JPEG, _GIF, _BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM"
 
 
 def _starts(data: tf.Tensor, magic: bytes) -> tf.Tensor:

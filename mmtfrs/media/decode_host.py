@@ -2,7 +2,7 @@
 
 The samples are those of `decode.decode_audio`: FLAC (8, 16, 24 bits) the same integers, Ogg Vorbis to 3e-7, MP3 to 2e-6,
 its encoder's delay and padding cut alike. WAV is read by `decode_graph.decode_wav`. soxr resamples all, in a
-`tf.numpy_function`: `decode_graph.resample` differs from it by up to 7e-3.
+`tf.numpy_function`: `resample.resample` differs from it by up to 2e-4.
 
 tensorflow-io's kernels trust their input: they get only files whose header claims no more than `max_seconds`. Besides,
     FLAC: one that ends between two frames hangs them for ever, so frames that they refuse are appended (`_GUARD`).
@@ -26,8 +26,8 @@ import soxr
 from mmtfrs._keras import tf
 from mmtfrs.errors import EncoderError, MediaError
 from mmtfrs.media import decode
+from mmtfrs.media.decode import SAMPLE_RATE
 from mmtfrs.media.decode_graph import _chunk, _integer, code_of, decode_wav
-from mmtfrs.media.resample import SAMPLE_RATE
 
 # FLAC frames of 192 zeros each, from sample 2**36 - 1 on, where no file gets to; many, as a damaged frame swallows some.
 _GUARD = bytes.fromhex("fff91002febfbfbfbfbfbfd6000054d6") * 4096

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.media.decode import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 # Where soxr's filter of high quality falls, from all at 0.91 of the lower Nyquist frequency to nothing (-98 dB) at 1: a normal
 # distribution's mean and deviation, and how much faster than its tails. Features see what is left there.
 _MIDDLE, _WIDTH, _TAIL = 0.9569, 0.01187, 0.0125

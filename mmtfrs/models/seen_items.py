@@ -21,7 +21,6 @@ class KnownItems:
     """
 
     def __init__(self, users: np.ndarray, items: np.ndarray, user_rows: int, item_rows: int) -> None:
-        self.item_rows = item_rows
         kept = (users > 0) & (items > 0)
         users, items = users[kept], items[kept]
         self.dense = user_rows * item_rows <= _DENSE

@@ -13,8 +13,8 @@ from mmtfrs import encoders
 from mmtfrs._keras import tf
 from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.exporting.request import wav_bytes
-from mmtfrs.media.decode import decode_audio
-from mmtfrs.media.resample import SAMPLE_RATE, resample
+from mmtfrs.media.decode import SAMPLE_RATE, decode_audio
+from mmtfrs.media.resample import resample
 
 _RUN = tf.function(resample, input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int64)])
 
