@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import threading
@@ -24,6 +25,9 @@ from serving.services import Services
 
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d{1,18})|/labels/([^/:]+))?"
 _ROUTES = {"POST": re.compile(_MODEL + ":(predict)", re.I), "GET": re.compile(_MODEL + "(/metadata)?", re.I)}
+# Values that equal their default are printed too; protobuf 5 renamed the setting.
+_PRINT = ("always_print_fields_with_no_presence", "including_default_value_fields")
+_DEFAULTS = {name: True for name in _PRINT if name in inspect.signature(json_format.MessageToDict).parameters}
 _HTTP = {"NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429, "UNIMPLEMENTED": 501, "INTERNAL": 500, "DEADLINE_EXCEEDED": 504}
 
 
@@ -124,4 +128,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _said(message: Message) -> dict:
-    return json_format.MessageToDict(message, including_default_value_fields=True, preserving_proto_field_name=True)
+    return json_format.MessageToDict(message, preserving_proto_field_name=True, **_DEFAULTS)
