@@ -90,6 +90,7 @@ DEFAULT: dict[str, Choice | Range] = {
     "model.id_dropout": Range(0.1, 0.8),
     "model.history_id_dropout": Range(0.0, 0.8),
     "model.history_length": Choice((50, 200, 1000)),
+    "model.history_encoder": Choice(("auto", "bag", "transformer")),
     "loss.name": Choice(("softmax", "bpr", "hinge")),
     "loss.negatives": Choice(("auto", "in_batch", "mixed")),
     "loss.temperature": Range(0.05, 0.5, "log"),

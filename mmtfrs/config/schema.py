@@ -37,6 +37,7 @@ BASELINES = ("item_knn", "ease", "ease_media", "bpr", "id_only", "no_media")  # 
 RANKING = ("recall", "precision", "f1", "hit_rate", "ndcg", "mrr", "map")  # metrics of a list
 Negatives = Literal["auto", "full", "in_batch", "mixed"]
 NEGATIVES = get_args(Negatives)
+HistoryEncoder = Literal["auto", "bag", "transformer"]
 
 
 def _check(known: tuple[str, ...]) -> pydantic.AfterValidator:
@@ -147,8 +148,14 @@ class ModelConfig(Section):
     history_id_dropout: Share = Field(default=0.6, description="share of a history's ids hidden in training")
     history_dropout: Share = Field(default=0.1, description="share of histories hidden in training, for users without one")
     history_length: Count = Field(default=1000, description="newest items of the history that are used")
+    history_encoder: HistoryEncoder = Field(
+        default="auto",
+        description="bag: what a user took, in no order; transformer: what comes next, by the newest 64 items in their order; "
+        "auto: a transformer where the log's order tells what comes next and it is the better one on validation",
+    )
     history: Literal["past", "all"] = Field(
-        default="all", description="what a training event's history is: what came before it, or all else its user took"
+        default="all",
+        description="what a training event's history is, of a bag: what came before it, or all else its user took",
     )
     modality_dropout: Share = Field(
         default=0.8, description="share of training rows of which half the media are hidden, to be robust to missing modalities"
@@ -159,12 +166,20 @@ class ModelConfig(Section):
     graph: GraphConfig = GraphConfig()
     score: Score = "cosine"
 
+    @pydantic.model_validator(mode="after")
+    def _order_of_something(self) -> ModelConfig:
+        if self.history_encoder == "transformer" and not (self.history_length and self.use_item_id):
+            raise ValueError("`history_encoder: transformer` needs histories and item ids: not `history_length: 0`.")
+        return self
+
 
 class LossConfig(Section):
     """What is minimized, and against which negatives."""
 
     name: Loss = "softmax"
-    temperature: Annotated[float, Field(gt=0)] = 0.17
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        default=0.17, description="scores are divided by it, and by 0.4 of it where a transformer reads the histories"
+    )
     margin: Weight = Field(default=0.2, description="of the hinge loss")
     negatives: Negatives = Field(default="auto", description="auto: full up to `full_up_to` items, above it in_batch")
     full_up_to: Count = Field(default=4096, description="items up to which every item is a negative of every event")

@@ -42,9 +42,9 @@ def split_events(events: Events, kind: str, validation_share: float, test_share:
     Args:
         events: the whole log.
         kind: `time`: the newest events of the whole log are the test part (equal timestamps stay together).
-            `user`: each user's newest event is the test part, the one before it the validation part; users with fewer
-            than three events train only; of one timestamp, the last in the log is the newest. `random`: seeded.
-            `none`: every event trains.
+            `user`: each user's newest event is the test part, the one before it the validation part; users with fewer than
+            three events (two, without a test part) train only; of one timestamp, the last in the log is the newest. `random`:
+            seeded. `none`: every event trains.
         validation_share, test_share: shares of all events, for `time` and `random`.
         seed: for `random`.
 
@@ -110,9 +110,12 @@ def _by_user(events: Events, validation: bool, test: bool) -> np.ndarray:
     last = np.append(users[order][1:] != users[order][:-1], True)
     ends = np.flatnonzero(last)
     counts = np.diff(np.append(-1, ends))
-    ends = ends[counts >= 3]
     if test:
+        ends = ends[counts >= 3]
         part[order[ends]] = 2
+        ends = ends - 1
+    else:
+        ends = ends[counts >= 2]
     if validation:
-        part[order[ends - 1]] = 1
+        part[order[ends]] = 1
     return part

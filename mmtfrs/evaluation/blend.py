@@ -95,7 +95,7 @@ def _blend(model: TwoTower, choices: _Choices) -> float:
     """As `fit_blend`; the negative logarithm of the likelihood in nats."""
     scores = model.block_scores(choices.users, choices.pasts, choices.columns)
     count, media = scores.shape[2], model.media_blocks
-    learned = 1.0 / model.config.loss.temperature
+    learned = 1.0 / model.temperature
     found = np.zeros(count)
     if model.alike.numpy():  # likeness stands in the first block, and of the others nothing was learned
         start = np.array([_ALIKE, _POPULAR])
@@ -147,7 +147,7 @@ def _settle_fresh(model: TwoTower, choices: _Choices) -> None:
     hidden = unknown | (np.random.default_rng(0).random(len(unknown)) < 0.5)
     scores = model.block_scores(choices.users, choices.pasts, choices.columns, hidden) * model.blend.numpy()
     guess = np.where(hidden, scores[..., -2], 0.0)
-    start = np.array([1.0, FRESH]) / model.config.loss.temperature
+    start = np.array([1.0, FRESH]) / model.temperature
     (rest, fresh), _ = choices.weights(np.stack([scores.sum(axis=2) - guess, guess], axis=2), start, start, _LEARNED)
     model.fresh.assign(fresh / rest if rest > 0 else FRESH)
 

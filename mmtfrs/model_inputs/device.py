@@ -90,6 +90,18 @@ class DeviceTables:
             presence.append(tf.cast(count[:, 0] > 0, tf.float32))
         return media, _stacked(presence, tf.shape(history)[0])
 
+    def pooled_visible(self, items: tf.Tensor, visible: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """`[R, S] int32` item rows, `[R, S, S] bool` which of them each may look at -> as `pooled`, `[R * S, r]` and
+        `[R * S, M]`."""
+        media, presence = {}, []
+        seen = tf.cast(visible, tf.float32)
+        for name in self._adapters:
+            features, there = self.items[name](items)
+            count = tf.reshape(tf.matmul(seen, there[..., None]), [-1, 1])
+            media[name] = tf.reshape(tf.matmul(seen, features), [-1, self.items[name].dim]) / tf.maximum(count, 1.0)
+            presence.append(tf.cast(count[:, 0] > 0, tf.float32))
+        return media, _stacked(presence, tf.size(items))
+
     def reduced(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> dict[str, tf.Tensor]:
         """`{modality: [B, dim]}` features as an encoder gives them, `[B, M]` presence -> `{modality: [B, r]}`."""
         reduced = {}

@@ -16,13 +16,14 @@ from typing import TypedDict
 import numpy as np
 
 from mmtfrs.config.config import Config
-from mmtfrs.config.schema import Modality
+from mmtfrs.config.schema import HistoryEncoder, Modality
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.errors import DataError, nearest
 from mmtfrs.features.features import FeatureRows, Features
 from mmtfrs.model_inputs.feature_table import MediaRows, in_order, reduce_media
 from mmtfrs.model_inputs.item_graph import smooth
+from mmtfrs.model_inputs.order import order_told
 from mmtfrs.model_inputs.pca import Adapter
 from mmtfrs.model_inputs.popularity import best_fade, faded_counts, log_popularity
 from mmtfrs.model_inputs.taken_items import TakenItems
@@ -52,6 +53,7 @@ class ModelInputs:
         taken: what each user took, as an export knows it.
         seen: what each user took in the training log.
         ratings: mean and standard deviation of the training log's ratings; NaN without.
+        ordered: whether the order of the training log tells what comes next.
     """
 
     item_ids: np.ndarray
@@ -70,6 +72,7 @@ class ModelInputs:
     taken: TakenItems
     seen: TakenItems
     ratings: tuple[float, float]
+    ordered: bool
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -111,6 +114,7 @@ class ModelInputs:
             attributes=catalog.attributes(config.data.attributes),
             titles=_titles(config, catalog),
             id_rows=np.arange(len(catalog) + 1, dtype=np.int32),
+            ordered=order_told(facts["seen"], config.seed).matters,
         )
         return inputs if config.model.modalities is not None else inputs.without_silent(config.seed)
 
@@ -186,6 +190,10 @@ class ModelInputs:
             taken=self.taken.of_items(places),
             seen=self.seen.of_items(places),
         )
+
+    def reads_order(self, encoder: HistoryEncoder) -> bool:
+        """Whether a setting of the history's encoder means a transformer on this log."""
+        return encoder == "transformer" or (encoder == "auto" and self.ordered)
 
     @property
     def popularity(self) -> np.ndarray:

@@ -27,7 +27,7 @@ def save_inputs(inputs: ModelInputs, folder: Path) -> None:
         np.save(folder / f"{name}.npy", getattr(inputs, name))
     np.savez(folder / _FADED, counts=inputs.faded, fade=inputs.fade)
     np.savez(folder / _TAKEN, items=inputs.taken.items, starts=inputs.taken.starts)
-    np.savez(folder / _SEEN, items=inputs.seen.items, starts=inputs.seen.starts, ratings=inputs.ratings)
+    np.savez(folder / _SEEN, items=inputs.seen.items, starts=inputs.seen.starts, ratings=inputs.ratings, ordered=inputs.ordered)
     with zipfile.ZipFile(folder / "attributes.npz", "w") as packed:  # as `np.savez` has it, which takes no column `file`
         for name, values in inputs.attributes.items():
             with packed.open(f"{name}.npy", "w", force_zip64=True) as column:
@@ -59,6 +59,7 @@ def load_inputs(folder: Path) -> ModelInputs:
         taken = TakenItems(saved["items"], saved["starts"])
     with np.load(folder / _SEEN) as saved:
         seen, (mean, deviation) = TakenItems(saved["items"], saved["starts"]), saved["ratings"].tolist()
+        ordered = bool(saved["ordered"])
     with np.load(folder / "attributes.npz") as saved:
         attributes = {name: saved[name].astype(object) for name in saved.files}
     adapters: dict[str, Adapter] = {}
@@ -92,4 +93,5 @@ def load_inputs(folder: Path) -> ModelInputs:
         taken=taken,
         seen=seen,
         ratings=(mean, deviation),
+        ordered=ordered,
     )

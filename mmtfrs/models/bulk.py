@@ -14,6 +14,7 @@ from mmtfrs.models.voting import votes
 
 _NO_RATINGS = "this model predicts no ratings. Train it with `loss.rating` above 0 on events with ratings."
 _BATCH = 4096
+_SHORT = 8  # items of a history from which on it matters how many they are
 
 
 class BulkEmbedder(Embedder):
@@ -70,7 +71,21 @@ class BulkEmbedder(Embedder):
         if not len(user_ids):
             return np.zeros((0, self.width), np.float32)
         rows = self.data.user_rows(user_ids)
-        return np.concatenate(list(self._batches(self._queries, rows, newest(pasts, self.config.model.history_length))))
+        found = np.empty((len(rows), self.width), np.float32)
+        for width, group in self._widths(pasts):
+            past = newest([pasts[row] for row in group], width)
+            found[group] = np.concatenate(list(self._batches(self._queries(width), rows[group], past)))
+        return found
+
+    def _widths(self, pasts: Pasts) -> Iterator[tuple[int, np.ndarray]]:
+        """Powers of two, and who has histories of such a width; one for all of a bag, which does not read its padding."""
+        longest = self.config.model.history_length
+        lengths = np.array([min(len(past), longest) for past in pasts])
+        if not self.reads_order:
+            lengths[:] = lengths.max()
+        powers = np.ceil(np.log2(np.maximum(lengths, _SHORT))).astype(int)
+        for power in np.unique(powers):
+            yield min(1 << int(power), longest), np.flatnonzero(powers == power)
 
     @staticmethod
     def _batches(function: Callable[..., tf.Tensor], *arrays: np.ndarray) -> Iterator[np.ndarray]:
@@ -81,9 +96,13 @@ class BulkEmbedder(Embedder):
     def _candidates(self, items: tf.Tensor) -> tf.Tensor:
         return self.candidate_from_rows(items)[0]
 
-    @tf.function(reduce_retracing=True, autograph=False)
-    def _queries(self, users: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
-        return self.query_from_rows(users, history)[0]
+    def _queries(self, width: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+        """`[B]` users, `[B, width]` histories -> `[B, W]`, one function for each width."""
+        made = self._by_width.value
+        if width not in made:
+            rows = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, width], tf.int32)
+            made[width] = tf.function(lambda *asked: self.query_from_rows(*asked)[0], rows, autograph=False)
+        return made[width]
 
     @tf.function(reduce_retracing=True, autograph=False)
     def _ratings(self, users: tf.Tensor, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:

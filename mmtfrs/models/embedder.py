@@ -19,12 +19,14 @@ from mmtfrs.models import scores
 from mmtfrs.models.objective import Objective
 from mmtfrs.models.rating import RatingHead
 from mmtfrs.towers.candidate import CandidateTower
+from mmtfrs.towers.history_transformer import Sequences
 from mmtfrs.towers.id_guess import IdGuess
 from mmtfrs.towers.imputers import Media, make_imputer
 from mmtfrs.towers.likeness import Likeness
 from mmtfrs.towers.query import QueryTower
 from mmtfrs.utils.untracked import Untracked
 
+_SHARPER = 0.4  # the temperature where order is read: what comes next is told more sharply than what is liked
 FRESH = 0.8  # Last.fm-2K has it at .82 to .88, the digits at .59
 
 
@@ -48,15 +50,20 @@ class Embedder(tfrs.Model):
         self.config = config
         self._data = Untracked(tables)
         self._device = Untracked(DeviceTables(tables))
+        self._by_width: Untracked[dict] = Untracked({})
         self._encoders = Untracked(features.encoders if features is not None else {})
         policy = "mixed_bfloat16" if config.training.mixed_precision else "float32"
         keras.utils.set_random_seed(config.seed)
         items, users = len(tables.item_counts), len(tables.user_ids) + 1
         self.candidate_tower = CandidateTower(config, tables.modalities, items, name="candidate", dtype=policy)
-        self.query_tower = QueryTower(config, tables.modalities, users, items, tables.users, name="query", dtype=policy)
+        ids = config.model.use_item_id or not tables.modalities
+        self.reads_order = ids and config.model.history_length > 0 and tables.reads_order(config.model.history_encoder)
+        self.temperature = config.loss.temperature * (_SHARPER if self.reads_order else 1.0)
+        self.query_tower = QueryTower(
+            config, tables.modalities, users, items, tables.users, self.reads_order, name="query", dtype=policy
+        )
         self.imputer = make_imputer(config.model.missing, tables)
         self.score = scores.get(config.model.score)
-        ids = config.model.use_item_id or not tables.modalities
         late = self.candidate_tower.fusion if tables.modalities else None
         self.media_blocks = late.blocks if late is not None else 0
         self.blocks = self.media_blocks + ids
@@ -70,7 +77,10 @@ class Embedder(tfrs.Model):
         # 1: what media are alike by themselves stands in for what their blocks learned.
         self.alike = tf.Variable(0.0, trainable=False, name="alike")
         self.likeness = Likeness.of(tables, config.model.embedding_dim, name="likeness") if self.media_blocks else None
-        self.objective = Objective(config.loss, tables.item_counts, tables.seen, name="objective", dtype="float32")
+        loss = config.loss.model_copy(update={"temperature": self.temperature})
+        if loss.negatives == "auto" and self.reads_order and items > loss.full_up_to:
+            loss = loss.model_copy(update={"negatives": "mixed"})
+        self.objective = Objective(loss, tables.item_counts, tables.seen, name="objective", dtype="float32")
         self.objective.build(None)
         self.rating = RatingHead(name="rating", dtype="float32") if config.loss.rating else None
         rows, history = tf.zeros([2], tf.int32), tf.zeros([2, max(config.model.history_length, 1)], tf.int32)
@@ -154,11 +164,37 @@ class Embedder(tfrs.Model):
             hidden = tf.random.uniform([tf.shape(history)[0], 1]) < self.config.model.history_dropout
             history = tf.where(hidden, 0, history)
         past, past_presence = self.device.pooled(history)
+        if self.reads_order:
+            taken = self._read(Sequences.of_histories(history), training)[:, -1]
+        else:
+            taken = tf.gather(self.device.item_id_rows, history)
         ids = tf.gather(self.device.user_id_rows, users)
-        history_ids = tf.gather(self.device.item_id_rows, history)
-        blocks, weights = self.query_tower(own, own_presence, past, past_presence, ids, history_ids, training=training)
+        blocks, weights = self.query_tower(own, own_presence, past, past_presence, ids, taken, training=training)
         seen = (past, past_presence), (own, own_presence)
         return self._or_alike(self.score.query(blocks), self.score.query, *seen, training=training), weights
+
+    def sequence_blocks(self, users: tf.Tensor, sequences: Sequences, training: bool | None = None) -> tf.Tensor:
+        """`[R, S]` user rows and tokens -> `[R * S, K, D] float32`: as `query_blocks`, a query behind each token, by what is
+        visible from there."""
+        users = tf.reshape(users, [-1])
+        own, own_presence = self.device.user_media(users)
+        past, past_presence = self.device.pooled_visible(sequences.items, sequences.visible)
+        taken = tf.reshape(self._read(sequences, training), [-1, self.config.model.embedding_dim])
+        ids = tf.gather(self.device.user_id_rows, users)
+        return self.score.query(self.query_tower(own, own_presence, past, past_presence, ids, taken, training=training)[0])
+
+    def _read(self, sequences: Sequences, training: bool | None) -> tf.Tensor:
+        """`[R, S, D]`: what is expected after each token."""
+        rows = tf.reshape(sequences.items, [-1])
+        media, _ = self.device.item_media(rows)
+        ids = self.candidate_tower.known(tf.gather(self.device.item_id_rows, rows))
+        shape = tf.shape(sequences.items)
+
+        def in_rows(values: tf.Tensor) -> tf.Tensor:
+            return tf.reshape(values, [shape[0], sequences.items.shape[1], values.shape[1]])
+
+        media = {name: in_rows(values) for name, values in media.items()}
+        return self.query_tower.read(sequences, in_rows(ids), media, training)
 
     def query_from_rows(
         self,

@@ -39,7 +39,7 @@ class Histories:
         self.length = length
         self.kept = kept[order]  # position in the log of each entry
         self.items = items[self.kept]
-        starts = np.searchsorted(users[order], np.arange(len(names) + 1))
+        self.starts = starts = np.searchsorted(users[order], np.arange(len(names) + 1))
         self._spans = {name: (starts[row], starts[row + 1]) for row, name in enumerate(names)}
         # Tensors, so that a tf.data graph holds references to them and not copies.
         self._tensor = tf.constant(self.items, tf.int32)

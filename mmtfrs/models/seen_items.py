@@ -38,11 +38,12 @@ class KnownItems:
         if self.dense:
             return tf.gather(tf.gather(self._table, users), items, axis=1)
         own = tf.ragged.range(tf.gather(self._starts, users), tf.gather(self._starts, users + 1))
-        taken = tf.gather(self._items, own.flat_values)
-        asked = tf.sort(items)
-        place = tf.minimum(tf.searchsorted(asked, taken), tf.shape(asked)[0] - 1)
-        pairs = tf.stack([tf.cast(own.value_rowids(), tf.int32), place], axis=1)
-        found = tf.boolean_mask(pairs, tf.gather(asked, place) == taken)
-        # What is asked about twice is found where it stands first.
-        first = tf.scatter_nd(found, tf.ones(tf.shape(found)[:1], tf.int32), [tf.shape(users)[0], tf.shape(items)[0]]) > 0
-        return tf.ensure_shape(tf.gather(first, tf.searchsorted(asked, items), axis=1), [users.shape[0], items.shape[0]])
+        taken, rows = tf.gather(self._items, own.flat_values), tf.cast(own.value_rowids(), tf.int32)
+        order = tf.argsort(items)
+        asked = tf.gather(items, order)
+        first, behind = (tf.searchsorted(asked, taken, side) for side in ("left", "right"))
+        places = tf.ragged.range(first, behind)  # an item may be asked about several times
+        found = tf.stack([tf.repeat(rows, behind - first), tf.gather(order, places.flat_values)], axis=1)
+        nothing = tf.zeros([tf.shape(users)[0], tf.shape(items)[0]], tf.bool)
+        mask = tf.tensor_scatter_nd_update(nothing, found, tf.ones(tf.shape(found)[:1], tf.bool))
+        return tf.ensure_shape(mask, [users.shape[0], items.shape[0]])

@@ -13,6 +13,9 @@ from mmtfrs.errors import DataError, RunError
 from mmtfrs.models.bulk import BulkEmbedder
 from mmtfrs.models.embedder import flat
 from mmtfrs.models.training_dataset import TrainingRows
+from mmtfrs.towers.history_transformer import Sequences
+
+_FLAT = ("user", "item", "weight", "rating")  # columns of which the loss asks nothing but the rows
 
 
 class TwoTower(BulkEmbedder):
@@ -40,7 +43,12 @@ class TwoTower(BulkEmbedder):
     """
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        query, _ = self.query_blocks(inputs["user"], inputs["history"], training=training)
+        if self.reads_order:
+            sequences = Sequences.of_parts(inputs["before"], inputs["place"], inputs["part"])
+            query = self.sequence_blocks(inputs["user"], sequences, training)
+            inputs = {name: tf.reshape(values, [-1]) for name, values in inputs.items() if name in _FLAT}
+        else:
+            query, _ = self.query_blocks(inputs["user"], inputs["history"], training=training)
         asked = query
         if self.id_guess is not None:
             asked = tf.concat([query, tf.stop_gradient(query[:, -1:])], axis=1)
@@ -109,14 +117,15 @@ class TwoTower(BulkEmbedder):
         return super().test_step(_batch(data))
 
     def dataset(self, events: Events, shuffle: bool = True, batch_size: int | None = None) -> tf.data.Dataset:
-        """Training batches of integer rows: `{user [B], item [B], history [B, H], weight [B]}`.
+        """Training batches of integer rows: `{user [B], item [B], history [B, H], weight [B]}`; where order is read, each
+        `[R, S]`, several users' sequences behind each other in a row, with `before`, the item before, instead of `history`.
 
         An event's history is taken from `events` itself: everything else its user took, or with `model.history: past` what
         came before it. The last batch of an epoch is left out if it is not full (shapes stay static for XLA); the order changes
         with every epoch. The model stays as it is: whom not to take for a negative, and the scale of ratings, it knows from
         the log that it was made with.
         """
-        return TrainingRows(self.config, self.data, events).dataset(shuffle, batch_size)
+        return TrainingRows(self.config, self.data, events, self.reads_order).dataset(shuffle, batch_size)
 
 
 def _restored(config: dict, weights: list[np.ndarray]) -> TwoTower:

@@ -71,9 +71,14 @@ class CandidateTower(keras.layers.Layer):
             weights = fusion.masked_share(weights, presence)
             parts.append(fused if self.mlp is None else fused + self.mlp(tf.nn.relu(fused), training=training))
         if self.ids is not None:
-            rows = tf.zeros(tf.shape(presence)[:1], tf.int32) if ids is None else ids
-            parts.append(self.ids(rows, training=training) * tf.cast(rows > 0, self.compute_dtype)[:, None])
+            parts.append(self.known(tf.zeros(tf.shape(presence)[:1], tf.int32) if ids is None else ids))
         return as_blocks(parts), weights
+
+    def known(self, ids: tf.Tensor) -> tf.Tensor:
+        """`[B] int32` id rows -> `[B, D]`: what ids alone know, zeros where they are unknown."""
+        if self.ids is None:
+            return tf.zeros([tf.shape(ids)[0], self.config.embedding_dim], self.compute_dtype)
+        return self.ids(ids) * tf.cast(ids > 0, self.compute_dtype)[:, None]
 
     def get_config(self) -> dict:
         mine = {"config": self._settings.model_dump(mode="json"), "modalities": self.modalities, "item_rows": self.item_rows}

@@ -1,4 +1,4 @@
-"""The query tower: who asks, what they took before, and what they show -> an embedding."""
+"""The query tower: who asks, and what they took before -> an embedding."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 from mmtfrs import fusion
 from mmtfrs._keras import keras, tf
 from mmtfrs.config.config import Config
+from mmtfrs.towers.history_transformer import HistoryTransformer, Sequences
 from mmtfrs.towers.layers import IdEmbedding, as_blocks, hide_modalities, last_mlp
 
 
 class QueryTower(keras.layers.Layer):
     """Per modality, the history's mean and the user's own medium become one vector; these are fused as an item's are, and what
     the user likes in media is added before the last MLP: what media say depends on who asks. Apart from that, with tables of
-    their own, the ids of the user and the history are asked what ids know of items: media cannot make that worse.
+    their own, the ids of the user and the history are asked what ids know of items: media cannot make that worse. Where order
+    tells what comes next, a transformer that reads ids and media of the history (see `read`) stands for these ids.
 
     Args:
         config: sizes, fusion and dropout; a `Config`, or what `get_config` gives of it.
@@ -22,6 +24,7 @@ class QueryTower(keras.layers.Layer):
         user_rows: rows of the user embedding, 1 + the number of users.
         item_rows: rows of the history's id embedding, 1 + the number of items.
         owned: modalities that users have media of.
+        reads_order: whether histories are read by a transformer.
 
     Call arguments:
         own: `{modality: [B, r]}` reduced features of the users' media, zeros where absent.
@@ -29,7 +32,7 @@ class QueryTower(keras.layers.Layer):
         past: `{modality: [B, r]}` mean of the reduced features of the history's items, zeros where there are none.
         past_presence: `[B, M]` float32.
         users: `[B]` int32 user id rows, 0 for unknown.
-        history: `[B, H]` int32 item id rows, 0 for padding.
+        history: `[B, H]` int32 item id rows, 0 for padding; or, where order is read, `[B, D]` of what `read` gave.
 
     Returns:
         `(blocks [B, K, D] float32, weights [B, M] float32)`, as those of the candidate tower.
@@ -42,11 +45,14 @@ class QueryTower(keras.layers.Layer):
         user_rows: int,
         item_rows: int,
         owned: Collection[str] = (),
+        reads_order: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         config = self._settings = Config.model_validate(config)
         self._sizes = {"user_rows": user_rows, "item_rows": item_rows, "owned": sorted(owned)}
+        self._sizes |= {"reads_order": reads_order}
+        self.reads_order = reads_order
         self.config = config.model
         self.modalities = tuple(modalities)
         dim, policy = self.config.embedding_dim, self.dtype_policy
@@ -62,6 +68,10 @@ class QueryTower(keras.layers.Layer):
             self.likes = None
             if self.mlp is not None and self.config.use_user_id:
                 self.likes = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_likes", dtype=policy)
+        if reads_order:
+            self.project_token = dense("token", modalities)
+            self.transformer = HistoryTransformer(dim, self.config.dropout, name="history", dtype=policy)
+            return
         self.users = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_id", dtype=policy)
         self.history = IdEmbedding(item_rows, dim, self.config.history_id_dropout, name="history_id", dtype=policy)
 
@@ -88,7 +98,9 @@ class QueryTower(keras.layers.Layer):
                 told = fused if self.likes is None else fused + self.likes(users, training=training)
                 fused = told + self.mlp(tf.nn.relu(told), training=training)
             parts.append(fused)
-        if self.config.use_item_id or not self.modalities:
+        if self.reads_order:
+            parts.append(history)
+        elif self.config.use_item_id or not self.modalities:
             known = tf.zeros([tf.shape(users)[0], self.config.embedding_dim], self.compute_dtype)
             if self.config.use_user_id:
                 known += self.users(users, training=training)
@@ -96,6 +108,25 @@ class QueryTower(keras.layers.Layer):
                 known += self._pool_ids(history, training)
             parts.append(known)
         return as_blocks(parts), weights
+
+    def read(
+        self, sequences: Sequences, ids: tf.Tensor, media: Mapping[str, tf.Tensor], training: bool | None = None
+    ) -> tf.Tensor:
+        """What is expected after each token of a history.
+
+        Args:
+            sequences: `[R, S]` tokens.
+            ids: `[R, S, D]` of what the ids of their items know, zeros where they are unknown.
+            media: `{modality: [R, S, r]}` of their reduced features, zeros where absent.
+            training: whether to drop out.
+
+        Returns:
+            `[R, S, D]`.
+        """
+        tokens = tf.cast(ids, self.compute_dtype)
+        for name in self.modalities:
+            tokens += self.project_token[name](media[name])
+        return self.transformer(tokens, sequences, training=training)
 
     def get_config(self) -> dict:
         mine = {"config": self._settings.model_dump(mode="json"), "modalities": self.modalities, **self._sizes}

@@ -42,13 +42,14 @@ VARIANTS: dict[str, dict[str, dict]] = {
 FIXED = ("item_knn", "ease", "ease_media")  # nothing of these is trained by gradients
 
 
-def _variant(name: str) -> dict[str, dict]:
+def _variant(name: str, reads_order: bool) -> dict[str, dict]:
     """A modality's name is that modality alone, in items and histories, without any id."""
     alone = {"model": {"modalities": (name,), "use_item_id": False, "use_user_id": False, "fusion": "concat"}}
     # What belongs to another task or to several modalities is left out everywhere.
     settings = VARIANTS.get(name, alone)
+    encoder = "transformer" if reads_order and name == "no_media" else "bag"
     return {
-        "model": {"missing": "null", **settings["model"]},
+        "model": {"missing": "null", "history_encoder": encoder, **settings["model"]},
         "loss": {"alignment": 0.0, "rating": 0.0, **settings.get("loss", {})},
     }
 
@@ -72,7 +73,7 @@ def train_baseline(name: str, model: TwoTower, split: Split, cache: Path | None 
     check_baselines([name], model.data.modalities)
     if name in FIXED:
         return _fixed(name, model, split)
-    settings = _variant(name)
+    settings = _variant(name, model.reads_order)
     modalities = settings["model"]["modalities"]
     if not set(modalities) <= set(model.data.modalities):
         return None

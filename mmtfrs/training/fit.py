@@ -56,7 +56,7 @@ def fit_to_best(
         split = dataclasses.replace(split, validation=split.validation.take(np.array([], np.int64), split.train))
     inner = split
     if settings.refit is not False and not len(split.validation):
-        inner = inner_split(split, model.config)
+        inner = inner_split(split, model.config, model.reads_order)
     # Popularity is that of what is asked: the newest events of a log are something else where it was split in another way.
     fade = model.data.fade_for(inner.train, inner.validation) if len(inner.validation) else model.data.fade
     if inner is not split or fade != model.data.fade:
@@ -64,6 +64,8 @@ def fit_to_best(
     if progress:
         tell_fold(inner, inner is not split)
     history = fit(model, inner, folder, progress)
+    if model.reads_order and model.config.model.history_encoder == "auto" and len(inner.validation):
+        model, history = _or_bag(model, inner, history, folder, progress)
     if progress and len(inner.validation):
         _tell_popularity(model, inner, history)
     if tune is not None:
@@ -84,6 +86,24 @@ def fit_to_best(
     return final, history
 
 
+def _or_bag(
+    model: TwoTower, split: Split, history: list[dict[str, float]], folder: Path | None, progress: bool
+) -> tuple[TwoTower, list[dict[str, float]]]:
+    """A model that reads order, or one that does not, trained for as many epochs as were best, where it is the better one."""
+    metric = f"val_{model.config.evaluation.monitor}"
+    values = [logs[metric] for logs in history]
+    if progress:
+        print("the log's order tells what comes next; beside it, a model that does not read it", file=sys.stderr)
+    bag = TwoTower(model.config, tables=dataclasses.replace(model.data, ordered=False))
+    bag.keep_encoders(model.encoders)
+    other = fit(bag, split, folder / "bag" if folder else None, progress, epochs=int(np.argmax(values)) + 1)
+    best, others = max(values), max(logs[metric] for logs in other)
+    if progress:
+        kept = "the order is read" if best >= others else "the order is not read"
+        print(f"{kept}: {metric} {best:.4f} with it, {others:.4f} without", file=sys.stderr)
+    return (model, history) if best >= others else (bag, other)
+
+
 def _on(model: TwoTower, events: Events, fade: float | None = None) -> TwoTower:
     """An untrained model like this one, on another log."""
     fresh = TwoTower(model.config, tables=model.data.on(events, fade))
@@ -91,11 +111,12 @@ def _on(model: TwoTower, events: Events, fade: float | None = None) -> TwoTower:
     return fresh
 
 
-def inner_split(split: Split, config: Config) -> Split:
+def inner_split(split: Split, config: Config, reads_order: bool = False) -> Split:
     """A part of the training events set apart to find the number of epochs; the split itself where they are too few.
 
     A trained model is asked for users it knows. The newest events stand for what will be asked where enough of their users
     were there before; else, as in logs of which every user came once and rated many items, a random part of the events does.
+    A model that reads order is asked for every user's next item, where users come back, or times are but places in an order.
     """
     share = config.data.validation_share or 0.1
     enough = min(_RETURNING, _RETURNING_SHARE * len(set(split.train.user_ids)))
@@ -109,7 +130,16 @@ def inner_split(split: Split, config: Config) -> Split:
             found = inner
             if returning_users(inner) >= enough:
                 break
+    if reads_order and (found.kind == "time" or _are_places(split.train)):
+        inner = split.train.split("user", share, 0.0)
+        return inner if answerable(inner, config) else found
     return found
+
+
+def _are_places(events: Events) -> bool:
+    """Whether timestamps are but places in each user's sequence: no more of them than the longest has events."""
+    _, counts = np.unique(events.user_ids.astype(str), return_counts=True)
+    return len(np.unique(events.timestamps)) <= counts.max()
 
 
 def answerable(split: Split, config: Config) -> bool:
@@ -131,9 +161,11 @@ def tell_fold(split: Split, inner: bool) -> None:
     """Says what the best epoch is chosen by, and whether that is too little."""
     users = returning_users(split)
     if inner and len(split.validation):
-        part = "newest" if split.kind == "time" else "random"
         share = len(split.validation) / (len(split.validation) + len(split.train))
-        print(f"the best epoch is found on a {part} {share:.0%} of the events, of {users} known users", file=sys.stderr)
+        part = {"time": f"a newest {share:.0%} of the events", "user": "the newest event of each"}.get(
+            split.kind, f"a random {share:.0%} of the events"
+        )
+        print(f"the best epoch is found on {part}, of {users} known users", file=sys.stderr)
     if users < _FEW and len(split.validation):
         print(f"{users} known users are too few to tell epochs apart: another seed may end at another epoch", file=sys.stderr)
     if not len(split.validation):
@@ -161,6 +193,7 @@ def fit(
     folder: Path | None = None,
     progress: bool = False,
     rates: Sequence[float] | None = None,
+    epochs: int | None = None,
     more: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict[str, float]]:
     """Compiles and fits a model, and leaves it at its best epoch.
@@ -171,6 +204,7 @@ def fit(
         folder: for checkpoints and TensorBoard logs; None keeps neither.
         progress: print a line per epoch on standard error.
         rates: the learning rate of each epoch, and so their number; those of the config if None.
+        epochs: at most, where there are no rates; those of the config if None.
         more: further callbacks, called after those that measure and keep.
 
     Returns:
@@ -195,7 +229,7 @@ def fit(
     if rates is not None:
         callbacks.append(keras.callbacks.LearningRateScheduler(lambda epoch: rates[epoch]))
     callbacks.append(checkpoint)
-    epochs = config.training.epochs if rates is None else len(rates)
+    epochs = len(rates) if rates is not None else min(epochs or config.training.epochs, config.training.epochs)
     if folder is not None and rates is None:
         callbacks.append(keras.callbacks.TensorBoard(str(folder / "logs"), write_graph=False))
     if progress:

@@ -75,7 +75,7 @@ def train(
     save_inputs(model.data, out / "tables")
     (out / "history.json").write_text(json.dumps(history), encoding="utf-8")
     save_weights(model, out / "weights.npz")
-    for name in ("training", "refit"):
+    for name in ("training", "bag", "refit"):
         shutil.rmtree(out / name, ignore_errors=True)
     return model, history
 

@@ -35,7 +35,7 @@ def _asked(truth, users, temperature=0.17, combine="", media=1):
         media_blocks=media,
         blend=blend,
         alike=tf.Variable(0.0),
-        config=Config(loss={"temperature": temperature}),
+        temperature=temperature,
         data=types.SimpleNamespace(item_ids=np.arange(ITEMS)),
         block_scores=lambda names, pasts, columns, hidden=None: scores[[int(name) for name in names]][:, columns],
     )
@@ -75,7 +75,7 @@ def test_what_the_guess_at_new_items_counts_is_found():
         blend=tf.Variable(blend),
         fresh=tf.Variable(0.9),
         id_guess=object(),
-        config=Config(),
+        temperature=0.17,
         data=types.SimpleNamespace(item_ids=np.arange(ITEMS)),
         device=types.SimpleNamespace(item_id_rows=tf.range(ITEMS + 1)),
         block_scores=lambda names, pasts, columns, hidden: parts[[int(name) for name in names]][:, columns],
