@@ -84,7 +84,7 @@ def _source(name: str, folder: Path) -> tuple[Path, mmtfrs.Config, str]:
     if name == "digits":
         return REAL / "digits", mmtfrs.Config(encoders=OFFLINE | {"audio": str(REAL / "yamnet" / "yamnet.h5")}), "time"
     if name == "lastfm":
-        return _sequences(REAL / "public" / "LastFM.txt", folder / "lastfm"), mmtfrs.Config(), "user"
+        return sequences(REAL / "public" / "LastFM.txt", folder / "lastfm"), mmtfrs.Config(), "user"
     source = REAL / "public" / name if name in PUBLIC else Path(name)
     config = mmtfrs.Config.read(source / "config.yaml") if (source / "config.yaml").exists() else mmtfrs.Config()
     own = {path.stem: str(path) for path in sorted(source.glob("*.npy"))}
@@ -92,7 +92,7 @@ def _source(name: str, folder: Path) -> tuple[Path, mmtfrs.Config, str]:
     return source, config, "random" if name in PUBLIC else config.data.split
 
 
-def _sequences(path: Path, out: Path) -> Path:
+def sequences(path: Path, out: Path) -> Path:
     """A log as `user item item ...` lines, oldest first, as our files."""
     if path.exists() and not (out / "events.csv").exists():
         out.mkdir(parents=True, exist_ok=True)
