@@ -1,8 +1,8 @@
 """What comes next: public leave-one-out logs, by the shipped defaults.
 
-The last event of each user is asked for; all others are the log, trained on as `mmtfrs train --split none` does, which chooses by
-itself how many epochs, and whether order is read. The whole catalog is ranked, what a user took left out. A finished seed is written
-down and not repeated; a seed that was killed goes on.
+The last event of each user is asked for; all others are the log, trained on as `mmtfrs train --split none` does, which chooses
+by itself how many epochs, and whether order is read. The whole catalog is ranked, what a user took left out. A finished seed is
+written down and not repeated; a seed that was killed goes on.
 
     python -m benchmarks.sequences [--data Beauty,LastFM] [--seeds 3] [--encoders auto,bag] [--out benchmarks/results]
 """

@@ -73,10 +73,14 @@ class TrainingRows:
         count, starts = len(self.columns["item"]), self.histories.starts
         longest = int(np.diff(starts).max())
         length = min(LONGEST, max(8, 1 << (longest - 1).bit_length()), size)
+        each = min(max(size // length, 1), -(-count // length))  # rows of a batch
+        rows = len(pack(starts, length, self.config.seed, 0).entries)
+        rows -= rows % each if shuffle else 0
         epochs = itertools.count() if shuffle else itertools.repeat(0)
 
         def packed() -> Iterator[Packed]:
-            yield pack(starts, length, self.config.seed, next(epochs))
+            # Keras wants as many batches in each epoch: a few rows are left out, or come twice.
+            yield Packed(*(np.resize(each, (rows, length)) for each in pack(starts, length, self.config.seed, next(epochs))))
 
         # Behind the last event one that is nobody's, for padding.
         columns = {name: tf.constant(np.append(values, np.zeros(1, values.dtype))) for name, values in self.columns.items()}
@@ -84,7 +88,7 @@ class TrainingRows:
         before[starts[:-1]] = 0
         columns["before"] = tf.constant(np.append(before, 0), tf.int32)
 
-        def rows(entries: tf.Tensor, places: tf.Tensor, parts: tf.Tensor) -> dict[str, tf.Tensor]:
+        def batch_of(entries: tf.Tensor, places: tf.Tensor, parts: tf.Tensor) -> dict[str, tf.Tensor]:
             at = tf.where(entries < 0, tf.constant(count, tf.int64), entries)
             batch = {name: tf.gather(values, at) for name, values in columns.items()}
             # The mean over a batch is the mean over its events.
@@ -92,10 +96,10 @@ class TrainingRows:
             return batch | {"place": places, "part": parts}
 
         dataset = tf.data.Dataset.from_generator(
-            packed, output_signature=tuple(tf.TensorSpec([None, length], kind) for kind in (tf.int64, tf.int32, tf.int32))
+            packed, output_signature=tuple(tf.TensorSpec([rows, length], kind) for kind in (tf.int64, tf.int32, tf.int32))
         ).flat_map(lambda *values: tf.data.Dataset.from_tensor_slices(values))
-        each = min(max(size // length, 1), -(-count // length))  # rows of a batch; so many there are in any order
-        return dataset.batch(each, drop_remainder=shuffle).map(rows).prefetch(2).with_options(_options())
+        dataset = dataset.batch(each, drop_remainder=shuffle).map(batch_of).prefetch(2).with_options(_options())
+        return dataset.apply(tf.data.experimental.assert_cardinality(-(-rows // each)))
 
 
 def _options() -> tf.data.Options:

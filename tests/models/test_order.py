@@ -160,6 +160,9 @@ def test_what_is_trained_is_what_is_asked():
         if compared > 60:
             break
     assert compared > 60
+    for size in (64, 33, 5):  # Keras wants as many batches in each epoch
+        dataset = model.dataset(events, batch_size=size)
+        assert [sum(1 for _ in dataset) for _ in range(3)] == [len(dataset)] * 3
 
 
 @pytest.mark.slow
