@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import lapack
+from scipy.sparse import csr_matrix
 
 from mmtfrs.models.histories import Pasts
 
 MAX_ITEMS = 20_000  # one item-item matrix of float64 is 3 GiB there, and its inversion takes minutes
-WEIGHTS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)  # of the content, beside the Gram matrix
+CONTENT_WEIGHTS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)  # of the content, beside the Gram matrix
 PENALTIES = (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
 
 
@@ -28,32 +30,43 @@ class EaseScorer:
 
     def __init__(self, gram: np.ndarray, penalty: float, content: np.ndarray | None = None, weight: float = 0.0) -> None:
         self.penalty, self.weight = penalty, weight
-        regularised = gram.astype(np.float64)
+        regularised = gram.astype(np.float64, order="F")
         if content is not None:
             regularised += weight * content
         diagonal = np.diag_indices(len(gram))
         regularised[diagonal] += penalty
-        inverse = np.linalg.inv(regularised)
-        weights = inverse / -np.diag(inverse)
-        weights[diagonal] = 0.0
-        self.weights = weights.astype(np.float32)
+        self.weights = _inverse(regularised)
+        self.weights /= -np.diag(self.weights)
+        self.weights[diagonal] = 0.0
 
     def scores(self, user_ids: np.ndarray, pasts: Pasts) -> np.ndarray:
         return taken(pasts, len(self.weights)) @ self.weights
 
 
-def gram_matrix(pasts: Pasts, items: int, chunk: int = 4096) -> np.ndarray:
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    """`[N, N] float32` of a symmetric, positive definite `[N, N] float64`, which is lost; by Cholesky, an eighth of the work of
+    inverting any matrix."""
+    factor, failed = lapack.dpotrf(matrix, lower=1, overwrite_a=1)
+    if failed:
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    half, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    inverse = np.ascontiguousarray(half, np.float32)
+    for row in range(1, len(inverse)):
+        inverse[:row, row] = inverse[row, :row]
+    return inverse
+
+
+def gram_matrix(pasts: Pasts, items: int) -> np.ndarray:
     """`[N, N] float32`: how many of these users took both items."""
-    gram = np.zeros((items, items), np.float32)
-    for start in range(0, len(pasts), chunk):
-        rows = taken(pasts[start : start + chunk], items)
-        gram += rows.T @ rows
-    return gram
+    rows = taken(pasts, items)
+    return (rows.T @ rows).toarray()
 
 
-def taken(pasts: Pasts, items: int) -> np.ndarray:
+def taken(pasts: Pasts, items: int) -> csr_matrix:
     """`[n, N] float32`: 1 where a user took the item."""
-    rows = np.zeros((len(pasts), items), np.float32)
-    for row, past in enumerate(pasts):
-        rows[row, past - 1] = 1.0
+    starts = np.concatenate([[0], np.cumsum([len(past) for past in pasts])])
+    columns = np.concatenate([np.zeros(0, np.int64), *pasts]) - 1
+    rows = csr_matrix((np.ones(starts[-1], np.float32), columns, starts), (len(pasts), items))
+    rows.sum_duplicates()
+    rows.data[:] = 1.0
     return rows

@@ -25,7 +25,7 @@ class ItemKNNScorer:
 
     def scores(self, user_ids: np.ndarray, pasts: Pasts) -> np.ndarray:
         known = taken(pasts, len(self.content))
-        used = np.flatnonzero(known.any(axis=0))
+        used = np.flatnonzero(known.getnnz(axis=0))
         # Only rows of items that somebody here took are needed.
         similar = self.content[used] @ self.content.T
         similar[np.arange(len(used)), used] = -np.inf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -52,27 +52,54 @@ def evaluate(
         >>> sorted(metrics), 0 <= metrics["model"]["recall@5"] <= 1
         (['model', 'popularity'], True)
     """
+
+    def given(other: TwoTower | Scorer) -> Callable[[], TwoTower | Scorer]:
+        return lambda: other
+
+    return dict(evaluated(model, events, {name: given(other) for name, other in (against or {}).items()}, ks))
+
+
+def evaluated(
+    model: TwoTower,
+    events: Events,
+    against: Mapping[str, Callable[[], TwoTower | Scorer | None]],
+    ks: Sequence[int] | None = None,
+    done: Collection[str] = (),
+) -> Iterator[tuple[str, dict]]:
+    """As `evaluate`, a scorer at a time, made when its turn comes, and left out where there is None.
+
+    Args:
+        model, events, ks: as for `evaluate`.
+        against: what makes each of the others.
+        done: names of those that need not be asked again.
+
+    Yields:
+        `(name, metrics)`.
+    """
     ks = tuple(sorted(ks or model.config.evaluation.ks))
-    settings = model.config
     task = RankingTask(model.data, events, model.repeats)
-    scorers: dict[str, Scorer] = {"model": ModelScorer(model), "popularity": PopularityScorer(model.data.item_counts[1:])}
+    makers: dict[str, Callable[[], TwoTower | Scorer | None]] = {"model": lambda: model}
+    makers["popularity"] = lambda: PopularityScorer(model.data.item_counts[1:])
     if np.isfinite(model.data.fade):
-        scorers["recent"] = PopularityScorer(model.data.faded[1:])
-    for name, other in (against or {}).items():
-        scorers[name] = ModelScorer(other) if isinstance(other, TwoTower) else other
+        makers["recent"] = lambda: PopularityScorer(model.data.faded[1:])
+    makers |= against
     beside, group = task.rolling(), "rolling"
-    if beside is not None and settings.evaluation.history == "rolling":
+    if beside is not None and model.config.evaluation.history == "rolling":
         task, beside, group = beside, task, "static"
-    results = {name: task.evaluate(scorer, ks) for name, scorer in scorers.items()}
-    if beside is not None:
-        for name, scorer in scorers.items():
-            results[name][group] = beside.evaluate(scorer, ks)
-    content = content_queries(model, task)
-    if content:
-        results["model"]["content_queries"] = content
-    if model.rating is not None and events.ratings is not None:
-        results["model"] |= rating_errors(model, events)
-    return results
+    for name, make in makers.items():
+        other = make() if name not in done else None
+        if other is None:
+            continue
+        scorer = ModelScorer(other) if isinstance(other, TwoTower) else other
+        metrics = task.evaluate(scorer, ks)
+        if beside is not None:
+            metrics[group] = beside.evaluate(scorer, ks)
+        if name == "model":
+            if content := content_queries(model, task):
+                metrics["content_queries"] = content
+            if model.rating is not None and events.ratings is not None:
+                metrics |= rating_errors(model, events)
+        yield name, metrics
 
 
 class RankingTask:

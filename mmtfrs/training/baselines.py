@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,16 +18,17 @@ import numpy as np
 from mmtfrs.config.config import Config, check_baselines
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
-from mmtfrs.evaluation.ease import MAX_ITEMS, PENALTIES, WEIGHTS, EaseScorer, gram_matrix
+from mmtfrs.evaluation.ease import CONTENT_WEIGHTS, MAX_ITEMS, PENALTIES, EaseScorer, gram_matrix
 from mmtfrs.evaluation.item_knn import ItemKNNScorer
-from mmtfrs.evaluation.ranking_task import RankingTask, content_vectors, evaluate
+from mmtfrs.evaluation.ranking_task import RankingTask, content_vectors, evaluated
 from mmtfrs.evaluation.scorers import Scorer
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.histories import Histories
 from mmtfrs.models.run import load_run, load_weights, save_weights
-from mmtfrs.models.run_folder import load_part, load_split
+from mmtfrs.models.run_folder import WEIGHTS, load_part, load_split
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.fit import fit_to_best
+from mmtfrs.utils.files import write_json
 
 _Value = TypeVar("_Value")
 
@@ -117,14 +122,31 @@ def _fixed(name: str, model: TwoTower, split: Split) -> Scorer | None:
         metric = model.config.evaluation.monitor
         task = RankingTask(model.data, split.validation, model.repeats)
 
-        def worth(scorer: EaseScorer) -> float:
+        def worth(*settings: float) -> float:
+            scorer = EaseScorer(known, settings[0], content if len(settings) > 1 else None, *settings[1:])
             return task.evaluate(scorer, (int(metric.partition("@")[2]),))[metric]
 
-        penalty = max((EaseScorer(known, each) for each in PENALTIES), key=worth).penalty
+        penalty = _peak(PENALTIES, worth)
         if content is not None:
-            weight = max((EaseScorer(known, penalty, content, each) for each in WEIGHTS), key=worth).weight
+            chosen = penalty
+            weight = _peak(CONTENT_WEIGHTS, lambda each: worth(chosen, each))
     both = len(split.validation) and model.config.training.refit
     return EaseScorer(gram(split.known) if both else known, penalty, content, weight)
+
+
+def _peak(values: Sequence[float], worth: Callable[[float], float]) -> float:
+    """The best of some values that get worse to both sides of it, by climbing from the middle: each try inverts a matrix."""
+    known: dict[int, float] = {}
+
+    def at(place: int) -> float:
+        if place not in known:
+            known[place] = worth(values[place]) if 0 <= place < len(values) else -np.inf
+        return known[place]
+
+    place = len(values) // 2
+    while (best := max((place, place - 1, place + 1), key=at)) != place:
+        place = best
+    return values[place]
 
 
 def _only(tables: ModelInputs, modalities: tuple[str, ...]) -> ModelInputs:
@@ -143,13 +165,14 @@ def _only(tables: ModelInputs, modalities: tuple[str, ...]) -> ModelInputs:
 def evaluate_run(
     run: str | Path, part: str = "test", baselines: Sequence[str] | None = None, progress: bool = False
 ) -> dict[str, dict]:
-    """Evaluates a finished run beside popularity and its baselines, which are trained once and kept in `RUN/baselines`.
+    """Evaluates a finished run beside popularity and its baselines, which are trained once and kept in `RUN/baselines`. What is
+    measured is written down at once: the same call goes on where it was killed.
 
     Args:
         run: the run folder.
         part: `test` or `validation`.
         baselines: of `item_knn`, `ease`, `bpr`, `id_only`, `no_media` and the modalities; the config's if None.
-        progress: say on standard error which baseline is being trained.
+        progress: say on standard error what is measured, and how long it took.
 
     Returns:
         As `mmtfrs.evaluate`.
@@ -160,11 +183,20 @@ def evaluate_run(
     """
     model, split = load_run(run), load_split(run)
     events = load_part(run, part)
-    against = {}
-    for name in model.config.evaluation.baselines if baselines is None else baselines:
+    folder, settings = Path(run), model.config.evaluation
+    names = settings.baselines if baselines is None else baselines
+    against = {name: functools.partial(train_baseline, name, model, split, folder / "baselines") for name in names}
+    mark = hashlib.sha256((folder / WEIGHTS).read_bytes() + str(settings).encode()).hexdigest()
+    kept = folder / "evaluation" / f"{part}.json"
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    rows = known["rows"] if known.get("mark") == mark else {}
+    start = time.monotonic()
+    for name, metrics in evaluated(model, events, against, done=rows):
+        rows[name] = metrics
+        kept.parent.mkdir(exist_ok=True)
+        write_json(kept, {"mark": mark, "rows": rows})
         if progress:
-            print(f"baseline {name} ...", file=sys.stderr)
-        baseline = train_baseline(name, model, split, Path(run) / "baselines")
-        if baseline is not None:
-            against[name] = baseline
-    return evaluate(model, events, against)
+            metric = f"recall@{20 if 20 in settings.ks else settings.ks[-1]}"
+            print(f"{name}: {metric} {metrics[metric]:.4f}, {time.monotonic() - start:.0f} s", file=sys.stderr)
+        start = time.monotonic()
+    return {name: rows[name] for name in ("model", "popularity", "recent", *names) if name in rows}

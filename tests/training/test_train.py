@@ -138,7 +138,20 @@ def test_refit_uses_all_events_for_as_many_epochs_as_were_best(inputs, tmp_path)
     assert model.data.item_counts.sum() == len(both)
     loaded = mmtfrs.load_run(tmp_path / "r")
     np.testing.assert_allclose(loaded.candidate_embeddings(), model.candidate_embeddings(), atol=1e-6)
-    assert evaluate_run(tmp_path / "r", "test", ["ease"])["ease"]["recall@20"] > 0
+    found = evaluate_run(tmp_path / "r", "test", ["ease"])
+    assert found["ease"]["recall@20"] > 0 and next(iter(found)) == "model"
+    # What a killed evaluation measured is not measured again; of other weights it is.
+    kept = tmp_path / "r" / "evaluation" / "test.json"
+    document = json.loads(kept.read_text())
+    del document["rows"]["popularity"]
+    document["rows"]["ease"] = {"recall@20": 7.0}
+    kept.write_text(json.dumps(document))
+    again = evaluate_run(tmp_path / "r", "test", ["ease"])
+    assert again["ease"] == {"recall@20": 7.0} and {name: again[name] for name in found if name != "ease"} == {
+        name: found[name] for name in found if name != "ease"
+    }
+    kept.write_text(json.dumps(document | {"mark": "of other weights"}))
+    assert evaluate_run(tmp_path / "r", "test", ["ease"]) == found
     with pytest.raises(RunError, match="was trained on its validation events too"):
         evaluate_run(tmp_path / "r", "validation")
 
