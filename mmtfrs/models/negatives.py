@@ -39,6 +39,9 @@ class Negatives(keras.layers.Layer):
     Args:
         config: the loss.
         counts: `[N + 1]` training events per item row.
+
+    Attributes:
+        trained: `[T] int32`, item rows that have an event.
     """
 
     def __init__(self, config: LossConfig | dict, counts: Sequence[float] | np.ndarray, **kwargs: Any) -> None:
@@ -50,7 +53,7 @@ class Negatives(keras.layers.Layer):
         self.kind = auto if config.negatives == "auto" else config.negatives
         # An item without an event is no negative of anybody: it was not there to be taken, and would only be pushed down.
         trained = np.flatnonzero(counts[1:]) + 1
-        self._trained = tf.constant(trained, tf.int32)
+        self.trained = tf.constant(trained, tf.int32)
         self._places = tf.constant(np.searchsorted(trained, np.arange(len(counts))), tf.int32)
         shares = np.maximum(np.asarray(counts, np.float64), 1.0)
         shares[0] = 1.0
@@ -59,16 +62,16 @@ class Negatives(keras.layers.Layer):
     def call(self, items: tf.Tensor, embed: Embed) -> Columns:
         """`[B] int32` positives, and the function that embeds item rows."""
         if self.kind == "full":
-            embeddings = embed(self._trained)
+            embeddings = embed(self.trained)
             own = tf.gather(embeddings, tf.gather(self._places, items))
-            return Columns(self._trained, embeddings, tf.zeros(tf.shape(self._trained)), own)
+            return Columns(self.trained, embeddings, tf.zeros(tf.shape(self.trained)), own)
         batch = tf.shape(items)[0]
         others = tf.cast(batch - 1, tf.float32)
         if self.kind == "mixed":
-            drawn = tf.random.uniform([self.config.uniform], 0, len(self._trained), tf.int32)
-            columns = tf.concat([items, tf.gather(self._trained, drawn)], axis=0)
+            drawn = tf.random.uniform([self.config.uniform], 0, len(self.trained), tf.int32)
+            columns = tf.concat([items, tf.gather(self.trained, drawn)], axis=0)
             embeddings = embed(columns)
-            log_counts = self._log_counts(columns, others, self.config.uniform / len(self._trained))
+            log_counts = self._log_counts(columns, others, self.config.uniform / len(self.trained))
             return Columns(columns, embeddings, log_counts, embeddings[:batch])
         own = embed(items)
         return Columns(items, own, self._log_counts(items, others), own)

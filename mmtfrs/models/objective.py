@@ -44,7 +44,7 @@ class Objective(keras.layers.Layer):
         if self._known is None and self._seen is not None:
             with tf.init_scope():  # it outlives the trace of a step
                 users, items = len(self._seen.starts) - 1, self.negatives.items + 1
-                self._known = KnownItems(self._seen.users, self._seen.items, users, items)
+                self._known = KnownItems(self._seen.users, self._seen.items, users, items, self.negatives.trained)
         return self._known
 
     def call(self, queries: tf.Tensor, users: tf.Tensor, items: tf.Tensor, embed: Embed) -> tuple[tf.Tensor, tf.Tensor]:
@@ -60,7 +60,8 @@ class Objective(keras.layers.Layer):
         columns = self.negatives(items, embed)
         allowed = (columns.items[None] != items[:, None]) & (columns.items > 0)[None]
         if self.known is not None:
-            allowed &= ~self.known(users, columns.items)
+            fixed = self.negatives.kind == "full" and self.known.dense
+            allowed &= ~(self.known.of_usual(users) if fixed else self.known(users, columns.items))
         total = tf.zeros(tf.shape(items))
         scaled = queries / self.config.temperature
         parts = (tf.unstack(values, axis=1) for values in (scaled, columns.positives, columns.embeddings))

@@ -147,6 +147,8 @@ def test_known_items_of_a_large_log():
     small = KnownItems(np.array([1, 2]), np.array([2, 1]), 3, 4)
     assert small.dense
     assert small(tf.constant([1, 0]), tf.constant([1, 2, 3])).numpy().tolist() == [[False, True, False], [False] * 3]
+    usual = KnownItems(np.array([1, 2]), np.array([2, 1]), 3, 4, tf.constant([2, 3]))
+    assert usual.of_usual(tf.constant([2, 1, 0])).numpy().tolist() == [[False, False], [True, False], [False, False]]
 
 
 def test_typos_are_answered():
