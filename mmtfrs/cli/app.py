@@ -164,6 +164,7 @@ def train(
         "test": len(parts.test),
         f"val_{settings.evaluation.monitor}": best,
         "modalities": list(model.data.modalities),
+        "history_encoder": "transformer" if model.reads_order else "bag",
         "rejects": len(features.rejects),
     }
     measured = f", best validation {settings.evaluation.monitor} {best:.4f}" if best is not None else ""

@@ -185,16 +185,16 @@ class Embedder(tfrs.Model):
 
     def _read(self, sequences: Sequences, training: bool | None) -> tf.Tensor:
         """`[R, S, D]`: what is expected after each token."""
-        rows = tf.reshape(sequences.items, [-1])
-        media, _ = self.device.item_media(rows)
-        ids = self.candidate_tower.known(tf.gather(self.device.item_id_rows, rows))
+        rows = tf.gather(self.device.item_id_rows, sequences.items)
+        media, _ = self.device.item_media(tf.reshape(sequences.items, [-1]))
+        ids = self.candidate_tower.known(tf.reshape(rows, [-1]))
         shape = tf.shape(sequences.items)
 
         def in_rows(values: tf.Tensor) -> tf.Tensor:
             return tf.reshape(values, [shape[0], sequences.items.shape[1], values.shape[1]])
 
         media = {name: in_rows(values) for name, values in media.items()}
-        return self.query_tower.read(sequences, in_rows(ids), media, training)
+        return self.query_tower.read(sequences, rows, in_rows(ids), media, training)
 
     def query_from_rows(
         self,

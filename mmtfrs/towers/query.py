@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -71,9 +72,11 @@ class QueryTower(keras.layers.Layer):
         if reads_order:
             self.project_token = dense("token", modalities)
             self.transformer = HistoryTransformer(dim, self.config.dropout, name="history", dtype=policy)
-            return
-        self.users = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_id", dtype=policy)
+        else:
+            self.users = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_id", dtype=policy)
         self.history = IdEmbedding(item_rows, dim, self.config.history_id_dropout, name="history_id", dtype=policy)
+        if reads_order:
+            self.history.build(None)  # it is not called: each token sums what is visible from there
 
     def call(
         self,
@@ -110,12 +113,18 @@ class QueryTower(keras.layers.Layer):
         return as_blocks(parts), weights
 
     def read(
-        self, sequences: Sequences, ids: tf.Tensor, media: Mapping[str, tf.Tensor], training: bool | None = None
+        self,
+        sequences: Sequences,
+        rows: tf.Tensor,
+        ids: tf.Tensor,
+        media: Mapping[str, tf.Tensor],
+        training: bool | None = None,
     ) -> tf.Tensor:
-        """What is expected after each token of a history.
+        """What is expected after each token of a history: by the order of what was taken, and by what was taken at all.
 
         Args:
             sequences: `[R, S]` tokens.
+            rows: `[R, S] int32` id rows of their items, 0 where they are unknown.
             ids: `[R, S, D]` of what the ids of their items know, zeros where they are unknown.
             media: `{modality: [R, S, r]}` of their reduced features, zeros where absent.
             training: whether to drop out.
@@ -126,11 +135,21 @@ class QueryTower(keras.layers.Layer):
         tokens = tf.cast(ids, self.compute_dtype)
         for name in self.modalities:
             tokens += self.project_token[name](media[name])
-        return self.transformer(tokens, sequences, training=training)
+        return self.transformer(tokens, sequences, training=training) + self._pool_visible(sequences, rows, training)
 
     def get_config(self) -> dict:
         mine = {"config": self._settings.model_dump(mode="json"), "modalities": self.modalities, **self._sizes}
         return {**super().get_config(), **mine}
+
+    def _pool_visible(self, sequences: Sequences, rows: tf.Tensor, training: bool | None) -> tf.Tensor:
+        """`[R, S, D]`: as `_pool_ids`, of what is visible from each token; as large as what the transformer says."""
+        share = self.config.history_id_dropout if training else 0.0
+        kept = (rows > 0) & (tf.random.uniform(tf.shape(rows)) >= share) if share else rows > 0
+        taken = tf.gather(self.history.embeddings, rows)
+        visible = tf.cast(sequences.visible, self.compute_dtype)
+        count = tf.matmul(visible, tf.cast(sequences.items > 0, self.compute_dtype)[..., None]) * (1.0 - share)
+        total = tf.matmul(visible, tf.cast(taken * tf.cast(kept, tf.float32)[..., None], self.compute_dtype))
+        return total * tf.math.rsqrt(tf.maximum(count, 1.0)) * math.sqrt(self.config.embedding_dim)
 
     def _pool_ids(self, history: tf.Tensor, training: bool | None) -> tf.Tensor:
         """Sum over the square root of the count (Koren, Factorization Meets the Neighborhood, KDD 2008)."""

@@ -25,6 +25,7 @@ from mmtfrs.training.checkpoint import Checkpoint
 
 _RETURNING, _RETURNING_SHARE = 1000, 0.25  # known users, of all, from which the newest events are what epochs are chosen by
 _FEW = 50
+_HOPELESS = 4  # epochs after which a model that has not half of another's metric is given up
 
 
 def fit_to_best(
@@ -96,8 +97,20 @@ def _or_bag(
         print("the log's order tells what comes next; beside it, a model that does not read it", file=sys.stderr)
     bag = TwoTower(model.config, tables=dataclasses.replace(model.data, ordered=False))
     bag.keep_encoders(model.encoders)
-    other = fit(bag, split, folder / "bag" if folder else None, progress, epochs=int(np.argmax(values)) + 1)
-    best, others = max(values), max(logs[metric] for logs in other)
+    best = max(values)
+
+    def give_up(epoch: int, logs: dict) -> None:
+        bag.stop_training |= epoch + 1 >= _HOPELESS and logs[metric] < best / 2
+
+    other = fit(
+        bag,
+        split,
+        folder / "bag" if folder else None,
+        progress,
+        epochs=int(np.argmax(values)) + 1,
+        more=[keras.callbacks.LambdaCallback(on_epoch_end=give_up)],
+    )
+    others = max(logs[metric] for logs in other)
     if progress:
         kept = "the order is read" if best >= others else "the order is not read"
         print(f"{kept}: {metric} {best:.4f} with it, {others:.4f} without", file=sys.stderr)

@@ -92,6 +92,33 @@ def test_full_softmax_is_the_cross_entropy():
     np.testing.assert_allclose(value, expected.mean(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("negatives", ["full", "in_batch", "mixed"])
+def test_logits_that_do_not_fit_are_made_in_parts(negatives, monkeypatch):
+    """The same losses and gradients, of the queries and of the columns."""
+    case = _Case()
+    users, items = case.draw(48)
+    seen = TakenItems.of(users[:20] + 1, items[:20], np.arange(20), USERS)
+    found = []
+    for most in (1 << 27, 300):
+        monkeypatch.setattr("mmtfrs.models.objective.LOGITS", most)
+        tf.random.set_seed(3)
+        objective = case.objective(seen, negatives=negatives, uniform=10)
+
+        @tf.function
+        def step(objective=objective):
+            with tf.GradientTape() as tape:
+                losses, _ = objective(
+                    tf.gather(case.query, users)[:, None], tf.constant(users + 1, tf.int32), tf.constant(items), case._embed
+                )
+                loss = tf.reduce_mean(losses)
+            return losses, *map(tf.convert_to_tensor, tape.gradient(loss, [case.query, case.catalog]))
+
+        found.append(step())
+    assert "while" in str(step.get_concrete_function().graph.as_graph_def()).lower()
+    for whole, parts in zip(*found, strict=True):
+        np.testing.assert_allclose(whole, parts, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("negatives", ["full", "in_batch"])
 def test_known_items_are_no_negatives(negatives):
     case = _Case()
