@@ -19,6 +19,11 @@ class Packed(NamedTuple):
     places: np.ndarray
     parts: np.ndarray
 
+    def padded(self, rows: int) -> Packed:
+        """With rows of padding behind, `rows` in all."""
+        more = ((0, rows - len(self.entries)), (0, 0))
+        return Packed(np.pad(self.entries, more, constant_values=-1), np.pad(self.places, more), np.pad(self.parts, more))
+
 
 def pack(starts: np.ndarray, length: int, seed: int, epoch: int) -> Packed:
     """The sequences of all users, in a random order that is a function of seed and epoch.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -51,37 +51,40 @@ class TrainingRows:
                 )
             self.columns["rating"] = events.ratings[kept]
 
-    def dataset(self, shuffle: bool = True, batch_size: int | None = None) -> tf.data.Dataset:
+    def dataset(self, shuffle: bool = True, batch_size: int | None = None, epoch: int = 0) -> tf.data.Dataset:
         """See `TwoTower.dataset`."""
-        count = len(self.columns["item"])
-        size = min(batch_size or self.config.training.batch_size, count)
-        if self.reads_order:
-            return self._sequences(shuffle, size)
+        size = min(batch_size or self.config.training.batch_size, len(self.columns["item"]))
+        made = self._sequences(shuffle, size, epoch) if self.reads_order else self._bags(shuffle, size, epoch)
+        # Gathering rows takes a millisecond a batch: one thread is enough, and more would take cores from the step.
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = 1
+        options.autotune.enabled = False
+        return made.prefetch(2).with_options(options)
+
+    def _bags(self, shuffle: bool, size: int, epoch: int) -> tf.data.Dataset:
+        """An event a row, with the history around it."""
+        count, seed = len(self.columns["item"]), self.config.seed
         past = self.histories.around if self.config.model.history == "all" else self.histories.before
         columns = {name: tf.constant(values) for name, values in self.columns.items()}
 
-        def rows(entries: tf.Tensor) -> dict[str, tf.Tensor]:
+        def batch_of(entries: tf.Tensor) -> dict[str, tf.Tensor]:
             return {name: tf.gather(values, entries) for name, values in columns.items()} | {"history": past(entries)}
 
-        dataset = tf.data.Dataset.range(count)
-        if shuffle:
-            dataset = dataset.shuffle(min(count, 1 << 20), seed=self.config.seed, reshuffle_each_iteration=True)
-        return dataset.batch(size, drop_remainder=shuffle).map(rows).prefetch(2).with_options(_options())
+        def order(epoch: int) -> tuple[np.ndarray]:
+            rows = np.random.default_rng((seed, epoch)).permutation(count)
+            return (rows[: count // size * size].reshape(-1, size),)
 
-    def _sequences(self, shuffle: bool, size: int) -> tf.data.Dataset:
+        entries = _by_epoch(order, epoch) if shuffle else tf.data.Dataset.range(count).batch(size)
+        return entries.map(batch_of)
+
+    def _sequences(self, shuffle: bool, size: int, epoch: int) -> tf.data.Dataset:
         """Rows of several sequences each. An event's query stands behind the event before it, or a sequence's beginning."""
-        count, starts = len(self.columns["item"]), self.histories.starts
+        count, starts, seed = len(self.columns["item"]), self.histories.starts, self.config.seed
         longest = int(np.diff(starts).max())
         length = min(LONGEST, max(8, 1 << (longest - 1).bit_length()), size)
         each = min(max(size // length, 1), -(-count // length))  # rows of a batch
-        rows = len(pack(starts, length, self.config.seed, 0).entries)
-        rows -= rows % each if shuffle else 0
-        epochs = itertools.count() if shuffle else itertools.repeat(0)
-
-        def packed() -> Iterator[Packed]:
-            # Keras wants as many batches in each epoch: a few rows are left out, or come twice.
-            yield Packed(*(np.resize(each, (rows, length)) for each in pack(starts, length, self.config.seed, next(epochs))))
-
+        rows = len(pack(starts, length, seed, 0).entries)
+        steps = rows // each if shuffle else -(-rows // each)
         # Behind the last event one that is nobody's, for padding.
         columns = {name: tf.constant(np.append(values, np.zeros(1, values.dtype))) for name, values in self.columns.items()}
         before = np.append(0, self.columns["item"][:-1]).astype(np.int32)
@@ -95,19 +98,24 @@ class TrainingRows:
             batch["weight"] *= tf.cast(tf.size(entries) / tf.math.count_nonzero(parts, dtype=tf.int32), tf.float32)
             return batch | {"place": places, "part": parts}
 
-        dataset = tf.data.Dataset.from_generator(
-            packed, output_signature=tuple(tf.TensorSpec([rows, length], kind) for kind in (tf.int64, tf.int32, tf.int32))
-        ).flat_map(lambda *values: tf.data.Dataset.from_tensor_slices(values))
-        dataset = dataset.batch(each, drop_remainder=shuffle).map(batch_of).prefetch(2).with_options(_options())
-        return dataset.apply(tf.data.experimental.assert_cardinality(-(-rows // each)))
+        def packed(epoch: int) -> tuple[np.ndarray, ...]:
+            found = pack(starts, length, seed, epoch if shuffle else 0)
+            if shuffle:  # as many rows in each epoch: a few are left out, or come twice
+                found = Packed(*(np.resize(values, (steps * each, length)) for values in found))
+            else:
+                found = found.padded(steps * each)
+            return tuple(values.reshape(steps, each, length) for values in found)
+
+        return _by_epoch(packed, epoch).map(batch_of)
 
 
-def _options() -> tf.data.Options:
-    """Gathering rows takes a millisecond a batch: one thread is enough, and more would take cores from the step."""
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = 1
-    options.autotune.enabled = False
-    return options
+def _by_epoch(make: Callable[[int], tuple[np.ndarray, ...]], first: int) -> tf.data.Dataset:
+    """What `make` gives of an epoch's number, `[steps, ...]` arrays, a step at a time; the first iteration is epoch `first`."""
+    epochs = itertools.count(first)
+    signature = tuple(tf.TensorSpec(values.shape, values.dtype) for values in make(first))
+    dataset = tf.data.Dataset.from_generator(lambda: iter([make(next(epochs))]), output_signature=signature)
+    dataset = dataset.flat_map(lambda *values: tf.data.Dataset.from_tensor_slices(values))
+    return dataset.apply(tf.data.experimental.assert_cardinality(signature[0].shape[0]))
 
 
 def balance(users: np.ndarray, power: float) -> np.ndarray:

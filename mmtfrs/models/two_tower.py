@@ -116,16 +116,17 @@ class TwoTower(BulkEmbedder):
     def test_step(self, data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
         return super().test_step(_batch(data))
 
-    def dataset(self, events: Events, shuffle: bool = True, batch_size: int | None = None) -> tf.data.Dataset:
+    def dataset(self, events: Events, shuffle: bool = True, batch_size: int | None = None, epoch: int = 0) -> tf.data.Dataset:
         """Training batches of integer rows: `{user [B], item [B], history [B, H], weight [B]}`; where order is read, each
         `[R, S]`, several users' sequences behind each other in a row, with `before`, the item before, instead of `history`.
 
         An event's history is taken from `events` itself: everything else its user took, or with `model.history: past` what
-        came before it. The last batch of an epoch is left out if it is not full (shapes stay static for XLA); the order changes
-        with every epoch. The model stays as it is: whom not to take for a negative, and the scale of ratings, it knows from
-        the log that it was made with.
+        came before it. The last batch of an epoch is left out if it is not full (shapes stay static for XLA). The order is a
+        function of the seed and the number of the epoch, which is `epoch` in the first iteration and one more in each other. The
+        model stays as it is: whom not to take for a negative, and the scale of ratings, it knows from the log that it was made
+        with.
         """
-        return TrainingRows(self.config, self.data, events, self.reads_order).dataset(shuffle, batch_size)
+        return TrainingRows(self.config, self.data, events, self.reads_order).dataset(shuffle, batch_size, epoch)
 
 
 def _restored(config: dict, weights: list[np.ndarray]) -> TwoTower:

@@ -249,7 +249,7 @@ def fit(
         callbacks.append(EpochLines(epochs, checkpoint))
     callbacks += more
     if not checkpoint.finished and done < epochs:
-        model.fit(model.dataset(split.train), epochs=epochs, initial_epoch=done, callbacks=callbacks, verbose=0)
+        model.fit(model.dataset(split.train, epoch=done), epochs=epochs, initial_epoch=done, callbacks=callbacks, verbose=0)
     checkpoint.restore_best(model)
     if measure is not None:
         settle_media(model, measure.task(model), config.evaluation.monitor)

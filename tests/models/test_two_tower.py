@@ -63,6 +63,8 @@ def test_dataset_rows():
     assert all(batch["user"].shape == (100,) for batch in shuffled)
     first, second = (np.concatenate([batch["item"] for batch in shuffled]) for _ in range(2))
     assert (first != second).any()
+    resumed = np.concatenate([batch["item"] for batch in model.dataset(events, batch_size=100, epoch=2)])
+    assert (resumed == second).all()  # a run that goes on sees the batches that it would have seen
 
 
 @pytest.mark.parametrize("fusion", ["concat", "attention"])
