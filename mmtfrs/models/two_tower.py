@@ -122,7 +122,7 @@ class TwoTower(BulkEmbedder):
 
         An event's history is taken from `events` itself: everything else its user took, or with `model.history: past` what
         came before it. The last batch of an epoch is left out if it is not full (shapes stay static for XLA). The order is a
-        function of the seed and the number of the epoch, which is `epoch` in the first iteration and one more in each other. The
+        function of the seed and the number of the epoch, `epoch` in the first iteration and one more in each other. The
         model stays as it is: whom not to take for a negative, and the scale of ratings, it knows from the log that it was made
         with.
         """
