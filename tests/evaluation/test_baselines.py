@@ -18,7 +18,7 @@ from mmtfrs.evaluation.missing_modalities import ALL, missing_curve, without_med
 from mmtfrs.evaluation.significance import mean_interval, paired_bootstrap
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.histories import Histories
-from mmtfrs.training.baselines import train_baseline
+from mmtfrs.training.baselines import _peak, train_baseline
 
 
 def _log(users=40, items=12, seed=0):
@@ -54,6 +54,18 @@ def test_ease_takes_the_penalty_that_validation_likes():
     catalog = Catalog.from_dict({"item_id": [f"i{n}" for n in range(12)]})
     model = mmtfrs.TwoTower(Config(**FAST), catalog, Features({}), split.train)
     assert train_baseline("ease", model, split).penalty in (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
+
+
+@pytest.mark.parametrize("best", range(6))
+def test_the_peak_is_found_without_trying_everything(best):
+    tried = []
+
+    def worth(value):
+        tried.append(value)
+        return -abs(value - best)
+
+    assert _peak(range(6), worth) == best
+    assert len(tried) == len(set(tried)) and (best == 0 or len(tried) < 6)
 
 
 def test_ease_with_media_sees_likeness_as_events():

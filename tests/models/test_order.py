@@ -170,12 +170,12 @@ def test_auto_reads_order_where_it_is_better_and_the_export_answers_like_the_mod
     catalog, events = walks(users=250)
     split = events.split("user")
     config = Config(**FAST).replace(
-        training={"epochs": 10, "patience": 10, "learning_rate": 0.01, "refit": True}, evaluation={"monitor": "recall@5"}
+        training={"epochs": 8, "patience": 8, "learning_rate": 0.01, "refit": False}, evaluation={"monitor": "recall@5"}
     )
     model, history = train(config, catalog, Features({}), split, tmp_path / "run")
     said = capsys.readouterr().err
     assert "the order is read: val_recall@5" in said
-    assert model.reads_order and len(history) == 10
+    assert model.reads_order and len(history) == 8
     assert mmtfrs.evaluate(model, split.test, ks=(5,))["model"]["recall@5"] > 0.6  # a bag has 0.3
     assert not (tmp_path / "run" / "bag").exists()
     loaded = load_run(tmp_path / "run")
@@ -204,7 +204,7 @@ def test_a_shuffled_log_is_a_bag_and_a_better_bag_is_kept(capsys):
     # Order tells what comes next, but what is asked is a random part of the log, and the transformer hardly learns.
     catalog, events = walks()
     split = events.split("random")
-    config = Config(**FAST).replace(training={"epochs": 6, "learning_rate": 1e-5})
+    config = Config(**FAST).replace(training={"epochs": 2, "learning_rate": 1e-5})
     model = TwoTower(config, catalog, Features({}), split.train)
     assert model.reads_order
     kept, _ = fit_to_best(model, split, progress=True)
@@ -227,7 +227,7 @@ def test_half_precision_and_a_large_catalog():
     catalog, events = walks(users=40)
     half = TwoTower(Config(**FAST).replace(model=READS, training={"mixed_precision": True}), catalog, _features(), events)
     half.compile(optimizer=keras.optimizers.Adam(0.01))
-    losses = half.fit(half.dataset(events), epochs=4, verbose=0).history["loss"]
+    losses = half.fit(half.dataset(events), epochs=3, verbose=0).history["loss"]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
     large = Catalog.from_dict({"item_id": [f"i{n}" for n in range(5000)]})
     drawn = TwoTower(Config(**FAST).replace(model=READS), large, Features({}), events)
