@@ -83,9 +83,10 @@ class Events:
         problems = Problems()
         path = Path(path)
         table, first = read_table(path, _COLUMNS, config.data.columns.events, problems)
-        users, items = (as_strings(table.column(name)).to_numpy(zero_copy_only=False) for name in _COLUMNS[:2])
-        for name, values in (("user_id", users), ("item_id", items)):
-            empty = np.flatnonzero(np.array([not value.strip() for value in values], bool))
+        # Each id is looked at once, however many events it has, and is one string of Python in all of them.
+        (user_names, users), (item_names, items) = (_distinct(table.column(name)) for name in _COLUMNS[:2])
+        for name, names, places in (("user_id", user_names, users), ("item_id", item_names, items)):
+            empty = np.flatnonzero(np.array([not value.strip() for value in names], bool)[places])
             if len(empty):
                 problems.error(path, empty + first, f"`{name}` is empty.", "Give every event one.")
         timestamps = _timestamps(path, table.column("timestamp"), first, problems)
@@ -93,16 +94,16 @@ class Events:
         if weights is not None and (weights < 0).any():
             problems.error(path, np.flatnonzero(weights < 0) + first, "`weight` is negative.", "Weights are 0 or more.")
         ratings = _numbers(path, table, "rating", first, problems)
-        events = cls(users, items, timestamps, weights, ratings)
+        events = cls(user_names[users], item_names[items], timestamps, weights, ratings)
         if catalog is not None and len(events):
-            unknown = catalog.rows_of(items) < 0
+            unknown = (catalog.rows_of(item_names) < 0)[items]
             if unknown.any():
-                names = sorted(set(items[unknown]))
+                strange = sorted(set(item_names[items[unknown]]))
                 problems.warning(
                     path,
                     np.flatnonzero(unknown) + first,
-                    f"the event is on an item that the catalog does not have ({', '.join(names[:3])}"
-                    f"{', ...' if len(names) > 3 else ''}).",
+                    f"the event is on an item that the catalog does not have ({', '.join(strange[:3])}"
+                    f"{', ...' if len(strange) > 3 else ''}).",
                     "Set aside; add the items to the catalog to use it.",
                 )
                 events = events.take(np.flatnonzero(~unknown))
@@ -125,6 +126,12 @@ class Events:
     def split(self, kind: str = "time", validation_share: float = 0.1, test_share: float = 0.1, seed: int = 42) -> Split:
         """Cuts the log into `.train`, `.validation` and `.test`; see `mmtfrs.data.splits`."""
         return split_events(self, kind, validation_share, test_share, seed)
+
+
+def _distinct(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """`(the different values [U] object, where each row's is among them [n] int32)`."""
+    encoded = as_strings(column).dictionary_encode()
+    return encoded.dictionary.to_numpy(zero_copy_only=False), encoded.indices.to_numpy()
 
 
 def _float(text: str) -> float:

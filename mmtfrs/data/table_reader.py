@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Mapping
@@ -117,7 +118,15 @@ def _bad_utf8_lines(path: Path) -> list[int]:
 
 
 def _is_utf8(path: Path, problems: Problems) -> bool:
-    lines = _bad_utf8_lines(path)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+        lines = []
+    except UnicodeDecodeError:
+        lines = _bad_utf8_lines(path)
     if lines:
         problems.error(path, lines, "the text is not UTF-8.", "Save the file as UTF-8.")
     return not lines

@@ -25,7 +25,7 @@ from mmtfrs.training.checkpoint import Checkpoint
 
 _RETURNING, _RETURNING_SHARE = 1000, 0.25  # known users, of all, from which the newest events are what epochs are chosen by
 _FEW = 50
-_HOPELESS = 4  # epochs after which a model that has not half of another's metric is given up
+_TRIED, _HOPELESS = 4, 0.67  # epochs after which a model that has not this share of another's metric is given up
 
 
 def fit_to_best(
@@ -100,7 +100,7 @@ def _or_bag(
     best = max(values)
 
     def give_up(epoch: int, logs: dict) -> None:
-        bag.stop_training |= epoch + 1 >= _HOPELESS and logs[metric] < best / 2
+        bag.stop_training |= epoch + 1 >= _TRIED and logs[metric] < _HOPELESS * best
 
     other = fit(
         bag,
