@@ -71,7 +71,7 @@ class Objective(keras.layers.Layer):
         size = items.shape[0] // count
 
         def part(place: tf.Tensor, *values: tf.Tensor) -> list[tf.Tensor]:
-            return [each[place * size : (place + 1) * size] for each in (*values, users, items)]
+            return [tf.gather(tf.reshape(each, [count, size, *each.shape[1:]]), place) for each in (*values, users, items)]
 
         def losses_of(asked: tf.Tensor, own: tf.Tensor, who: tf.Tensor, took: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
             return self._of_rows(asked, who, took, own, columns._replace(embeddings=embeddings))
@@ -88,7 +88,7 @@ class Objective(keras.layers.Layer):
                     with tf.GradientTape() as tape:
                         tape.watch([asked, own, embeddings])
                         found = losses_of(asked, own, who, took, embeddings)
-                    slopes = tape.gradient(found, [asked, own, embeddings], upstream[place * size : (place + 1) * size])
+                    slopes = tape.gradient(found, [asked, own, embeddings], part(place, upstream)[0])
                     return place + 1, made.write(place, slopes[0]), owns.write(place, slopes[1]), total + slopes[2]
 
                 arrays = [
