@@ -181,7 +181,10 @@ class LossConfig(Section):
         default=0.17, description="scores are divided by it, and by 0.4 of it where a transformer reads the histories"
     )
     margin: Weight = Field(default=0.2, description="of the hinge loss")
-    negatives: Negatives = Field(default="auto", description="auto: full up to `full_up_to` items, above it in_batch")
+    negatives: Negatives = Field(
+        default="auto",
+        description="auto: full up to `full_up_to` items, above it in_batch, or mixed where a transformer reads the histories",
+    )
     full_up_to: Count = Field(default=4096, description="items up to which every item is a negative of every event")
     uniform: Positive = Field(default=1024, description="items drawn uniformly beside the batch (negatives: mixed)")
     user_balance: Annotated[float, Field(ge=0, le=1)] = Field(

@@ -78,9 +78,8 @@ class Embedder(tfrs.Model):
         self.alike = tf.Variable(0.0, trainable=False, name="alike")
         self.likeness = Likeness.of(tables, config.model.embedding_dim, name="likeness") if self.media_blocks else None
         loss = config.loss.model_copy(update={"temperature": self.temperature})
-        if loss.negatives == "auto" and self.reads_order and items > loss.full_up_to:
-            loss = loss.model_copy(update={"negatives": "mixed"})
-        self.objective = Objective(loss, tables.item_counts, tables.seen, name="objective", dtype="float32")
+        beyond = "mixed" if self.reads_order else "in_batch"
+        self.objective = Objective(loss, tables.item_counts, tables.seen, beyond, name="objective", dtype="float32")
         self.objective.build(None)
         self.rating = RatingHead(name="rating", dtype="float32") if config.loss.rating else None
         rows, history = tf.zeros([2], tf.int32), tf.zeros([2, max(config.model.history_length, 1)], tf.int32)

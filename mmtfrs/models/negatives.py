@@ -39,17 +39,21 @@ class Negatives(keras.layers.Layer):
     Args:
         config: the loss.
         counts: `[N + 1]` training events per item row.
+        beyond: what `auto` means above `full_up_to` items.
 
     Attributes:
         trained: `[T] int32`, item rows that have an event.
     """
 
-    def __init__(self, config: LossConfig | dict, counts: Sequence[float] | np.ndarray, **kwargs: Any) -> None:
+    def __init__(
+        self, config: LossConfig | dict, counts: Sequence[float] | np.ndarray, beyond: str = "in_batch", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         config = self.config = LossConfig.model_validate(config)
         counts = self._counts = np.asarray(counts)
         self.items = len(counts) - 1
-        auto = "full" if self.items <= config.full_up_to else "in_batch"
+        self._beyond = beyond
+        auto = "full" if self.items <= config.full_up_to else beyond
         self.kind = auto if config.negatives == "auto" else config.negatives
         # An item without an event is no negative of anybody: it was not there to be taken, and would only be pushed down.
         trained = np.flatnonzero(counts[1:]) + 1
@@ -86,7 +90,8 @@ class Negatives(keras.layers.Layer):
             self.kind = kind
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "config": self.config.model_dump(mode="json"), "counts": self._counts.tolist()}
+        mine = {"config": self.config.model_dump(mode="json"), "counts": self._counts.tolist(), "beyond": self._beyond}
+        return {**super().get_config(), **mine}
 
     def _log_counts(self, columns: tf.Tensor, draws: tf.Tensor, uniform: float = 0.0) -> tf.Tensor:
         """`log(draws * p + uniform)` per column: drawn by frequency p, `draws` times, and uniformly.

@@ -24,6 +24,7 @@ class Objective(keras.layers.Layer):
         config: the loss, its temperature and negatives.
         counts: `[N + 1]` training events per item row.
         seen: what each user took in the training log, which is excluded from the negatives; nothing if None.
+        beyond: of `Negatives`.
     """
 
     def __init__(
@@ -31,12 +32,13 @@ class Objective(keras.layers.Layer):
         config: LossConfig | dict,
         counts: Sequence[float] | np.ndarray,
         seen: TakenItems | dict | None = None,
+        beyond: str = "in_batch",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         config = self.config = LossConfig.model_validate(config)
         self.loss = losses.get(config.name)
-        self.negatives = Negatives(config, counts, name="negatives", dtype=self.dtype_policy)
+        self.negatives = Negatives(config, counts, beyond, name="negatives", dtype=self.dtype_policy)
         self._seen = TakenItems(*map(np.asarray, seen.values())) if isinstance(seen, dict) else seen
         self._known: KnownItems | None = None  # a table on the device, which only a model that is trained needs
 
@@ -122,5 +124,6 @@ class Objective(keras.layers.Layer):
 
     def get_config(self) -> dict:
         seen = None if self._seen is None else {"items": self._seen.items.tolist(), "starts": self._seen.starts.tolist()}
-        mine = {"config": self.config.model_dump(mode="json"), "counts": self.negatives.get_config()["counts"], "seen": seen}
+        drawn = self.negatives.get_config()
+        mine = {"config": drawn["config"], "counts": drawn["counts"], "seen": seen, "beyond": drawn["beyond"]}
         return {**super().get_config(), **mine}

@@ -74,7 +74,9 @@ class TrainingRows:
             rows = np.random.default_rng((seed, epoch)).permutation(count)
             return (rows[: count // size * size].reshape(-1, size),)
 
-        entries = _by_epoch(order, epoch) if shuffle else tf.data.Dataset.range(count).batch(size)
+        entries = (
+            _by_epoch(order, epoch, (count // size, size), np.int64) if shuffle else tf.data.Dataset.range(count).batch(size)
+        )
         return entries.map(batch_of)
 
     def _sequences(self, shuffle: bool, size: int, epoch: int) -> tf.data.Dataset:
@@ -106,16 +108,18 @@ class TrainingRows:
                 found = found.padded(steps * each)
             return tuple(values.reshape(steps, each, length) for values in found)
 
-        return _by_epoch(packed, epoch).map(batch_of)
+        return _by_epoch(packed, epoch, (steps, each, length), np.int64, np.int32, np.int32).map(batch_of)
 
 
-def _by_epoch(make: Callable[[int], tuple[np.ndarray, ...]], first: int) -> tf.data.Dataset:
-    """What `make` gives of an epoch's number, `[steps, ...]` arrays, a step at a time; the first iteration is epoch `first`."""
+def _by_epoch(
+    make: Callable[[int], tuple[np.ndarray, ...]], first: int, shape: tuple[int, ...], *kinds: type
+) -> tf.data.Dataset:
+    """What `make` gives of an epoch, arrays of this shape and these kinds, a step at a time; epoch `first` comes first."""
     epochs = itertools.count(first)
-    signature = tuple(tf.TensorSpec(values.shape, values.dtype) for values in make(first))
+    signature = tuple(tf.TensorSpec(shape, kind) for kind in kinds)
     dataset = tf.data.Dataset.from_generator(lambda: iter([make(next(epochs))]), output_signature=signature)
     dataset = dataset.flat_map(lambda *values: tf.data.Dataset.from_tensor_slices(values))
-    return dataset.apply(tf.data.experimental.assert_cardinality(signature[0].shape[0]))
+    return dataset.apply(tf.data.experimental.assert_cardinality(shape[0]))
 
 
 def balance(users: np.ndarray, power: float) -> np.ndarray:

@@ -51,8 +51,7 @@ class QueryTower(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         config = self._settings = Config.model_validate(config)
-        self._sizes = {"user_rows": user_rows, "item_rows": item_rows, "owned": sorted(owned)}
-        self._sizes |= {"reads_order": reads_order}
+        self._sizes = {"user_rows": user_rows, "item_rows": item_rows, "owned": sorted(owned), "reads_order": reads_order}
         self.reads_order = reads_order
         self.config = config.model
         self.modalities = tuple(modalities)
@@ -69,13 +68,12 @@ class QueryTower(keras.layers.Layer):
             self.likes = None
             if self.mlp is not None and self.config.use_user_id:
                 self.likes = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_likes", dtype=policy)
-        if reads_order:
+        self.history = IdEmbedding(item_rows, dim, self.config.history_id_dropout, name="history_id", dtype=policy)
+        if not reads_order:
+            self.users = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_id", dtype=policy)
+        else:
             self.project_token = dense("token", modalities)
             self.transformer = HistoryTransformer(dim, self.config.dropout, name="history", dtype=policy)
-        else:
-            self.users = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_id", dtype=policy)
-        self.history = IdEmbedding(item_rows, dim, self.config.history_id_dropout, name="history_id", dtype=policy)
-        if reads_order:
             self.history.build(None)  # it is not called: each token sums what is visible from there
 
     def call(

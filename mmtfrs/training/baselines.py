@@ -122,8 +122,8 @@ def _fixed(name: str, model: TwoTower, split: Split) -> Scorer | None:
         metric = model.config.evaluation.monitor
         task = RankingTask(model.data, split.validation, model.repeats)
 
-        def worth(*settings: float) -> float:
-            scorer = EaseScorer(known, settings[0], content if len(settings) > 1 else None, *settings[1:])
+        def worth(penalty: float, weight: float = 0.0) -> float:
+            scorer = EaseScorer(known, penalty, content if weight else None, weight)
             return task.evaluate(scorer, (int(metric.partition("@")[2]),))[metric]
 
         penalty = _peak(PENALTIES, worth)

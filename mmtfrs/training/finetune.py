@@ -113,7 +113,7 @@ class TunedTower(keras.Model):
         self._mean_loss.update_state(TwoTower.train_step(self, data)["loss"])
         return {"loss": self._mean_loss.result()}
 
-    def dataset(self, events: Events, batch_size: int) -> tf.data.Dataset:
+    def dataset(self, events: Events, batch_size: int, epoch: int = 0) -> tf.data.Dataset:
         """The batches of `TwoTower.dataset`, with `shown`, those of their item rows that have a medium, and these `media`."""
         specs = (tf.TensorSpec([None], tf.int32), *self.encoder.inputs)
 
@@ -127,7 +127,7 @@ class TunedTower(keras.Model):
             shown, *media = (tf.ensure_shape(value, spec.shape) for value, spec in zip(values, specs, strict=True))
             return batch | {"shown": shown, "media": tuple(media)}
 
-        return self.towers.dataset(events, batch_size=batch_size).map(add, num_parallel_calls=2).prefetch(2)
+        return self.towers.dataset(events, batch_size=batch_size, epoch=epoch).map(add, num_parallel_calls=2).prefetch(2)
 
     def refresh(self) -> None:
         """The table's features, by the encoder as it is now; so that evaluation sees what serving will."""
@@ -170,7 +170,7 @@ def _fit(job: TunedTower, split: Split, folder: Path, progress: bool) -> int:
     callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: job.refresh()), measure, checkpoint]
     callbacks += [EpochLines(config.epochs, checkpoint, "fine-tuning epoch")] if progress else []
     if done < config.epochs:
-        batches = job.dataset(split.train, config.batch_size)
+        batches = job.dataset(split.train, config.batch_size, done)
         job.fit(batches, epochs=config.epochs, initial_epoch=done, callbacks=[*filter(None, callbacks)], verbose=0)
     checkpoint.restore_best(job)
     job.refresh()
