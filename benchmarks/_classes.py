@@ -37,7 +37,7 @@ def by_class(model: TwoTower, data: Dataset, seed: int) -> Iterator[tuple[str, d
     everything = model.candidate_embeddings()
     task = RankingTask(model.data, data.split.test)
     wanted = np.array([rng.choice(items) for items in task.relevant])
-    user = model.query_embeddings(np.array(task.users, object), task.pasts)
+    user = model.query_embeddings(task.users, task.pasts)
     for index, name in enumerate(model.data.modalities):
         if name not in kinds:
             continue
@@ -57,7 +57,7 @@ def by_class(model: TwoTower, data: Dataset, seed: int) -> Iterator[tuple[str, d
         shown = np.array([rng.choice(np.setdiff1d(np.flatnonzero(classes == classes[item]), item)) for item in wanted])
         has = np.flatnonzero(presence[shown, index])
         medium = model.query_from_items(tf.constant(rows[shown[has]]), alone).numpy()
-        pasts = [task.pasts[row] for row in has]
+        pasts = task.pasts.take(has)
         hits = {
             way: _hits(query @ everything.T, wanted[has], pasts)
             for way, query in (("user", user[has]), ("medium", medium), ("both", user[has] + medium))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from mmtfrs.config.config import Config
 from mmtfrs.data.catalog import Catalog
+from mmtfrs.data.id_column import IdColumn
 from mmtfrs.data.problems import Problems
 from mmtfrs.data.splits import Split, split_events
 from mmtfrs.data.table_reader import as_strings, read_table
@@ -29,7 +30,7 @@ class Events:
     """Events in the order of the log.
 
     Attributes:
-        user_ids, item_ids: `[n]` object arrays of str.
+        users, items: `[n]` ids, each different one looked at once.
         timestamps: `[n] int64`, seconds.
         weights: `[n] float32`, 1 where the log has none.
         ratings: `[n] float32` or None.
@@ -45,20 +46,19 @@ class Events:
 
     def __init__(
         self,
-        user_ids: ArrayLike,
-        item_ids: ArrayLike,
+        user_ids: IdColumn | Iterable[str],
+        item_ids: IdColumn | Iterable[str],
         timestamps: ArrayLike,
         weights: ArrayLike | None = None,
         ratings: ArrayLike | None = None,
         known: Events | None = None,
     ) -> None:
-        self.user_ids = np.asarray(user_ids, dtype=object)
-        self.item_ids = np.asarray(item_ids, dtype=object)
+        self.users, self.items = IdColumn.of(user_ids), IdColumn.of(item_ids)
         self.timestamps = np.asarray(timestamps, dtype=np.int64)
-        if not len(self.user_ids) == len(self.item_ids) == len(self.timestamps):
+        if not len(self.users) == len(self.items) == len(self.timestamps):
             raise DataError(
                 "`user_ids`, `item_ids` and `timestamps` must be of one length. Received: "
-                f"{len(self.user_ids)}, {len(self.item_ids)}, {len(self.timestamps)}."
+                f"{len(self.users)}, {len(self.items)}, {len(self.timestamps)}."
             )
         self.weights = np.ones(len(self), np.float32) if weights is None else np.asarray(weights, np.float32)
         self.ratings = None if ratings is None else np.asarray(ratings, np.float32)
@@ -83,10 +83,9 @@ class Events:
         problems = Problems()
         path = Path(path)
         table, first = read_table(path, _COLUMNS, config.data.columns.events, problems)
-        # Each id is looked at once, however many events it has, and is one string of Python in all of them.
-        (user_names, users), (item_names, items) = (_distinct(table.column(name)) for name in _COLUMNS[:2])
-        for name, names, places in (("user_id", user_names, users), ("item_id", item_names, items)):
-            empty = np.flatnonzero(np.array([not value.strip() for value in names], bool)[places])
+        users, items = (IdColumn.of(table.column(name)) for name in _COLUMNS[:2])
+        for name, ids in (("user_id", users), ("item_id", items)):
+            empty = np.flatnonzero(np.array([not value.strip() for value in ids.names], bool)[ids.codes])
             if len(empty):
                 problems.error(path, empty + first, f"`{name}` is empty.", "Give every event one.")
         timestamps = _timestamps(path, table.column("timestamp"), first, problems)
@@ -94,11 +93,11 @@ class Events:
         if weights is not None and (weights < 0).any():
             problems.error(path, np.flatnonzero(weights < 0) + first, "`weight` is negative.", "Weights are 0 or more.")
         ratings = _numbers(path, table, "rating", first, problems)
-        events = cls(user_names[users], item_names[items], timestamps, weights, ratings)
+        events = cls(users, items, timestamps, weights, ratings)
         if catalog is not None and len(events):
-            unknown = (catalog.rows_of(item_names) < 0)[items]
+            unknown = (catalog.rows_of(items.names) < 0)[items.codes]
             if unknown.any():
-                strange = sorted(set(item_names[items[unknown]]))
+                strange = sorted(items.names[items.take(unknown).used()])
                 problems.warning(
                     path,
                     np.flatnonzero(unknown) + first,
@@ -112,26 +111,30 @@ class Events:
         events.problems = problems
         return events, problems
 
+    @property
+    def user_ids(self) -> np.ndarray:
+        """`[n] object` of str."""
+        return self.users.values
+
+    @property
+    def item_ids(self) -> np.ndarray:
+        """`[n] object` of str."""
+        return self.items.values
+
     def __len__(self) -> int:
-        return len(self.user_ids)
+        return len(self.users)
 
     def __repr__(self) -> str:
-        return f"Events({len(self)} events, {len(set(self.user_ids))} users, {len(set(self.item_ids))} items)"
+        return f"Events({len(self)} events, {len(self.users.used())} users, {len(self.items.used())} items)"
 
     def take(self, rows: np.ndarray, known: Events | None = None) -> Events:
         """The events at these positions, in this order."""
         ratings = None if self.ratings is None else self.ratings[rows]
-        return Events(self.user_ids[rows], self.item_ids[rows], self.timestamps[rows], self.weights[rows], ratings, known)
+        return Events(self.users.take(rows), self.items.take(rows), self.timestamps[rows], self.weights[rows], ratings, known)
 
     def split(self, kind: str = "time", validation_share: float = 0.1, test_share: float = 0.1, seed: int = 42) -> Split:
         """Cuts the log into `.train`, `.validation` and `.test`; see `mmtfrs.data.splits`."""
         return split_events(self, kind, validation_share, test_share, seed)
-
-
-def _distinct(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """`(the different values [U] object, where each row's is among them [n] int32)`."""
-    encoded = as_strings(column).dictionary_encode()
-    return encoded.dictionary.to_numpy(zero_copy_only=False), encoded.indices.to_numpy()
 
 
 def _float(text: str) -> float:

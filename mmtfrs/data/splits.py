@@ -87,14 +87,13 @@ def _cut(order: np.ndarray, validation_share: float, test_share: float) -> np.nd
 
 
 def _by_time(timestamps: np.ndarray, validation_share: float, test_share: float) -> np.ndarray:
-    ordered = np.sort(timestamps)
-    n = len(ordered)
+    n = len(timestamps)
     part = np.zeros(n, np.int8)
     for label, share in ((1, validation_share + test_share), (2, test_share)):
         count = round(n * share)
         # A cut falls between two timestamps, never inside one: what happened at once is known at once.
-        if count and ordered[n - count] > ordered[0]:
-            part[timestamps >= ordered[n - count]] = label
+        if count and (first := np.partition(timestamps, n - count)[n - count]) > timestamps.min():
+            part[timestamps >= first] = label
     if n > 1 and test_share and not (part == 2).any():
         raise DataError(
             "a split by time needs timestamps that differ. Received: (nearly) all events at one timestamp. "
@@ -105,8 +104,8 @@ def _by_time(timestamps: np.ndarray, validation_share: float, test_share: float)
 
 def _by_user(events: Events, validation: bool, test: bool) -> np.ndarray:
     part = np.zeros(len(events), np.int8)
-    _, users = np.unique(events.user_ids.astype(str), return_inverse=True)
-    order = np.lexsort((np.arange(len(events)), events.timestamps, users))  # of one timestamp, in the order of the log
+    users = events.users.codes
+    order = np.lexsort((events.timestamps, users))  # of one timestamp, in the order of the log
     last = np.append(users[order][1:] != users[order][:-1], True)
     ends = np.flatnonzero(last)
     counts = np.diff(np.append(-1, ends))

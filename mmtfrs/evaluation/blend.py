@@ -31,19 +31,17 @@ class _Choices:
     def __init__(self, model: TwoTower, task: RankingTask, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         users = np.sort(rng.permutation(len(task.users))[:_USERS])
-        relevant = [task.relevant[row] for row in users]
+        relevant = task.relevant.take(users)
         items = len(model.data.item_ids)
-        self.columns = np.unique(np.concatenate([rng.permutation(items)[:_ITEMS], *relevant]))
-        self.users = np.array([task.users[row] for row in users], object)
-        self.pasts = [task.pasts[row] for row in users]
+        self.columns = np.unique(np.concatenate([rng.permutation(items)[:_ITEMS], relevant.items]))
+        self.users, self.pasts = task.users[users], task.pasts.take(users)
         self._wanted = np.zeros((len(users), len(self.columns)), np.float32)
         self._taken = np.zeros(self._wanted.shape, bool)
         place = np.full(items + 1, -1)
         place[self.columns] = np.arange(len(self.columns))
-        for row, (own, past) in enumerate(zip(relevant, self.pasts, strict=True)):
-            self._wanted[row, place[own]] = 1.0 / len(own)
-            past = place[past - 1]
-            self._taken[row, past[past >= 0]] = True
+        self._wanted[relevant.owners, place[relevant.items]] = np.repeat(1.0 / relevant.counts, relevant.counts)
+        past = place[self.pasts.items - 1]
+        self._taken[self.pasts.owners[past >= 0], past[past >= 0]] = True
 
     def weights(self, scores: np.ndarray, start: np.ndarray, scale: np.ndarray, prior: float) -> tuple[np.ndarray, float]:
         """The weights, 0 or more, by whose sum of `scores [n, C, k]` users are most likely to have taken what they took.

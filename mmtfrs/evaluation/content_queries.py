@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.models.histories import Pasts
+from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.models.two_tower import TwoTower
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _personal(
     # The item that is most like the wanted one, in the space of this modality alone.
     likeness = tf.linalg.set_diag(tf.matmul(queries, queries, transpose_b=True), tf.fill([len(asked)], -np.inf)).numpy()
     medium = tf.gather(queries, likeness.argmax(axis=1)[places[wanted]])
-    names, pasts = np.array(task.users, object)[users], [task.pasts[row] for row in users]
+    names, pasts = task.users[users], task.pasts.take(users)
     user = tf.constant(model.query_embeddings(names, pasts))
     ways = {"user": user, "medium": medium, "both": user + medium}
     return {"users": len(users)} | {
@@ -79,14 +79,17 @@ def _personal(
     }
 
 
-def _found(model: TwoTower, queries: tf.Tensor, candidates: tf.Tensor, wanted: np.ndarray, k: int, pasts: Pasts = ()) -> float:
+def _found(
+    model: TwoTower, queries: tf.Tensor, candidates: tf.Tensor, wanted: np.ndarray, k: int, pasts: ItemLists | None = None
+) -> float:
     """The share of queries that have the wanted item among the best k."""
     hits = []
     for start in range(0, len(wanted), 256):
         scores = model.score_matrix(queries[start : start + 256], candidates).numpy()
         part = wanted[start : start + 256]
-        for row, past in enumerate(pasts[start : start + 256]):
-            scores[row, past - 1] = -np.inf
+        if pasts is not None:
+            past = pasts.take(np.arange(start, start + len(part)))
+            scores[past.owners, past.items - 1] = -np.inf
         own = scores[np.arange(len(part)), part][:, None]
         ahead, equal = (scores > own + 1e-6).sum(axis=1), (np.abs(scores - own) <= 1e-6).sum(axis=1)
         hits.append(np.clip((k - ahead) / equal, 0.0, 1.0))

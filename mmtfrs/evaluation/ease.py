@@ -6,7 +6,7 @@ import numpy as np
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix
 
-from mmtfrs.models.histories import Pasts
+from mmtfrs.model_inputs.item_lists import ItemLists
 
 MAX_ITEMS = 20_000  # one item-item matrix of float64 is 3 GiB there, and its inversion takes minutes
 CONTENT_WEIGHTS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)  # of the content, beside the Gram matrix
@@ -39,7 +39,7 @@ class EaseScorer:
         self.weights /= -np.diag(self.weights)
         self.weights[diagonal] = 0.0
 
-    def scores(self, user_ids: np.ndarray, pasts: Pasts) -> np.ndarray:
+    def scores(self, user_ids: np.ndarray, pasts: ItemLists) -> np.ndarray:
         return taken(pasts, len(self.weights)) @ self.weights
 
 
@@ -56,17 +56,15 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
     return inverse
 
 
-def gram_matrix(pasts: Pasts, items: int) -> np.ndarray:
+def gram_matrix(pasts: ItemLists, items: int) -> np.ndarray:
     """`[N, N] float32`: how many of these users took both items."""
     rows = taken(pasts, items)
     return (rows.T @ rows).toarray()
 
 
-def taken(pasts: Pasts, items: int) -> csr_matrix:
+def taken(pasts: ItemLists, items: int) -> csr_matrix:
     """`[n, N] float32`: 1 where a user took the item."""
-    starts = np.concatenate([[0], np.cumsum([len(past) for past in pasts])])
-    columns = np.concatenate([np.zeros(0, np.int64), *pasts]) - 1
-    rows = csr_matrix((np.ones(starts[-1], np.float32), columns, starts), (len(pasts), items))
+    rows = csr_matrix((np.ones(len(pasts.items), np.float32), pasts.items - 1, pasts.starts), (len(pasts), items))
     rows.sum_duplicates()
     rows.data[:] = 1.0
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs.evaluation.ease import taken
-from mmtfrs.models.histories import Pasts
+from mmtfrs.model_inputs.item_lists import ItemLists
 
 
 class ItemKNNScorer:
@@ -23,7 +23,7 @@ class ItemKNNScorer:
         self.content = np.asarray(content, np.float32)
         self.neighbors = min(neighbors, len(content) - 1)
 
-    def scores(self, user_ids: np.ndarray, pasts: Pasts) -> np.ndarray:
+    def scores(self, user_ids: np.ndarray, pasts: ItemLists) -> np.ndarray:
         known = taken(pasts, len(self.content))
         used = np.flatnonzero(known.getnnz(axis=0))
         # Only rows of items that somebody here took are needed.

@@ -15,6 +15,7 @@ from mmtfrs.evaluation.metrics import ListMetrics, ranking_metrics
 from mmtfrs.evaluation.ratings import rating_errors
 from mmtfrs.evaluation.scorers import ModelScorer, PopularityScorer, Scorer
 from mmtfrs.model_inputs.inputs import ModelInputs
+from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.models.histories import Histories
 from mmtfrs.models.two_tower import TwoTower
 
@@ -111,23 +112,25 @@ class RankingTask:
         repeats: whether items that were taken before may be answered, and are asked for.
 
     Attributes:
-        users: who is asked for, once each; in a rolling task once per event.
+        users: `[n] object`, who is asked for, once each; in a rolling task once per event.
         pasts: item rows that are known of each, oldest first.
-        relevant: indices of the items that are to be found.
+        relevant: indices of the items that are to be found, sorted.
     """
 
     def __init__(self, tables: ModelInputs, events: Events, repeats: bool = False) -> None:
         self.tables = tables
         self.repeats = repeats
         self._events = events
-        known, wanted = (Histories(tables, part, 0) for part in (_known(events), events))
-        self.users: list[str] = []
-        self.pasts: list[np.ndarray] = []
-        self.relevant: list[np.ndarray] = []
-        for user in dict.fromkeys(events.user_ids):
-            self._add(user, known.past(user), wanted.past(user))
-        if not self.users:
+        users, known, wanted = self._taken()
+        size = len(tables.item_ids) + 1
+        pairs = np.unique(_pairs(wanted, size))
+        if not repeats:  # an item that was taken before cannot be recommended again, so it cannot be asked for either
+            pairs = np.setdiff1d(pairs, _pairs(known, size), assume_unique=True)
+        relevant = ItemLists.of_owners(pairs // size, pairs % size - 1, len(users))
+        asked = np.flatnonzero(relevant.counts)
+        if not len(asked):
             raise DataError("there is nothing to evaluate: no event of this part is on an item its user had not seen.")
+        self.users, self.pasts, self.relevant = users[asked], known.take(asked), relevant.take(asked)
         self.new_items = tables.item_counts[1:] == 0
         self.content = content_vectors(tables)
 
@@ -138,28 +141,29 @@ class RankingTask:
         events, known = self._events, _known(self._events)
         if not len(known) or known.timestamps.max() > events.timestamps.min():
             return None
-        asked = copy.copy(self)
-        asked.users, asked.pasts, asked.relevant = [], [], []
-        before, wanted = (Histories(self.tables, part, 0) for part in (known, events))
-        for user in dict.fromkeys(events.user_ids):
-            items = wanted.past(user)
-            for place, item in enumerate(items):
-                asked._add(user, np.concatenate([before.past(user), items[:place]]), np.array([item]))
-        if len(asked.users) == len(self.users):
+        users, before, wanted = self._taken()
+        owners = np.concatenate([before.owners, wanted.owners])
+        order = np.argsort(owners, kind="stable")
+        whole = ItemLists.of_owners(owners[order], np.concatenate([before.items, wanted.items])[order], len(users))
+        places = np.arange(len(wanted.items)) + before.starts[wanted.owners + 1]  # of the events in `whole`
+        if not self.repeats:
+            new = np.zeros(len(whole.items), bool)
+            new[np.unique(_pairs(whole, len(self.tables.item_ids) + 1), return_index=True)[1]] = True
+            places = places[new[places]]
+        if len(places) == len(self.users):
             return None
-        if len(asked.users) > _EVENTS:
-            rows = np.sort(np.random.default_rng(0).permutation(len(asked.users))[:_EVENTS])
-            for name in ("users", "pasts", "relevant"):
-                setattr(asked, name, [getattr(asked, name)[row] for row in rows])
+        if len(places) > _EVENTS:
+            places = places[np.sort(np.random.default_rng(0).permutation(len(places))[:_EVENTS])]
+        asked, owners = copy.copy(self), whole.owners[places]
+        asked.users, asked.pasts = users[owners], whole.pieces(whole.starts[owners], places)
+        asked.relevant = ItemLists(whole.items[places] - 1, np.arange(len(places) + 1))
         return asked
 
-    def _add(self, user: str, past: np.ndarray, wanted: np.ndarray) -> None:
-        # An item that was taken before cannot be recommended again, so it cannot be asked for either.
-        items = np.unique(wanted) if self.repeats else np.setdiff1d(wanted, past)
-        if len(items):
-            self.users.append(user)
-            self.pasts.append(past)
-            self.relevant.append(items - 1)
+    def _taken(self) -> tuple[np.ndarray, ItemLists, ItemLists]:
+        """`(who is in the part [m], what is known of each, what each took in the part)`."""
+        users = self._events.users.in_order().names
+        before, during = (Histories(self.tables, part, 0).pasts(users) for part in (_known(self._events), self._events))
+        return users, before, during
 
     def evaluate(self, scorer: Scorer, ks: Sequence[int], per_user: list | None = None) -> dict:
         """Metrics of one scorer; see `evaluate`. A list takes `{metric@k: [n]}` of each user, in chunks."""
@@ -171,15 +175,14 @@ class RankingTask:
         newly_listed = listed = 0
         depth = min(max(ks), items)
         for start in range(0, len(self.users), chunk):
-            users = np.array(self.users[start : start + chunk], object)
-            relevant = self.relevant[start : start + chunk]
-            pasts = self.pasts[start : start + chunk]
-            scores = np.array(scorer.scores(users, pasts), np.float32)
+            rows = np.arange(start, min(start + chunk, len(self.users)))
+            relevant, pasts = self.relevant.take(rows), self.pasts.take(rows)
+            scores = np.array(scorer.scores(self.users[rows], pasts), np.float32)
             # Exact ties fall in random orders, the same ones for every scorer: one that cannot tell items apart is at
             # chance, not at the mercy of the catalog's order.
             order = np.random.default_rng(start).permutation(items)
-            for row, past in enumerate(pasts if not self.repeats else ()):
-                scores[row, past - 1] = -np.inf
+            if not self.repeats:
+                scores[pasts.owners, pasts.items - 1] = -np.inf
             top = self._top(scores, order, depth)
             lists.update(top)
             listed += int((top >= 0).sum())
@@ -188,13 +191,13 @@ class RankingTask:
             overall.add(metrics)
             if per_user is not None:
                 per_user.append(metrics)
-            known = np.array([len(past) > 0 for past in pasts])
+            known = pasts.counts > 0
             for value, group in groups.items():
                 group.add({name: values[known == value] for name, values in metrics.items()})
-            fresh = [items[self.new_items[items]] for items in relevant]
-            rows = np.flatnonzero([len(items) for items in fresh])
+            fresh = relevant.kept(self.new_items[relevant.items])
+            rows = np.flatnonzero(fresh.counts)
             if len(rows):
-                fresh = [fresh[row] for row in rows]
+                fresh = fresh.take(rows)
                 new_items.add(_metrics(top[rows], fresh, ks))
                 order = order[self.new_items[order]]
                 among.add(_metrics(self._top(scores[rows], order, min(depth, len(order))), fresh, ks))
@@ -219,13 +222,15 @@ def _known(events: Events) -> Events:
     return events.known if events.known is not None else events.take(np.array([], np.int64))
 
 
-def _metrics(top: np.ndarray, relevant: list[np.ndarray], ks: Sequence[int]) -> dict[str, np.ndarray]:
-    counts = np.array([len(items) for items in relevant])
-    # One number per (list, item), so that all lists are looked up at once.
-    base = int(max(top.max(), *(items.max() for items in relevant))) + 2
-    wanted = np.concatenate([row * base + items for row, items in enumerate(relevant)])
-    asked = np.arange(len(top))[:, None] * base + top
-    return ranking_metrics(np.isin(asked, wanted) & (top >= 0), counts, ks)
+def _pairs(lists: ItemLists, size: int) -> np.ndarray:
+    """`[E] int64`: one number for each owner and item below `size`."""
+    return lists.owners.astype(np.int64) * size + lists.items
+
+
+def _metrics(top: np.ndarray, relevant: ItemLists, ks: Sequence[int]) -> dict[str, np.ndarray]:
+    size = int(max(top.max(), relevant.items.max())) + 2
+    asked = np.arange(len(top))[:, None] * size + top
+    return ranking_metrics(np.isin(asked, _pairs(relevant, size)) & (top >= 0), relevant.counts, ks)
 
 
 class _Means:

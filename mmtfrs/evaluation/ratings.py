@@ -23,11 +23,12 @@ def rating_errors(model: TwoTower, events: Events) -> dict[str, float]:
     head, ratings = model.rating, events.ratings
     if head is None or ratings is None:
         raise DataError("rating errors are those of a model with the rating task, on events with ratings.")
-    items = model.data.item_rows(events.item_ids)
+    items = model.data.item_rows(events.items)
     kept = np.flatnonzero(items > 0)
     known = events.known if events.known is not None else events.take(np.array([], np.int64))
     histories = Histories(model.data, known, model.config.model.history_length)
-    predicted = model.predict_ratings(events.user_ids[kept], histories.pasts(events.user_ids[kept]), items[kept])
+    users = events.users.take(kept)
+    predicted = model.predict_ratings(users, histories.pasts(users), items[kept])
     errors = predicted - ratings[kept]
     flat = float(head.mean.numpy()) - ratings[kept]
     return {

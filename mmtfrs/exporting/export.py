@@ -24,7 +24,7 @@ from mmtfrs.exporting.warmup import write_warmup
 from mmtfrs.index.build import Found, make_search
 from mmtfrs.index.index import Index
 from mmtfrs.model_inputs.inputs import ModelInputs
-from mmtfrs.model_inputs.taken_items import TakenItems
+from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.models.run import save_run
 from mmtfrs.models.two_tower import TwoTower
 
@@ -98,7 +98,7 @@ def export(
 def _carried_tables(model: TwoTower) -> ModelInputs:
     """What the export keeps of the model's tables for a refresh, which trains nothing: nothing of what anybody took, where
     `export.histories` says so."""
-    tables, nothing = model.data, TakenItems.nothing(len(model.data.user_ids))
+    tables, nothing = model.data, ItemLists.nothing(len(model.data.user_ids) + 1)
     return dataclasses.replace(tables, seen=nothing, taken=tables.taken if model.config.export.histories else nothing)
 
 

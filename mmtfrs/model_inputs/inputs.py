@@ -19,14 +19,15 @@ from mmtfrs.config.config import Config
 from mmtfrs.config.schema import HistoryEncoder, Modality
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
+from mmtfrs.data.id_column import IdColumn
 from mmtfrs.errors import DataError, nearest
 from mmtfrs.features.features import FeatureRows, Features
 from mmtfrs.model_inputs.feature_table import MediaRows, in_order, reduce_media
 from mmtfrs.model_inputs.item_graph import smooth
+from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.model_inputs.order import order_told
 from mmtfrs.model_inputs.pca import Adapter
 from mmtfrs.model_inputs.popularity import best_fade, faded_counts, log_popularity
-from mmtfrs.model_inputs.taken_items import TakenItems
 from mmtfrs.model_inputs.telling import told
 
 log = logging.getLogger("mmtfrs")
@@ -69,8 +70,8 @@ class ModelInputs:
     titles: np.ndarray
     faded: np.ndarray
     fade: float
-    taken: TakenItems
-    seen: TakenItems
+    taken: ItemLists
+    seen: ItemLists
     ratings: tuple[float, float]
     ordered: bool
 
@@ -97,13 +98,13 @@ class ModelInputs:
             DataError: features and catalog differ in length, or no event is on an item.
         """
         known = events if known is None else known
-        users = np.array(sorted({*events.user_ids, *known.user_ids, *features.user_ids}), dtype=object)
+        users = _sorted(events.users, known.users, features.user_ids)
         item_rows, user_rows = _lookup(catalog.ids), _lookup(users)
         facts = _log_facts(item_rows, user_rows, events, None if config.data.split != "random" else np.inf)
         taken = facts["seen"]
         if known is not events:
-            taken = TakenItems.of(
-                _rows(user_rows, known.user_ids), _rows(item_rows, known.item_ids), known.timestamps, len(users)
+            taken = ItemLists.of_log(
+                known.users.looked_up(user_rows), known.items.looked_up(item_rows), known.timestamps, len(users)
             )
         inputs = cls(
             catalog.ids,
@@ -123,7 +124,7 @@ class ModelInputs:
         heart. Those that users have media of are kept, for these were not looked at."""
         silent = set()
         for modality in [name for name in self.adapters if name not in self.users]:
-            found = told(self.seen.users, self.seen.items, self.items[modality], seed)
+            found = told(self.seen.owners, self.seen.items, self.items[modality], seed)
             if found.nothing:
                 silent.add(modality)
                 log.warning(
@@ -144,18 +145,18 @@ class ModelInputs:
 
     def fade_for(self, known: Events, asked: Events) -> float:
         """The half-life, as `best_fade` gives it, by which the popularity of a log tells what is asked."""
-        rows, held = self.item_rows(known.item_ids), self.item_rows(asked.item_ids)
+        rows, held = self.item_rows(known.items), self.item_rows(asked.items)
         return best_fade(rows[rows > 0], known.timestamps[rows > 0], len(self.item_counts), held[held > 0])
 
     def on(self, events: Events, fade: float | None = None) -> ModelInputs:
         """The same catalog, media and users with the counts, and new users, of another log; and another half-life of events."""
-        user_ids = np.array(sorted({*events.user_ids, *self.user_ids}), dtype=object)
+        user_ids = _sorted(events.users, self.user_ids)
         facts = _log_facts(self._item_lookup, _lookup(user_ids), events, self.fade if fade is None else fade)
         old = self.user_rows(user_ids)
         users = {
             name: MediaRows(media.matrix, np.append(0, media.rows[old]).astype(np.int32)) for name, media in self.users.items()
         }
-        return dataclasses.replace(self, user_ids=user_ids, users=users, taken=self.taken.of_users(old), **facts)
+        return dataclasses.replace(self, user_ids=user_ids, users=users, taken=self.taken.take(np.append(0, old)), **facts)
 
     def of_catalog(self, config: Config, catalog: Catalog, features: Features) -> ModelInputs:
         """What was learned, on another catalog: what the old one had keeps its id, the rest is known by its media alone.
@@ -205,13 +206,13 @@ class ModelInputs:
         """Those of the config that at least one item has."""
         return tuple(self.adapters)
 
-    def item_rows(self, ids: Iterable[str]) -> np.ndarray:
+    def item_rows(self, ids: IdColumn | Iterable[str]) -> np.ndarray:
         """`[n] int32`, 0 for ids that the catalog does not have."""
-        return _rows(self._item_lookup, ids)
+        return IdColumn.of(ids).looked_up(self._item_lookup)
 
-    def user_rows(self, ids: Iterable[str]) -> np.ndarray:
+    def user_rows(self, ids: IdColumn | Iterable[str]) -> np.ndarray:
         """`[n] int32`, 0 for unknown users."""
-        return _rows(self._user_lookup, ids)
+        return IdColumn.of(ids).looked_up(self._user_lookup)
 
     @functools.cached_property
     def _item_lookup(self) -> dict[str, int]:
@@ -226,8 +227,10 @@ def _lookup(ids: np.ndarray) -> dict[str, int]:
     return {each: row for row, each in enumerate(ids, start=1)}
 
 
-def _rows(lookup: dict[str, int], ids: Iterable[str]) -> np.ndarray:
-    return np.fromiter((lookup.get(each, 0) for each in ids), np.int32)
+def _sorted(*ids: IdColumn | np.ndarray) -> np.ndarray:
+    """`[n] object`: each that is anywhere, once."""
+    there = {name for each in ids for name in (each.names[each.used()] if isinstance(each, IdColumn) else each)}
+    return np.array(sorted(there), dtype=object)
 
 
 class _LogFacts(TypedDict):
@@ -235,7 +238,7 @@ class _LogFacts(TypedDict):
     user_counts: np.ndarray
     faded: np.ndarray
     fade: float
-    seen: TakenItems
+    seen: ItemLists
     ratings: tuple[float, float]
 
 
@@ -249,7 +252,7 @@ class _Media(TypedDict):
 def _log_facts(item_rows: dict[str, int], user_rows: dict[str, int], events: Events, fade: float | None) -> _LogFacts:
     """What a log says of its items and users; None for the half-life that its newest events choose. Raises `DataError` where no
     event is on an item of the catalog."""
-    rows, users = _rows(item_rows, events.item_ids), _rows(user_rows, events.user_ids)
+    rows, users = events.items.looked_up(item_rows), events.users.looked_up(user_rows)
     there, size = rows > 0, len(item_rows) + 1
     if not there.any():
         raise DataError("no training event is on an item of the catalog. Check the item ids of both files.")
@@ -261,7 +264,7 @@ def _log_facts(item_rows: dict[str, int], user_rows: dict[str, int], events: Eve
         "user_counts": np.bincount(users, minlength=len(user_rows) + 1).astype(np.float32),
         "faded": faded_counts(items, timestamps, size, fade).astype(np.float32),
         "fade": fade,
-        "seen": TakenItems.of(users, rows, events.timestamps, len(user_rows)),
+        "seen": ItemLists.of_log(users, rows, events.timestamps, len(user_rows)),
         "ratings": (np.nan, np.nan) if ratings is None else (float(np.mean(ratings)), float(np.std(ratings))),
     }
 
@@ -277,7 +280,7 @@ def _media(config: Config, count: int, user_rows: dict[str, int], features: Feat
                 f"Items have: {have or 'none'}."
             )
     made: _Media = {"adapters": {}, "items": {}, "users": {}, "encoders": {}}
-    places = _rows(user_rows, features.user_ids)
+    places = IdColumn.of(features.user_ids).looked_up(user_rows)
     for modality in in_order(name for name in features.items if wanted is None or name in wanted):
         rows = features.items[modality]
         if not rows.present.any():

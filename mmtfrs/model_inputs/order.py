@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmtfrs.model_inputs.taken_items import TakenItems
+from mmtfrs.model_inputs.item_lists import ItemLists
 
 _EVENTS = 2_000_000  # that are looked at, at most: of the first users in a random order
 _DIFFERENT = 200  # events in which the two must differ, before anything is said
@@ -30,7 +30,7 @@ class Order(NamedTuple):
         return self.events >= _DIFFERENT and self.share - _SURE * 0.5 / math.sqrt(self.events) > _MATTERS
 
 
-def order_told(taken: TakenItems, seed: int) -> Order:
+def order_told(taken: ItemLists, seed: int) -> Order:
     """How well the item before tells the next one, against an earlier item of the same user.
 
     Users fall into two halves. How often one item came right after another is counted in one half, and asked of the other: of
@@ -42,7 +42,7 @@ def order_told(taken: TakenItems, seed: int) -> Order:
         seed: of the halves and draws.
     """
     rng = np.random.default_rng(seed)
-    users, items = taken.users, taken.items.astype(np.int64)
+    users, items = taken.owners, taken.items.astype(np.int64)
     half = rng.integers(0, 2, len(taken.starts)).astype(np.int8)
     if len(items) > _EVENTS:
         counts = np.diff(taken.starts)

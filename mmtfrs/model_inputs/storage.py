@@ -9,8 +9,8 @@ import numpy as np
 
 from mmtfrs.model_inputs.feature_table import MediaRows, in_order
 from mmtfrs.model_inputs.inputs import ModelInputs
+from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.model_inputs.pca import Adapter
-from mmtfrs.model_inputs.taken_items import TakenItems
 
 _ADAPTER = ".adapter.npz"
 _TITLES = "titles.txt"
@@ -56,9 +56,9 @@ def load_inputs(folder: Path) -> ModelInputs:
     with np.load(folder / _FADED) as saved:
         faded, fade = saved["counts"], float(saved["fade"])
     with np.load(folder / _TAKEN) as saved:
-        taken = TakenItems(saved["items"], saved["starts"])
+        taken = ItemLists(saved["items"], saved["starts"])
     with np.load(folder / _SEEN) as saved:
-        seen, (mean, deviation) = TakenItems(saved["items"], saved["starts"]), saved["ratings"].tolist()
+        seen, (mean, deviation) = ItemLists(saved["items"], saved["starts"]), saved["ratings"].tolist()
         ordered = bool(saved["ordered"])
     with np.load(folder / "attributes.npz") as saved:
         attributes = {name: saved[name].astype(object) for name in saved.files}

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterator
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.data.id_column import IdColumn
 from mmtfrs.errors import DataError
+from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.models.embedder import Embedder, flat
-from mmtfrs.models.histories import Pasts, newest
 from mmtfrs.models.voting import votes
 
 _NO_RATINGS = "this model predicts no ratings. Train it with `loss.rating` above 0 on events with ratings."
@@ -32,7 +33,7 @@ class BulkEmbedder(Embedder):
         return tf.matmul(queries, candidates, transpose_b=True)
 
     def block_scores(
-        self, user_ids: Collection[str], pasts: Pasts, columns: np.ndarray, hidden: np.ndarray | None = None
+        self, user_ids: IdColumn | Collection[str], pasts: ItemLists, columns: np.ndarray, hidden: np.ndarray | None = None
     ) -> np.ndarray:
         """The scores of items, part by part.
 
@@ -44,7 +45,7 @@ class BulkEmbedder(Embedder):
         Returns:
             `[n, C, K + 1] float32`: the score of each block, and the popularity of each item.
         """
-        users, past = self.data.user_rows(user_ids), newest(pasts, self.config.model.history_length)
+        users, past = self.data.user_rows(user_ids), pasts.newest(self.config.model.history_length)
         shown = columns + 1 if hidden is None else np.where(hidden, 0, columns + 1)
         ids = self.device.item_id_rows.numpy()[shown]
         queries = np.concatenate(list(self._batches(lambda *inputs: self.query_blocks(*inputs)[0], users, past)))
@@ -53,34 +54,34 @@ class BulkEmbedder(Embedder):
         popular = np.broadcast_to(self.data.popularity[shown][None, :, None], (*scores.shape[:2], 1))
         return np.concatenate([scores, popular], axis=2)
 
-    def predict_ratings(self, user_ids: Collection[str], pasts: Pasts, items: np.ndarray) -> np.ndarray:
+    def predict_ratings(self, user_ids: IdColumn | Collection[str], pasts: ItemLists, items: np.ndarray) -> np.ndarray:
         """`[n]` users who took these items before, `[n]` item rows -> `[n] float32` ratings. Raises `DataError` if the model
         was trained without ratings."""
         if self.rating is None:
             raise DataError(_NO_RATINGS)
         rows = self.data.user_rows(user_ids)
-        found = self._batches(self._ratings, rows, newest(pasts, self.config.model.history_length), items)
+        found = self._batches(self._ratings, rows, pasts.newest(self.config.model.history_length), items)
         return np.concatenate([np.zeros(0, np.float32), *found])
 
     def candidate_embeddings(self) -> np.ndarray:
         """`[N, W] float32`: the whole catalog, in its order."""
         return np.concatenate(list(self._batches(self._candidates, np.arange(1, len(self.data.item_ids) + 1))))
 
-    def query_embeddings(self, user_ids: Collection[str], pasts: Pasts) -> np.ndarray:
+    def query_embeddings(self, user_ids: IdColumn | Collection[str], pasts: ItemLists) -> np.ndarray:
         """`[n, W] float32` for users who took these items before."""
         if not len(user_ids):
             return np.zeros((0, self.width), np.float32)
         rows = self.data.user_rows(user_ids)
         found = np.empty((len(rows), self.width), np.float32)
         for width, group in self._widths(pasts):
-            past = newest([pasts[row] for row in group], width)
+            past = pasts.take(group).newest(width)
             found[group] = np.concatenate(list(self._batches(self._queries(width), rows[group], past)))
         return found
 
-    def _widths(self, pasts: Pasts) -> Iterator[tuple[int, np.ndarray]]:
+    def _widths(self, pasts: ItemLists) -> Iterator[tuple[int, np.ndarray]]:
         """Powers of two, and who has histories of such a width; one for all of a bag, which does not read its padding."""
         longest = self.config.model.history_length
-        lengths = np.array([min(len(past), longest) for past in pasts])
+        lengths = np.minimum(pasts.counts, longest)
         if not self.reads_order:
             lengths[:] = lengths.max()
         powers = np.ceil(np.log2(np.maximum(lengths, _SHORT))).astype(int)

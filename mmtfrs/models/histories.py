@@ -2,67 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable
 
 import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.data.events import Events
+from mmtfrs.data.id_column import IdColumn
 from mmtfrs.model_inputs.inputs import ModelInputs
-
-Pasts = Sequence[np.ndarray]  # of each of some users, the item rows they took, oldest first
-
-
-def newest(pasts: Pasts, length: int) -> np.ndarray:
-    """`[n, H] int32` item rows, oldest first, zeros in front: the newest `length` of each."""
-    out = np.zeros((len(pasts), length), np.int32)
-    for row, past in enumerate(pasts):
-        if length and len(past):
-            out[row, -min(len(past), length) :] = past[-length:]
-    return out
+from mmtfrs.model_inputs.item_lists import ItemLists
 
 
 class Histories:
-    """Every user's items in the order of time, as one flat array.
+    """Every user's items in the order of time.
 
     Args:
         tables: rows of ids.
         events: the log to take histories from; events on unknown items are left out.
         length: H, the newest items that are kept of a history.
+
+    Attributes:
+        lists: of the users who took anything: those of the tables, in their order, then others.
+        kept: `[E]`, position in the log of each of the items.
     """
 
     def __init__(self, tables: ModelInputs, events: Events, length: int) -> None:
-        items = tables.item_rows(events.item_ids)
+        items = tables.item_rows(events.items)
         kept = np.flatnonzero(items > 0)
-        names, users = np.unique(events.user_ids[kept].astype(str), return_inverse=True)
-        order = np.lexsort((kept, events.timestamps[kept], users))
+        rows = tables.user_rows(events.users.names)
+        others = np.flatnonzero(rows == 0)
+        rows[others] = len(tables.user_ids) + 1 + np.arange(len(others))
+        users = rows[events.users.codes[kept]]
+        order = np.lexsort((events.timestamps[kept], users))
         self.length = length
-        self.kept = kept[order]  # position in the log of each entry
-        self.items = items[self.kept]
-        self.starts = starts = np.searchsorted(users[order], np.arange(len(names) + 1))
-        self._spans = {name: (starts[row], starts[row + 1]) for row, name in enumerate(names)}
+        self.kept = kept[order]
+        users = users[order]
+        first = np.append(np.flatnonzero(np.diff(users, prepend=-1)), len(users))
+        self.lists = ItemLists(items[self.kept], first)
+        self._of = events.users.names, rows, users[first[:-1]]
         # Tensors, so that a tf.data graph holds references to them and not copies.
-        self._tensor = tf.constant(self.items, tf.int32)
-        self._first = tf.constant(starts[users[order]], tf.int64)  # of each entry's user
-        self._end = tf.constant(starts[users[order] + 1], tf.int64)
+        self._tensor = tf.constant(self.lists.items, tf.int32)
+        self._first, self._end = (tf.constant(np.repeat(each, self.lists.counts), tf.int64) for each in (first[:-1], first[1:]))
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        """The place of each user in `lists`, from 1."""
+        names, rows, users = self._of
+        places = np.searchsorted(users, rows)
+        there = np.append(users, -1)[places] == rows
+        return dict(zip(names[there], (places[there] + 1).tolist(), strict=True))
+
+    def pasts(self, user_ids: IdColumn | Iterable[str]) -> ItemLists:
+        """All items of each user, oldest first; none of an unknown one."""
+        places = IdColumn.of(user_ids).looked_up(self._places)
+        return ItemLists(self.lists.items, np.append(0, self.lists.starts)).take(places)
 
     def of_users(self, user_ids: Iterable[str]) -> np.ndarray:
-        """`[n, H] int32`: each user's newest items, as `newest` has them."""
-        return newest(self.pasts(user_ids), self.length)
-
-    def pasts(self, user_ids: Iterable[str]) -> Pasts:
-        """All items of each user."""
-        return [self.past(user) for user in user_ids]
-
-    def past(self, user_id: str) -> np.ndarray:
-        """`[n] int32`: all item rows of one user, oldest first; empty for an unknown user."""
-        start, stop = self._spans.get(user_id, (0, 0))
-        return self.items[start:stop]
+        """`[n, H] int32`: each user's newest items, zeros in front."""
+        return self.pasts(user_ids).newest(self.length)
 
     @property
     def longest(self) -> int:
         """Items of the longest history, at most `length`."""
-        return min(self.length, max((stop - start for start, stop in self._spans.values()), default=0))
+        return min(self.length, int(self.lists.counts.max(initial=0)))
 
     def before(self, entries: tf.Tensor) -> tf.Tensor:
         """`[B]` positions in `items` -> `[B, longest] int32`: what the same user had taken before each."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmtfrs._keras import keras, tf
 from mmtfrs.config.schema import LossConfig
-from mmtfrs.model_inputs.taken_items import TakenItems
+from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.models import losses
 from mmtfrs.models.negatives import Columns, Embed, Negatives
 from mmtfrs.models.seen_items import KnownItems
@@ -31,7 +31,7 @@ class Objective(keras.layers.Layer):
         self,
         config: LossConfig | dict,
         counts: Sequence[float] | np.ndarray,
-        seen: TakenItems | dict | None = None,
+        seen: ItemLists | dict | None = None,
         beyond: str = "in_batch",
         **kwargs: Any,
     ) -> None:
@@ -39,7 +39,7 @@ class Objective(keras.layers.Layer):
         config = self.config = LossConfig.model_validate(config)
         self.loss = losses.get(config.name)
         self.negatives = Negatives(config, counts, beyond, name="negatives", dtype=self.dtype_policy)
-        self._seen = TakenItems(*map(np.asarray, seen.values())) if isinstance(seen, dict) else seen
+        self._seen = ItemLists(*map(np.asarray, seen.values())) if isinstance(seen, dict) else seen
         self._known: KnownItems | None = None  # a table on the device, which only a model that is trained needs
 
     @property
@@ -48,7 +48,7 @@ class Objective(keras.layers.Layer):
         if self._known is None and self._seen is not None:
             with tf.init_scope():  # it outlives the trace of a step
                 users, items = len(self._seen.starts) - 1, self.negatives.items + 1
-                self._known = KnownItems(self._seen.users, self._seen.items, users, items, self.negatives.trained)
+                self._known = KnownItems(self._seen.owners, self._seen.items, users, items, self.negatives.trained)
         return self._known
 
     def call(self, queries: tf.Tensor, users: tf.Tensor, items: tf.Tensor, embed: Embed) -> tuple[tf.Tensor, tf.Tensor]:

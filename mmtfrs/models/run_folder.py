@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import pyarrow.parquet
 
 from mmtfrs.config.config import Config
 from mmtfrs.data.events import Events
+from mmtfrs.data.id_column import IdColumn
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import RunError
 from mmtfrs.model_inputs.inputs import ModelInputs
@@ -82,9 +84,8 @@ def read_split(path: Path, kind: str) -> Split:
     """What `write_split` wrote, of a split of this kind."""
     table = pyarrow.parquet.read_table(path)
     part = table.column("part").to_numpy()
-    users, items, timestamps, weights = (
-        table.column(name).to_numpy() for name in ("user_id", "item_id", "timestamp", "weight")
-    )
+    users, items = (IdColumn.of(table.column(name)) for name in ("user_id", "item_id"))
+    timestamps, weights = (table.column(name).to_numpy() for name in ("timestamp", "weight"))
     ratings = table.column("rating").to_numpy() if "rating" in table.column_names else None
     events = Events(users, items, timestamps, weights, ratings)
     train = events.take(np.flatnonzero(part == 0))
@@ -126,8 +127,8 @@ def write_split(path: Path, split: Split) -> None:
     """The events of all parts, as `read_split` reads them."""
     parts = [getattr(split, name) for name in _PARTS]
     columns = {
-        "user_id": pa.array(np.concatenate([part.user_ids for part in parts]), pa.string()),
-        "item_id": pa.array(np.concatenate([part.item_ids for part in parts]), pa.string()),
+        "user_id": _encoded([part.users for part in parts]),
+        "item_id": _encoded([part.items for part in parts]),
         "timestamp": np.concatenate([part.timestamps for part in parts]),
         "weight": np.concatenate([part.weights for part in parts]),
         "part": np.repeat(np.arange(3, dtype=np.int8), [len(part) for part in parts]),
@@ -137,11 +138,17 @@ def write_split(path: Path, split: Split) -> None:
     pyarrow.parquet.write_table(pa.table(columns), path)
 
 
+def _encoded(columns: Sequence[IdColumn]) -> pa.ChunkedArray:
+    """Columns of ids, one behind the other."""
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(each.codes, pa.array(each.names, pa.string())) for each in columns])
+
+
 def data_mark(tables: ModelInputs, split: Split) -> str:
     """Tells data from other data: ids, features and events."""
     digest = hashlib.sha256()
     for part in (split.train, split.validation, split.test):
-        digest.update("\n".join(part.user_ids).encode() + "\n".join(part.item_ids).encode())
+        for ids in (part.users.in_order(), part.items.in_order()):
+            digest.update("\n".join(ids.names).encode() + ids.codes.tobytes())
         digest.update(part.timestamps.tobytes() + part.weights.tobytes())
     digest.update("\n".join(tables.item_ids).encode())
     for modality, media in (*tables.items.items(), *tables.users.items()):

@@ -38,10 +38,10 @@ class TrainingRows:
         kept = self.histories.kept
         if not len(kept):
             raise DataError("no event is on an item of the catalog, so there is nothing to train on.")
-        users = tables.user_rows(events.user_ids[kept])
+        users = tables.user_rows(events.users.take(kept))
         self.columns = {
             "user": users,
-            "item": self.histories.items,
+            "item": self.histories.lists.items,
             "weight": events.weights[kept] * balance(users, config.loss.user_balance),
         }
         if config.loss.rating:
@@ -81,7 +81,7 @@ class TrainingRows:
 
     def _sequences(self, shuffle: bool, size: int, epoch: int) -> tf.data.Dataset:
         """Rows of several sequences each. An event's query stands behind the event before it, or a sequence's beginning."""
-        count, starts, seed = len(self.columns["item"]), self.histories.starts, self.config.seed
+        count, starts, seed = len(self.columns["item"]), self.histories.lists.starts, self.config.seed
         longest = int(np.diff(starts).max())
         length = min(LONGEST, max(8, 1 << (longest - 1).bit_length()), size)
         each = min(max(size // length, 1), -(-count // length))  # rows of a batch

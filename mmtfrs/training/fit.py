@@ -13,6 +13,7 @@ import numpy as np
 from mmtfrs._keras import keras
 from mmtfrs.config.config import Config
 from mmtfrs.data.events import Events
+from mmtfrs.data.id_column import IdColumn
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import DataError
 from mmtfrs.evaluation.blend import settle_media
@@ -132,14 +133,14 @@ def inner_split(split: Split, config: Config, reads_order: bool = False) -> Spli
     A model that reads order is asked for every user's next item, where users come back, or times are but places in an order.
     """
     share = config.data.validation_share or 0.1
-    enough = min(_RETURNING, _RETURNING_SHARE * len(set(split.train.user_ids)))
+    enough = min(_RETURNING, _RETURNING_SHARE * len(split.train.users.used()))
     found = split
     for kind in ("time", "random"):
         try:
             inner = split.train.split(kind, share, 0.0, config.seed)
         except DataError:
             continue
-        if set(inner.train.item_ids) & set(inner.validation.item_ids) and answerable(inner, config):
+        if _shared(inner.train.items, inner.validation.items) and answerable(inner, config):
             found = inner
             if returning_users(inner) >= enough:
                 break
@@ -151,23 +152,29 @@ def inner_split(split: Split, config: Config, reads_order: bool = False) -> Spli
 
 def _are_places(events: Events) -> bool:
     """Whether timestamps are but places in each user's sequence: no more of them than the longest has events."""
-    _, counts = np.unique(events.user_ids.astype(str), return_counts=True)
-    return len(np.unique(events.timestamps)) <= counts.max()
+    return len(np.unique(events.timestamps)) <= np.bincount(events.users.codes).max()
 
 
 def answerable(split: Split, config: Config) -> bool:
     """Whether any validation event is on an item that its user had not taken before, and so can be asked for."""
-    taken: dict[str, set[str]] = {user: set() for user in split.validation.user_ids}
-    for user, item in zip(split.train.user_ids, split.train.item_ids, strict=True):
-        if user in taken:
-            taken[user].add(item)
-    pairs = zip(split.validation.user_ids, split.validation.item_ids, strict=True)
-    return any(config.data.repeats == "allow" or item not in taken[user] for user, item in pairs)
+    train, asked = split.train, split.validation
+    users, items = asked.users.codes_in(train.users), asked.items.codes_in(train.items)
+    if config.data.repeats == "allow" or (users < 0).any() or (items < 0).any():
+        return len(asked) > 0
+    size = len(train.items.names)
+    taken = train.users.codes.astype(np.int64) * size + train.items.codes
+    return not np.isin(users.astype(np.int64) * size + items, taken).all()
 
 
 def returning_users(split: Split) -> int:
     """Users of the validation part who have training events."""
-    return len(set(split.validation.user_ids) & set(split.train.user_ids))
+    return _shared(split.train.users, split.validation.users)
+
+
+def _shared(one: IdColumn, other: IdColumn) -> int:
+    """How many ids both columns have."""
+    codes = other.codes_in(one)
+    return len(np.unique(codes[codes >= 0]))
 
 
 def tell_fold(split: Split, inner: bool) -> None:

@@ -14,6 +14,7 @@ from mmtfrs._keras import tf
 from mmtfrs.evaluation.blend import _Choices, _settle_fresh, fit_blend, temper_media
 from mmtfrs.evaluation.content_queries import content_queries
 from mmtfrs.evaluation.ranking_task import RankingTask
+from mmtfrs.model_inputs.item_lists import ItemLists
 
 ITEMS = 60
 
@@ -40,7 +41,7 @@ def _asked(truth, users, temperature=0.17, combine="", media=1):
         block_scores=lambda names, pasts, columns, hidden=None: scores[[int(name) for name in names]][:, columns],
     )
     names = [str(row) for row in range(users)]
-    return model, types.SimpleNamespace(users=names, pasts=past, relevant=relevant)
+    return model, types.SimpleNamespace(users=np.array(names), pasts=ItemLists.of(past), relevant=ItemLists.of(relevant))
 
 
 def test_planted_weights_are_found():
@@ -80,7 +81,8 @@ def test_what_the_guess_at_new_items_counts_is_found():
         device=types.SimpleNamespace(item_id_rows=tf.range(ITEMS + 1)),
         block_scores=lambda names, pasts, columns, hidden: parts[[int(name) for name in names]][:, columns],
     )
-    asked = types.SimpleNamespace(users=[str(n) for n in range(2000)], pasts=[np.zeros(0, int)] * 2000, relevant=took[:, None])
+    users = np.arange(2000).astype(str)
+    asked = types.SimpleNamespace(users=users, pasts=ItemLists.nothing(2000), relevant=ItemLists.of(took[:, None]))
     _settle_fresh(model, _Choices(model, asked))
     assert model.fresh.numpy() == pytest.approx(0.4, abs=0.12)
 
@@ -123,9 +125,9 @@ def test_media_are_tempered_where_lists_are_better_without(noise, kept):
     vars(asked).update(
         tables=tables,
         repeats=False,
-        users=[str(n) for n in range(50)],
-        pasts=[np.zeros(0, int)] * 50,
-        relevant=[ids[n].argsort()[-3:] for n in range(50)],
+        users=np.arange(50).astype(str),
+        pasts=ItemLists.nothing(50),
+        relevant=ItemLists.of(ids[n].argsort()[-3:] for n in range(50)),
         new_items=np.zeros(60, bool),
         content=None,
     )

@@ -128,7 +128,7 @@ def test_export_equals_training_in_a_fresh_process(small, exported, tmp_path):
     model, split, _ = small
     users = [*dict.fromkeys(split.train.user_ids)][:40]
     histories = Histories(model.data, split.train, model.config.model.history_length)
-    rows = [[model.data.item_ids[item - 1] for item in histories.past(user)] for user in users]
+    rows = [[model.data.item_ids[item - 1] for item in histories.pasts([user])[0]] for user in users]
     width = max(map(len, rows))
     np.savez(
         tmp_path / "in.npz",
@@ -141,7 +141,7 @@ def test_export_equals_training_in_a_fresh_process(small, exported, tmp_path):
     answer = np.load(tmp_path / "out.npz")
     scores = model.query_embeddings(users, histories.pasts(users)) @ model.candidate_embeddings().T
     for row, user in enumerate(users):
-        scores[row, histories.past(user) - 1] = -np.inf  # what was taken is left out
+        scores[row, histories.pasts([user])[0] - 1] = -np.inf  # what was taken is left out
     order = np.argsort(-scores, axis=1, kind="stable")[:, :100]
     expected = np.take_along_axis(scores, order, axis=1)
     np.testing.assert_allclose(answer["score"], expected, atol=1e-5)
@@ -296,7 +296,7 @@ def test_a_known_user_is_asked_by_what_the_export_knows(small, loaded):
     model, split, _ = small
     users = [*dict.fromkeys(split.train.user_ids)][:30]
     histories = Histories(model.data, split.train, model.config.model.history_length)
-    taken = [[model.data.item_ids[row - 1] for row in histories.past(user)] for user in users]
+    taken = [[model.data.item_ids[row - 1] for row in histories.pasts([user])[0]] for user in users]
     width = max(map(len, taken))
     nothing = _strings([[""]] * 30)
     alone = loaded.ask("recommend_user", {"user_id": _column(users), "history": nothing, "exclude": nothing})
@@ -342,7 +342,7 @@ def _ask_filtered(loaded, **changes):
 
 def test_repeats_and_a_least_score(small, loaded):
     model, split, _ = small
-    own = {model.data.item_ids[row - 1] for row in Histories(model.data, split.train, 50).past("user-0003")}
+    own = {model.data.item_ids[row - 1] for row in Histories(model.data, split.train, 50).pasts(["user-0003"])[0]}
     usual, more = _ask_filtered(loaded), _ask_filtered(loaded, repeats=np.array([True]))
     assert own and not own & {item for item, _ in usual} and own & {item for item, _ in more}
     assert [pair for pair in more if pair[0] not in own] == usual[: len(more) - len(own & {item for item, _ in more})]
@@ -373,7 +373,7 @@ def test_popular_items(small, loaded):
     found = ask("", tf.float32.min)
     np.testing.assert_allclose([score for _, score in found], [worth[item] for item in order[:100]], rtol=1e-6)
     assert all(score == np.float32(worth[item]) for item, score in found)
-    taken = {model.data.item_ids[row - 1] for row in Histories(model.data, split.train, 50).past("user-0003")}
+    taken = {model.data.item_ids[row - 1] for row in Histories(model.data, split.train, 50).pasts(["user-0003"])[0]}
     assert not taken & {item for item, _ in ask("user-0003", tf.float32.min)}
     assert [score for _, score in ask("", found[4][1])] == [score for _, score in found if score >= found[4][1]]
 

@@ -8,7 +8,7 @@ import pytest
 from mmtfrs._keras import tf
 from mmtfrs.config.schema import LossConfig
 from mmtfrs.errors import ConfigError
-from mmtfrs.model_inputs.taken_items import TakenItems
+from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.models import losses
 from mmtfrs.models.objective import Objective
 from mmtfrs.models.seen_items import KnownItems
@@ -97,7 +97,7 @@ def test_logits_that_do_not_fit_are_made_in_parts(negatives, monkeypatch):
     """The same losses and gradients, of the queries and of the columns."""
     case = _Case()
     users, items = case.draw(48)
-    seen = TakenItems.of(users[:20] + 1, items[:20], np.arange(20), USERS)
+    seen = ItemLists.of_log(users[:20] + 1, items[:20], np.arange(20), USERS)
     found = []
     for most in (1 << 27, 300):
         monkeypatch.setattr("mmtfrs.models.objective.LOGITS", most)
@@ -125,7 +125,7 @@ def test_known_items_are_no_negatives(negatives):
     users, items = case.draw(400)
     known = [(user, item) for user in range(USERS) for item in case.rng.choice(ITEMS, 5, False) + 1]
     pairs = np.array(known)
-    seen = TakenItems.of(pairs[:, 0] + 1, pairs[:, 1], np.arange(len(pairs)), USERS)
+    seen = ItemLists.of_log(pairs[:, 0] + 1, pairs[:, 1], np.arange(len(pairs)), USERS)
     objective = case.objective(seen, negatives=negatives)
     value, _ = case.gradient(objective, users, items)
     logits = case.query.numpy()[users] @ case.catalog.numpy().T

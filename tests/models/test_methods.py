@@ -86,7 +86,7 @@ def test_trains_and_answers_equal_scores(row, tmp_path):
     histories = Histories(model.data, events, config.model.history_length)
     queries = model.query_embeddings(users, histories.pasts(users))
     expected = model.score_matrix(tf.constant(queries), tf.constant(model.candidate_embeddings())).numpy()
-    taken = [[model.data.item_ids[row - 1].encode() for row in histories.past(user)] for user in users]
+    taken = [[model.data.item_ids[row - 1].encode() for row in histories.pasts([user])[0]] for user in users]
     width = max(map(len, taken))
     request = {
         "user_id": np.array([user.encode() for user in users], object),
@@ -100,7 +100,7 @@ def test_trains_and_answers_equal_scores(row, tmp_path):
         found = module.recommend_user(**{name: tf.constant(value, tf.string) for name, value in request.items()})
         answer = {name: value.numpy() for name, value in found.items()}
     for place, user in enumerate(users):
-        expected[place, histories.past(user) - 1] = tf.float32.min  # left out
+        expected[place, histories.pasts([user])[0] - 1] = tf.float32.min  # left out
     order = np.argsort(-expected, axis=1, kind="stable")
     np.testing.assert_allclose(answer["score"], np.take_along_axis(expected, order, axis=1), atol=1e-5)
     close = np.abs(np.diff(np.take_along_axis(expected, order, axis=1), axis=1)) < 1e-5

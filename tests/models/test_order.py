@@ -13,8 +13,8 @@ from mmtfrs._keras import keras, tf
 from mmtfrs.errors import ConfigError
 from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.features.features import Features
+from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.model_inputs.order import order_told
-from mmtfrs.model_inputs.taken_items import TakenItems
 from mmtfrs.models.packing import pack
 from mmtfrs.models.run import load_run
 from mmtfrs.towers.history_transformer import LONGEST, HistoryTransformer, Sequences
@@ -52,7 +52,7 @@ def _features(seed=1):
 def _taken(events):
     users = np.unique(events.user_ids.astype(str), return_inverse=True)[1] + 1
     items = np.array([int(item[1:]) + 1 for item in events.item_ids])
-    return TakenItems.of(users, items, events.timestamps, users.max())
+    return ItemLists.of_log(users, items, events.timestamps, users.max())
 
 
 def test_a_log_tells_whether_its_order_matters():
@@ -181,7 +181,7 @@ def test_auto_reads_order_where_it_is_better_and_the_export_answers_like_the_mod
     loaded = load_run(tmp_path / "run")
     users = [f"u{n}" for n in range(30)]
     own = {user: [*split.known.item_ids[split.known.user_ids == user]] for user in users}
-    pasts = [model.data.item_rows(own[user]) for user in users]
+    pasts = ItemLists.of(model.data.item_rows(own[user]) for user in users)
     queries = loaded.query_embeddings(users, pasts)
     np.testing.assert_array_equal(queries, model.query_embeddings(users, pasts))
     scores = queries @ loaded.candidate_embeddings().T

@@ -42,7 +42,7 @@ def test_histories_by_hand():
     histories = Histories(tables, events, 3)
     # u took c (2), a (5), a (9); v took b (1), d (3).
     assert histories.of_users(["v", "u", "w"]).tolist() == [[0, 2, 4], [3, 1, 1], [0, 0, 0]]
-    assert histories.items.tolist() == [3, 1, 1, 2, 4] and histories.kept.tolist() == [2, 0, 3, 1, 4]
+    assert histories.lists.items.tolist() == [3, 1, 1, 2, 4] and histories.kept.tolist() == [2, 0, 3, 1, 4]
     entries = tf.range(5, dtype=tf.int64)
     assert histories.before(entries).numpy().tolist() == [[0, 0, 0], [0, 0, 3], [0, 3, 1], [0, 0, 0], [0, 0, 2]]
     assert histories.around(entries).numpy().tolist() == [[0, 1, 1], [3, 0, 1], [3, 1, 0], [0, 0, 4], [0, 2, 0]]

@@ -65,12 +65,12 @@ def test_a_log_too_short_to_learn_from_is_answered_by_likeness(tmp_path):
     settle_media(model, task, "recall@20")
     assert model.alike.numpy() == 1.0 and model.blend.numpy()[0] == 1.0
     weights = model.blend.numpy()
-    users = np.array(task.users[:5], object)
-    scores = model.query_embeddings(users, task.pasts[:5]) @ model.candidate_embeddings().T
+    users, pasts = task.users[:5], task.pasts.take(np.arange(5))
+    scores = model.query_embeddings(users, pasts) @ model.candidate_embeddings().T
     media, _ = model.device.item_media(tf.range(1, 201))
     arrays = {name: value.numpy() for name, value in media.items()}
     pooled = {
-        name: np.stack([value[past - 1].mean(axis=0) if len(past) else np.zeros(16) for past in task.pasts[:5]])
+        name: np.stack([value[past - 1].mean(axis=0) if len(past) else np.zeros(16) for past in pasts])
         for name, value in arrays.items()
     }
     assert weights[1] == 0.0 and weights[2] > 0.0
