@@ -82,7 +82,7 @@ class Events:
         config = config or Config()
         problems = Problems()
         path = Path(path)
-        table, first = read_table(path, _COLUMNS, config.data.columns.events, problems)
+        table, first = read_table(path, _COLUMNS, config.data.columns.events, problems, ("weight", "rating"))
         users, items = (IdColumn.of(table.column(name)) for name in _COLUMNS[:2])
         for name, ids in (("user_id", users), ("item_id", items)):
             empty = np.flatnonzero(np.array([not value.strip() for value in ids.names], bool)[ids.codes])

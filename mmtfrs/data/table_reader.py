@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.dataset
 import pyarrow.parquet
 
 from mmtfrs.data.problems import Problems
@@ -22,31 +23,46 @@ _DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 def read_table(
-    path: str | Path, required: tuple[str, ...], mapping: Mapping[_Name, str], problems: Problems
+    path: str | Path,
+    required: tuple[str, ...],
+    mapping: Mapping[_Name, str],
+    problems: Problems,
+    optional: tuple[str, ...] | None = None,
 ) -> tuple[pa.Table, int]:
     """Reads a whole file and gives its columns our names.
 
     Args:
-        path: `.csv`, `.tsv`, `.jsonl` / `.ndjson` or `.parquet` (by ending).
-        required: our names of the columns that must be there; others are kept.
+        path: `.csv`, `.tsv`, `.jsonl` / `.ndjson` or `.parquet` (by ending), or a folder of Parquet files, which are read one
+            behind the other in the order of their names.
+        required: our names of the columns that must be there.
         mapping: `{our name: the file's name}`.
         problems: receives what is wrong; a file that cannot be read at all gives an empty table.
+        optional: our names of the others that are wanted, so that Parquet need not be read whole; all if None.
 
     Returns:
         The table and the number that an editor gives its first row (2 for a CSV with its header, else 1).
     """
     path = Path(path)
     empty = pa.table({name: pa.array([], pa.string()) for name in required})
-    reader = {**dict.fromkeys(_TEXTS, _read_csv), ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": _read_parquet}.get(
-        path.suffix.lower()
-    )
+    theirs = {str(ours): name for ours, name in mapping.items()}
+    needed, more = ([theirs.get(name, name) for name in names or ()] for names in (required, optional))
+
+    def read_parquet(path: Path, problems: Problems) -> pa.Table | None:
+        return _read_parquet(path, problems, needed, None if optional is None else more)
+
+    readers = {**dict.fromkeys(_TEXTS, _read_csv), ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": read_parquet}
+    folder = path.is_dir()
+    reader = read_parquet if folder else readers.get(path.suffix.lower())
+    if folder and not any(path.rglob("*.parquet")):
+        problems.error(path, (), "the folder has no Parquet file.", "Name a file, or a folder of .parquet files.")
+        return empty, 1
     if reader is None:
         problems.error(path, (), f"the ending {path.suffix!r} is not known.", "Use .csv, .tsv, .jsonl or .parquet.")
         return empty, 1
-    if not path.is_file():
+    if not path.exists():
         problems.error(path, (), "there is no such file.", "Check the path.")
         return empty, 1
-    if path.stat().st_size == 0:
+    if not folder and path.stat().st_size == 0:
         problems.error(path, (), "the file is empty.", f"It needs the columns {', '.join(required)}.")
         return empty, 1
     before = len(problems.errors)
@@ -193,9 +209,17 @@ def _as_text(value: object) -> str | None:
     return json.dumps(value)
 
 
-def _read_parquet(path: Path, problems: Problems) -> pa.Table | None:
+def _read_parquet(path: Path, problems: Problems, needed: list[str], more: list[str] | None) -> pa.Table | None:
+    """A file, or all of a folder: what is needed and, where it is there, more, each text once; everything if that is None."""
     try:
-        return pyarrow.parquet.read_table(path)
+        if more is None:
+            return pyarrow.parquet.read_table(path)
+        schema = pyarrow.dataset.dataset(path, format="parquet", partitioning="hive").schema
+        if not {*needed} <= {*schema.names} or len({*schema.names}) < len(schema.names):
+            return schema.empty_table()  # what is wrong is told by the names
+        names = [name for name in schema.names if name in (*needed, *more)]
+        texts = [name for name in names if pa.types.is_string(schema.field(name).type)]
+        return pyarrow.parquet.read_table(path, columns=names, read_dictionary=texts)
     except (pa.ArrowInvalid, OSError) as error:
         problems.error(path, (), f"this is not a readable Parquet file: {error}.", "Write it again.")
         return None

@@ -184,3 +184,37 @@ def test_users(tmp_path):
     assert users.ids.tolist() == ["u"] and users.medium(0, "text") == "hello"
     with pytest.raises(DataError, match="the column `user_id` is missing"):
         Users.read(_write(tmp_path, "id\nu\n"))
+
+
+def test_a_folder_of_parquet_files_is_one_log(tmp_path):
+    """Files in the order of their names, each with a dictionary of its own, a column that nobody wants, and a null."""
+    folder = tmp_path / "log" / "day=2"
+    folder.mkdir(parents=True)
+    first = {"user_id": ["u", "v"], "item_id": ["b", "a"], "timestamp": [3, 1], "payload": ["x" * 100] * 2}
+    pyarrow.parquet.write_table(pa.table(first), tmp_path / "log" / "a.parquet")
+    pyarrow.parquet.write_table(pa.table({**first, "user_id": ["v", "w"], "item_id": ["a", "c"]}), folder / "b.parquet")
+    events = Events.read(tmp_path / "log")
+    assert events.user_ids.tolist() == ["u", "v", "v", "w"] and events.item_ids.tolist() == ["b", "a", "a", "c"]
+    assert events.users.names.tolist() == ["u", "v", "w"] and events.timestamps.tolist() == [3, 1, 3, 1]
+    pyarrow.parquet.write_table(pa.table({**first, "user_id": [None, "w"]}), folder / "b.parquet")
+    with pytest.raises(DataError, match="row 3: `user_id` is empty"):
+        Events.read(tmp_path / "log")
+    (folder / "b.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match="not a readable Parquet file.*b.parquet"):
+        Events.read(tmp_path / "log")
+    for broken in (folder / "b.parquet", tmp_path / "log" / "a.parquet"):
+        broken.unlink()
+    with pytest.raises(DataError, match="the folder has no Parquet file"):
+        Events.read(tmp_path / "log")
+
+
+def test_ids_are_looked_at_once():
+    events = Events(["v", "u", "v"], ["b", "b", "a"], [1, 2, 3])
+    assert events.users.names.tolist() == ["v", "u"] and events.users.codes.tolist() == [0, 1, 0]
+    part = events.take(np.array([2, 1]))
+    assert part.users.names is events.users.names and part.user_ids.tolist() == ["v", "u"]
+    assert part.items.in_order().names.tolist() == ["a", "b"] and part.items.in_order().codes.tolist() == [0, 1]
+    assert part.take(np.array([0])).users.used().tolist() == [0]
+    other = Events(["w", "u"], ["a", "b"], [1, 2])
+    assert other.users.codes_in(events.users).tolist() == [-1, 1]
+    assert events.users.codes_in(events.take(np.array([0])).users).tolist() == [0, -1, 0]  # nobody is u there
