@@ -24,7 +24,9 @@ class ConcatFusion(Fusion):
 
     def fuse(self, vectors: tf.Tensor, presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # The product with the concatenation, taken apart by modality, so that the parts can be weighed.
-        parts = tf.stack([dense(vectors[:, index]) for index, dense in enumerate(self.hidden)], axis=1)
+        parts = tf.stack(
+            [dense(vector) for dense, vector in zip(self.hidden, tf.unstack(vectors, axis=1), strict=True)], axis=1
+        )
         hidden = tf.nn.relu(tf.reduce_sum(parts, axis=1) + tf.cast(self.bias, parts.dtype))
         norms = tf.norm(tf.cast(tf.stop_gradient(parts), tf.float32), axis=-1) + 1e-6
         return self.out(hidden), masked_share(norms, presence)

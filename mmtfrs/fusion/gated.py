@@ -23,6 +23,8 @@ class GatedFusion(Fusion):
     def fuse(self, vectors: tf.Tensor, presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         shape = [-1, len(self.modalities), self.dim]
         gates = tf.reshape(self.gates(tf.reshape(vectors, [-1, shape[1] * shape[2]])), shape)
-        hidden = tf.stack([dense(vectors[:, index]) for index, dense in enumerate(self.hidden)], axis=1)
+        hidden = tf.stack(
+            [dense(vector) for dense, vector in zip(self.hidden, tf.unstack(vectors, axis=1), strict=True)], axis=1
+        )
         strength = tf.reduce_mean(tf.cast(gates, tf.float32), axis=2) + 1e-6
         return self.out(tf.reduce_sum(gates * hidden, axis=1)), masked_share(strength, presence)

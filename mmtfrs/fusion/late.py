@@ -39,8 +39,8 @@ class LateFusion(Fusion):
         super().build(input_shape)
 
     def fuse(self, vectors: tf.Tensor, presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        layers = enumerate(zip(self.hidden, self.out, strict=True))
-        blocks = [out(hidden(vectors[:, index])) for index, (hidden, out) in layers]
+        layers = zip(self.hidden, self.out, tf.unstack(vectors, axis=1), strict=True)
+        blocks = [out(hidden(vector)) for hidden, out, vector in layers]
         return tf.stack(blocks, axis=1), masked_share(tf.ones_like(presence), presence)
 
     def get_config(self) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmtfrs._keras import tf
+from mmtfrs.utils.static_shapes import static_shapes
 
 DENSE = 4096  # rows of a table up to which rows are counted and multiplied
 _LARGE = 1 << 16  # rows of a variable from which on a copy of it costs more than gathering
@@ -22,7 +23,7 @@ def sum_rows(table: tf.Tensor | tf.Variable, rows: tf.Tensor) -> tf.Tensor:
     if size <= DENSE:  # one matrix product, which XLA knows too; the counts are shared by all tables of the same rows
         counts = tf.raw_ops.DenseBincount(input=rows, size=size, weights=tf.zeros([0], table.dtype), binary_output=False)
         return tf.matmul(tf.ensure_shape(counts, [rows.shape[0], size])[:, 1:], tf.convert_to_tensor(table)[1:])
-    if isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
+    if static_shapes():
         return tf.reduce_sum(tf.gather(table, rows) * tf.cast(rows > 0, table.dtype)[..., None], axis=1)
     # Adds rows without gathering [B, H, D] first, and without the padding: far faster on a CPU, but unknown to XLA.
     there = tf.where(rows > 0)

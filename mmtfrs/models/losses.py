@@ -34,8 +34,22 @@ def softmax_loss(
     Returns:
         `[B] float32`.
     """
-    corrected = tf.where(allowed, logits - log_counts, _MASKED)
-    return tf.nn.softplus(tf.reduce_logsumexp(corrected, axis=1) - positive)
+    return tf.nn.softplus(_log_sum(logits, log_counts, allowed) - positive)
+
+
+def _log_sum(logits: tf.Tensor, log_counts: tf.Tensor, allowed: tf.Tensor) -> tf.Tensor:
+    """`[B]`: the logarithm of the sum of exponentials of what is allowed. Its gradient is what it has made of them already,
+    where TensorFlow's own would pass over the whole of `[B, C]` six times more."""
+
+    @tf.custom_gradient
+    def log_sum(logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        corrected = tf.where(allowed, logits - log_counts, _MASKED)
+        highest = tf.reduce_max(corrected, axis=1, keepdims=True)
+        parts = tf.exp(corrected - highest)
+        total = tf.reduce_sum(parts, axis=1, keepdims=True)
+        return (highest + tf.math.log(total))[:, 0], lambda upstream: parts * (upstream[:, None] / total)
+
+    return log_sum(logits)
 
 
 def bpr_loss(positive: tf.Tensor, logits: tf.Tensor, log_counts: tf.Tensor, allowed: tf.Tensor, _: float = 0.0) -> tf.Tensor:

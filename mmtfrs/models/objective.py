@@ -47,8 +47,8 @@ class Objective(keras.layers.Layer):
         """Who took what in the training log; None where nothing is said of it."""
         if self._known is None and self._seen is not None:
             with tf.init_scope():  # it outlives the trace of a step
-                users, items = len(self._seen.starts) - 1, self.negatives.items + 1
-                self._known = KnownItems(self._seen.owners, self._seen.items, users, items, self.negatives.trained)
+                usual = self.negatives.trained if self.negatives.kind == "full" else None
+                self._known = KnownItems(self._seen, self.negatives.items + 1, usual)
         return self._known
 
     def call(self, queries: tf.Tensor, users: tf.Tensor, items: tf.Tensor, embed: Embed) -> tuple[tf.Tensor, tf.Tensor]:

@@ -5,37 +5,40 @@ from __future__ import annotations
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.model_inputs.item_lists import ItemLists
+from mmtfrs.utils.static_shapes import static_shapes
 
 _DENSE = 1 << 27  # users x items up to which one byte per pair is kept: 128 MiB
+_BUSY = 80  # items taken by the user of an event, in the mean, from which on that table is the faster way
+_STATIC = 128  # newest items of each user that are looked up where shapes must be known
 
 
 class KnownItems:
     """Pairs of user and item rows.
 
-    Small logs are a table of users by items. Of larger ones each user's items are looked up among those that are asked about,
-    so that a batch costs what its users took.
+    Each user's items are looked up among those that are asked about, so that a batch costs what its users took. Small logs are
+    a table of users by items, where these took much, always the same items are asked about, or shapes must be known.
 
     Args:
-        users, items: `[n] int32` rows of the log.
-        user_rows, item_rows: number of rows, row 0 included; row 0 has no known items.
+        taken: what each user took, by user row, oldest first; row 0 took nothing.
+        item_rows: number of rows, row 0 included.
         usual: `[U]` item rows, for `of_usual`; none if None.
     """
 
-    def __init__(
-        self, users: np.ndarray, items: np.ndarray, user_rows: int, item_rows: int, usual: tf.Tensor | None = None
-    ) -> None:
-        kept = (users > 0) & (items > 0)
-        users, items = users[kept], items[kept]
-        self.dense = user_rows * item_rows <= _DENSE
+    def __init__(self, taken: ItemLists, item_rows: int, usual: tf.Tensor | None = None) -> None:
+        static = static_shapes()
+        busy = (taken.counts**2).sum() > _BUSY * len(taken.items)
+        self.dense = (busy or static or usual is not None) and len(taken) * item_rows <= _DENSE
+        self._newest = None
         if self.dense:
-            table = np.zeros((user_rows, item_rows), bool)
-            table[users, items] = True
+            table = np.zeros((len(taken), item_rows), bool)
+            table[taken.owners, taken.items] = True
             self._table = tf.constant(table)
             self._usual = None if usual is None else tf.gather(self._table, usual, axis=1)
+        elif static:
+            self._newest = tf.constant(taken.newest(min(_STATIC, int(taken.counts.max()))))
         else:
-            counts = np.bincount(users, minlength=user_rows)
-            self._starts = tf.constant(np.concatenate([[0], np.cumsum(counts)]), tf.int32)
-            self._items = tf.constant(items[np.argsort(users, kind="stable")], tf.int32)
+            self._starts, self._items = tf.constant(taken.starts, tf.int32), tf.constant(taken.items, tf.int32)
 
     def of_usual(self, users: tf.Tensor) -> tf.Tensor:
         """`[B]` user rows -> `[B, U] bool`, as for the usual items in their order: rows of a table, which is the faster way."""
@@ -45,6 +48,9 @@ class KnownItems:
         """`[B]` user rows, `[C]` item rows -> `[B, C] bool`, whether each user took each item."""
         if self.dense:
             return tf.gather(tf.gather(self._table, users), items, axis=1)
+        if self._newest is not None:
+            found = tf.reduce_any(tf.gather(self._newest, users)[:, :, None] == items[None, None], axis=1)
+            return found & (items > 0)[None]
         own = tf.ragged.range(tf.gather(self._starts, users), tf.gather(self._starts, users + 1))
         taken, rows = tf.gather(self._items, own.flat_values), tf.cast(own.value_rowids(), tf.int32)
         order = tf.argsort(items)

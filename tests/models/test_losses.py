@@ -9,7 +9,7 @@ from mmtfrs._keras import tf
 from mmtfrs.config.schema import LossConfig
 from mmtfrs.errors import ConfigError
 from mmtfrs.model_inputs.item_lists import ItemLists
-from mmtfrs.models import losses
+from mmtfrs.models import losses, seen_items
 from mmtfrs.models.objective import Objective
 from mmtfrs.models.seen_items import KnownItems
 
@@ -160,22 +160,27 @@ def test_blocks_are_losses_of_their_own():
     np.testing.assert_allclose(gradient, gradients[0], atol=1e-6)
 
 
-def test_known_items_of_a_large_log():
+def test_known_items_as_a_set_of_pairs(monkeypatch):
+    """Looked up, as a table where users took much, and with static shapes, which know of the newest items alone."""
     rng = np.random.default_rng(0)
     users, items = rng.integers(1, 40_000, 50_000), rng.integers(1, 5_000, 50_000)
-    known = KnownItems(users, items, 40_000, 5_000)
-    assert not known.dense
-    asked = np.concatenate([items[:200], items[:50], [0, 4_999]])  # some twice
-    found = known(tf.constant(users[:300], tf.int32), tf.constant(asked, tf.int32)).numpy()
+    taken = ItemLists.of_log(users, items, np.arange(50_000), 40_000)
     pairs = set(zip(users.tolist(), items.tolist(), strict=True))
-    assert found.tolist() == [[(user, item) in pairs for item in asked.tolist()] for user in users[:300].tolist()]
-    assert found.sum() > 250
+    asked = np.concatenate([items[:200], items[:50], [0, 4_999]])  # some twice
+    expected = [[(user, item) in pairs for item in asked.tolist()] for user in users[:300].tolist()]
+    rows = tf.constant(users[:300], tf.int32), tf.constant(asked, tf.int32)
+    known = KnownItems(taken, 5_000)
+    assert not known.dense and known(*rows).numpy().tolist() == expected and np.sum(expected) > 250
     assert not known(tf.zeros([3], tf.int32), tf.constant([1, 2], tf.int32)).numpy().any()
-    small = KnownItems(np.array([1, 2]), np.array([2, 1]), 3, 4)
-    assert small.dense
-    assert small(tf.constant([1, 0]), tf.constant([1, 2, 3])).numpy().tolist() == [[False, True, False], [False] * 3]
-    usual = KnownItems(np.array([1, 2]), np.array([2, 1]), 3, 4, tf.constant([2, 3]))
+    busy = ItemLists.of([[], [2], *[[1] * 100] * 3])
+    assert KnownItems(busy, 4).dense
+    usual = KnownItems(ItemLists.of([[], [2], [1]]), 4, tf.constant([2, 3]))
+    assert usual(tf.constant([1, 0]), tf.constant([1, 2, 3])).numpy().tolist() == [[False, True, False], [False] * 3]
     assert usual.of_usual(tf.constant([2, 1, 0])).numpy().tolist() == [[False, False], [True, False], [False, False]]
+    monkeypatch.setattr(seen_items, "static_shapes", lambda: True)
+    static = KnownItems(taken, 5_000)
+    compiled = tf.function(lambda *asked: static(*asked), jit_compile=True)
+    assert not static.dense and compiled(*rows).numpy().tolist() == expected
 
 
 def test_typos_are_answered():
