@@ -10,7 +10,7 @@ import numpy as np
 from mmtfrs._keras import tf
 from mmtfrs.model_inputs.feature_table import MediaRows
 from mmtfrs.model_inputs.inputs import ModelInputs
-from mmtfrs.model_inputs.pooling import DENSE, sum_rows
+from mmtfrs.model_inputs.pooling import DENSE, Bags, sum_rows
 
 
 class DeviceTable:
@@ -41,6 +41,10 @@ class DeviceTable:
             self._override = None
 
     @property
+    def given(self) -> bool:
+        return self._override is None
+
+    @property
     def _features(self) -> tf.Tensor | tf.Variable:
         return self.matrix if self._override is None else self._override
 
@@ -49,12 +53,13 @@ class DeviceTable:
         media = tf.gather(self.rows, rows)
         return tf.gather(self._features, media), tf.cast(media > 0, tf.float32)
 
-    def sums(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """`[B, H] int32` rows -> `(sum of the features [B, r], how many are present [B, 1])`, both float32."""
-        count = tf.reduce_sum(tf.cast(tf.gather(self.rows, rows) > 0, tf.float32), axis=1, keepdims=True)
+    def sums(self, bags: Bags) -> tuple[tf.Tensor, tf.Tensor]:
+        """Of bags of item rows `(sum of the features [B, r], how many are present [B, 1])`, both float32."""
+        media = tf.gather(self.rows, bags.items)  # row 0, of an item without, is all zeros
+        count = bags.total(tf.cast(media > 0, tf.float32))[:, None]
         if self.rows.shape[0] <= DENSE:  # a row per item: then all modalities and ids share one count of the rows
-            return sum_rows(tf.gather(self._features, self.rows), rows), count
-        return sum_rows(self._features, tf.gather(self.rows, rows)), count
+            return sum_rows(tf.gather(self._features, self.rows), bags), count
+        return sum_rows(self._features, bags._replace(items=media)), count
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -81,14 +86,36 @@ class DeviceTables:
         """As `item_media`, of users; a modality that no user has is absent."""
         return self._media(self.users, rows)
 
-    def pooled(self, history: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """`[B, H] int32` item rows -> mean reduced features over the items that have the modality, and presence `[B, M]`."""
+    def pooled(self, bags: Bags) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Of bags of item rows the mean reduced features over the items that have the modality, and presence `[B, M]`."""
         media, presence = {}, []
         for name in self._adapters:
-            total, count = self.items[name].sums(history)
+            total, count = self.items[name].sums(bags)
             media[name] = total / tf.maximum(count, 1.0)
             presence.append(tf.cast(count[:, 0] > 0, tf.float32))
-        return media, _stacked(presence, tf.shape(history)[0])
+        return media, _stacked(presence, bags.number)
+
+    def pooled_but(self, past: tf.Tensor, items: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """As `pooled`, of sums and counts of each modality over items of which one is left out again.
+
+        Args:
+            past: `[B, all r + M + 1] float32`: the sums, the counts, and whether the item is in them.
+            items: `[B] int32` item rows.
+        """
+        sizes = [self.items[name].dim for name in self._adapters]
+        *sums, counts, inside = tf.split(past, [*sizes, len(sizes), 1], axis=1)
+        own, there = self.item_media(items)
+        counts = counts - inside * there
+        means = {
+            name: tf.math.divide_no_nan(total - inside * own[name], counts[:, index, None])
+            for index, (name, total) in enumerate(zip(self._adapters, sums, strict=True))
+        }
+        return means, tf.cast(counts > 0, tf.float32)
+
+    @property
+    def given(self) -> bool:
+        """Whether features are those that the model was given; else others are looked up for a while (see `replaced`)."""
+        return all(table.given for table in self.items.values())
 
     def pooled_visible(self, items: tf.Tensor, visible: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """`[R, S] int32` item rows, `[R, S, S] bool` which of them each may look at -> as `pooled`, `[R * S, r]` and
@@ -129,7 +156,7 @@ class DeviceTables:
         ]
 
 
-def _stacked(presence: list[tf.Tensor], batch: tf.Tensor) -> tf.Tensor:
+def _stacked(presence: list[tf.Tensor], batch: int | tf.Tensor) -> tf.Tensor:
     return tf.stack(presence, axis=1) if presence else tf.zeros([batch, 0])
 
 

@@ -15,6 +15,7 @@ from mmtfrs.errors import DataError
 from mmtfrs.features.features import Features
 from mmtfrs.model_inputs.device import DeviceTables
 from mmtfrs.model_inputs.inputs import ModelInputs
+from mmtfrs.model_inputs.pooling import Bags
 from mmtfrs.models import scores
 from mmtfrs.models.objective import Objective
 from mmtfrs.models.rating import RatingHead
@@ -156,20 +157,30 @@ class Embedder(tfrs.Model):
         blocks, weights = self._candidate(self.device.reduced(media, presence), presence)
         return _unpopular(blocks), weights
 
-    def query_blocks(self, users: tf.Tensor, history: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """`[B]` user rows and `[B, H]` item rows, int32, 0 for unknown and padding -> as `candidate_blocks`."""
+    def query_blocks(
+        self,
+        users: tf.Tensor,
+        history: tf.Tensor | Bags,
+        training: bool | None = None,
+        past: tuple[tf.Tensor, tf.Tensor] | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """`[B]` user rows and `[B, H]` item rows, int32, 0 for unknown and padding -> as `candidate_blocks`. In training, what
+        the media of the history are together may be known already, as `DeviceTables.pooled_but` takes it. A transformer
+        reads `[B, H]` alone."""
         own, own_presence = self.device.user_media(users)
+        bags = history if isinstance(history, Bags) else Bags.of(history)
         if training and self.config.model.history_dropout:
-            hidden = tf.random.uniform([tf.shape(history)[0], 1]) < self.config.model.history_dropout
-            history = tf.where(hidden, 0, history)
-        past, past_presence = self.device.pooled(history)
+            hidden = tf.random.uniform(tf.shape(users)) < self.config.model.history_dropout
+            bags = bags.without(tf.gather(hidden, bags.owners))
+            past = None if past is None else (tf.where(hidden[:, None], 0.0, past[0]), past[1])
+        pooled, past_presence = self.device.pooled(bags) if past is None else self.device.pooled_but(*past)
         if self.reads_order:
             taken = self._read(Sequences.of_histories(history), training)[:, -1]
         else:
-            taken = tf.gather(self.device.item_id_rows, history)
+            taken = bags._replace(items=tf.gather(self.device.item_id_rows, bags.items))
         ids = tf.gather(self.device.user_id_rows, users)
-        blocks, weights = self.query_tower(own, own_presence, past, past_presence, ids, taken, training=training)
-        seen = (past, past_presence), (own, own_presence)
+        blocks, weights = self.query_tower(own, own_presence, pooled, past_presence, ids, taken, training=training)
+        seen = (pooled, past_presence), (own, own_presence)
         return self._or_alike(self.score.query(blocks), self.score.query, *seen, training=training), weights
 
     def sequence_blocks(self, users: tf.Tensor, sequences: Sequences, training: bool | None = None) -> tf.Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mmtfrs._keras import tf
 from mmtfrs.data.events import Events
 from mmtfrs.data.id_column import IdColumn
 from mmtfrs.model_inputs.inputs import ModelInputs
@@ -41,9 +40,6 @@ class Histories:
         first = np.append(np.flatnonzero(np.diff(users, prepend=-1)), len(users))
         self.lists = ItemLists(items[self.kept], first)
         self._of = events.users.names, rows, users[first[:-1]]
-        # Tensors, so that a tf.data graph holds references to them and not copies.
-        self._tensor = tf.constant(self.lists.items, tf.int32)
-        self._first, self._end = (tf.constant(np.repeat(each, self.lists.counts), tf.int64) for each in (first[:-1], first[1:]))
 
     @functools.cached_property
     def _places(self) -> dict[str, int]:
@@ -61,20 +57,3 @@ class Histories:
     def of_users(self, user_ids: Iterable[str]) -> np.ndarray:
         """`[n, H] int32`: each user's newest items, zeros in front."""
         return self.pasts(user_ids).newest(self.length)
-
-    @property
-    def longest(self) -> int:
-        """Items of the longest history, at most `length`."""
-        return min(self.length, int(self.lists.counts.max(initial=0)))
-
-    def before(self, entries: tf.Tensor) -> tf.Tensor:
-        """`[B]` positions in `items` -> `[B, longest] int32`: what the same user had taken before each."""
-        positions = entries[:, None] + tf.range(-self.longest, 0, dtype=tf.int64)
-        inside = positions >= tf.gather(self._first, entries)[:, None]
-        return tf.where(inside, tf.gather(self._tensor, tf.maximum(positions, 0)), 0)
-
-    def around(self, entries: tf.Tensor) -> tf.Tensor:
-        """`[B]` positions in `items` -> `[B, longest] int32`: everything else that the same user took, newest last."""
-        positions = tf.gather(self._end, entries)[:, None] + tf.range(-self.longest, 0, dtype=tf.int64)
-        inside = (positions >= tf.gather(self._first, entries)[:, None]) & (positions != entries[:, None])
-        return tf.where(inside, tf.gather(self._tensor, tf.maximum(positions, 0)), 0)

@@ -9,7 +9,7 @@ from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.utils.static_shapes import static_shapes
 
 _DENSE = 1 << 27  # users x items up to which one byte per pair is kept: 128 MiB
-_BUSY = 80  # items taken by the user of an event, in the mean, from which on that table is the faster way
+_FILTER = 1 << 15  # places that items are told apart by before they are looked for
 _STATIC = 128  # newest items of each user that are looked up where shapes must be known
 
 
@@ -17,7 +17,7 @@ class KnownItems:
     """Pairs of user and item rows.
 
     Each user's items are looked up among those that are asked about, so that a batch costs what its users took. Small logs are
-    a table of users by items, where these took much, always the same items are asked about, or shapes must be known.
+    a table of users by items, where always the same items are asked about, or shapes must be known.
 
     Args:
         taken: what each user took, by user row, oldest first; row 0 took nothing.
@@ -27,8 +27,7 @@ class KnownItems:
 
     def __init__(self, taken: ItemLists, item_rows: int, usual: tf.Tensor | None = None) -> None:
         static = static_shapes()
-        busy = (taken.counts**2).sum() > _BUSY * len(taken.items)
-        self.dense = (busy or static or usual is not None) and len(taken) * item_rows <= _DENSE
+        self.dense = (static or usual is not None) and len(taken) * item_rows <= _DENSE
         self._newest = None
         if self.dense:
             table = np.zeros((len(taken), item_rows), bool)
@@ -52,7 +51,11 @@ class KnownItems:
             found = tf.reduce_any(tf.gather(self._newest, users)[:, :, None] == items[None, None], axis=1)
             return found & (items > 0)[None]
         own = tf.ragged.range(tf.gather(self._starts, users), tf.gather(self._starts, users + 1))
-        taken, rows = tf.gather(self._items, own.flat_values), tf.cast(own.value_rowids(), tf.int32)
+        taken = tf.gather(self._items, own.flat_values)
+        # Few of them are asked about, which a small table tells of nearly all others.
+        asked = tf.scatter_nd(items[:, None] % _FILTER, tf.ones_like(items), [_FILTER])
+        likely = tf.where(tf.gather(asked, taken % _FILTER) > 0)[:, 0]
+        taken, rows = tf.gather(taken, likely), tf.searchsorted(own.row_splits, likely, "right") - 1
         order = tf.argsort(items)
         asked = tf.gather(items, order)
         first, behind = (tf.searchsorted(asked, taken, side) for side in ("left", "right"))

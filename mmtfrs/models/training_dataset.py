@@ -14,6 +14,7 @@ from mmtfrs.errors import DataError
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.histories import Histories
 from mmtfrs.models.packing import Packed, pack
+from mmtfrs.models.windows import Windows
 from mmtfrs.towers.history_transformer import LONGEST
 
 
@@ -64,20 +65,23 @@ class TrainingRows:
     def _bags(self, shuffle: bool, size: int, epoch: int) -> tf.data.Dataset:
         """An event a row, with the history around it."""
         count, seed = len(self.columns["item"]), self.config.seed
-        past = self.histories.around if self.config.model.history == "all" else self.histories.before
+        windows = Windows(self.histories.lists, self.config.model.history_length, self.config.model.history == "all")
+        pooled = windows.sum_media(self.tables.items)
         columns = {name: tf.constant(values) for name, values in self.columns.items()}
 
-        def batch_of(entries: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {name: tf.gather(values, entries) for name, values in columns.items()} | {"history": past(entries)}
+        def batch_of(step: tf.Tensor, entries: tf.Tensor) -> dict[str, tf.Tensor]:
+            batch = {name: tf.gather(values, entries) for name, values in columns.items()}
+            batch |= windows(entries, tf.stack([tf.constant(seed, tf.int64), step]))
+            return batch | {"past": windows.media(entries)} if pooled else batch
 
-        def order(epoch: int) -> tuple[np.ndarray]:
-            rows = np.random.default_rng((seed, epoch)).permutation(count)
-            return (rows[: count // size * size].reshape(-1, size),)
+        def order(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+            rows, steps = np.random.default_rng((seed, epoch)).permutation(count), count // size
+            return epoch * steps + np.arange(steps), rows[: steps * size].reshape(steps, size)
 
-        entries = (
-            _by_epoch(order, epoch, (count // size, size), np.int64) if shuffle else tf.data.Dataset.range(count).batch(size)
-        )
-        return entries.map(batch_of)
+        if not shuffle:
+            return tf.data.Dataset.range(count).batch(size).enumerate().map(batch_of)
+        steps = count // size
+        return _by_epoch(order, epoch, ((steps,), np.int64), ((steps, size), np.int64)).map(batch_of)
 
     def _sequences(self, shuffle: bool, size: int, epoch: int) -> tf.data.Dataset:
         """Rows of several sequences each. An event's query stands behind the event before it, or a sequence's beginning."""
@@ -108,18 +112,19 @@ class TrainingRows:
                 found = found.padded(steps * each)
             return tuple(values.reshape(steps, each, length) for values in found)
 
-        return _by_epoch(packed, epoch, (steps, each, length), np.int64, np.int32, np.int32).map(batch_of)
+        shape = steps, each, length
+        return _by_epoch(packed, epoch, (shape, np.int64), (shape, np.int32), (shape, np.int32)).map(batch_of)
 
 
 def _by_epoch(
-    make: Callable[[int], tuple[np.ndarray, ...]], first: int, shape: tuple[int, ...], *kinds: type
+    make: Callable[[int], tuple[np.ndarray, ...]], first: int, *kinds: tuple[tuple[int, ...], type]
 ) -> tf.data.Dataset:
-    """What `make` gives of an epoch, arrays of this shape and these kinds, a step at a time; epoch `first` comes first."""
+    """What `make` gives of an epoch, arrays of these shapes and types, a step at a time; epoch `first` comes first."""
     epochs = itertools.count(first)
-    signature = tuple(tf.TensorSpec(shape, kind) for kind in kinds)
+    signature = tuple(tf.TensorSpec(*kind) for kind in kinds)
     dataset = tf.data.Dataset.from_generator(lambda: iter([make(next(epochs))]), output_signature=signature)
     dataset = dataset.flat_map(lambda *values: tf.data.Dataset.from_tensor_slices(values))
-    return dataset.apply(tf.data.experimental.assert_cardinality(shape[0]))
+    return dataset.apply(tf.data.experimental.assert_cardinality(kinds[0][0][0]))
 
 
 def balance(users: np.ndarray, power: float) -> np.ndarray:

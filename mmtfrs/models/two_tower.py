@@ -10,6 +10,7 @@ import numpy as np
 from mmtfrs._keras import keras, tf
 from mmtfrs.data.events import Events
 from mmtfrs.errors import DataError, RunError
+from mmtfrs.model_inputs.pooling import Bags
 from mmtfrs.models.bulk import BulkEmbedder
 from mmtfrs.models.embedder import flat
 from mmtfrs.models.training_dataset import TrainingRows
@@ -48,7 +49,9 @@ class TwoTower(BulkEmbedder):
             query = self.sequence_blocks(inputs["user"], sequences, training)
             inputs = {name: tf.reshape(values, [-1]) for name, values in inputs.items() if name in _FLAT}
         else:
-            query, _ = self.query_blocks(inputs["user"], inputs["history"], training=training)
+            past = (inputs["past"], inputs["item"]) if "past" in inputs and self.device.given else None
+            bags = Bags.of(inputs["history"], inputs.get("size"))
+            query, _ = self.query_blocks(inputs["user"], bags, training=training, past=past)
         asked = query
         if self.id_guess is not None:
             asked = tf.concat([query, tf.stop_gradient(query[:, -1:])], axis=1)
@@ -117,8 +120,9 @@ class TwoTower(BulkEmbedder):
         return super().test_step(_batch(data))
 
     def dataset(self, events: Events, shuffle: bool = True, batch_size: int | None = None, epoch: int = 0) -> tf.data.Dataset:
-        """Training batches of integer rows: `{user [B], item [B], history [B, H], weight [B]}`; where order is read, each
-        `[R, S]`, several users' sequences behind each other in a row, with `before`, the item before, instead of `history`.
+        """Training batches of integer rows: `{user [B], item [B], history [B, H], size [B], weight [B]}`, of a long history a
+        draw (see `Windows`), and `past`, what the media of all of it are together; where order is read, each `[R, S]`, several
+        users' sequences behind each other in a row, with `before`, the item before, instead of `history`.
 
         An event's history is taken from `events` itself: everything else its user took, or with `model.history: past` what
         came before it. The last batch of an epoch is left out if it is not full (shapes stay static for XLA). The order is a

@@ -8,7 +8,7 @@ from typing import Any
 from mmtfrs._keras import keras, tf
 from mmtfrs.config.schema import ModelConfig
 from mmtfrs.fusion.base import Fusion
-from mmtfrs.model_inputs.pooling import sum_rows
+from mmtfrs.model_inputs.pooling import Bags, sum_rows
 
 
 class MLP(keras.layers.Layer):
@@ -82,7 +82,7 @@ class IdEmbedding(keras.layers.Layer):
         id_dropout: share of ids hidden in training.
 
     Call arguments:
-        ids: `[B]` int32 rows, or `[B, H]` bags of them in which 0 is padding.
+        ids: `[B]` int32 rows, or bags of them, which are taken as they are.
 
     Returns:
         `[B, dim]`: the embedding of each id, or the sum over each bag.
@@ -103,13 +103,12 @@ class IdEmbedding(keras.layers.Layer):
         )
         super().build(input_shape)
 
-    def call(self, ids: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(self, ids: tf.Tensor | Bags, training: bool | None = None) -> tf.Tensor:
+        if isinstance(ids, Bags):
+            return tf.cast(sum_rows(self.embeddings, ids.without(ids.items == 0)), self.compute_dtype)
         if training and self.id_dropout:
-            hidden = tf.random.uniform(tf.shape(ids)) < self.id_dropout
-            ids = tf.where(hidden, 0, ids)
-        if ids.shape.rank == 1:
-            return tf.cast(tf.gather(self.embeddings, ids), self.compute_dtype)
-        return tf.cast(sum_rows(self.embeddings, ids), self.compute_dtype)
+            ids = tf.where(tf.random.uniform(tf.shape(ids)) < self.id_dropout, 0, ids)
+        return tf.cast(tf.gather(self.embeddings, ids), self.compute_dtype)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "rows": self.rows, "dim": self.dim, "id_dropout": self.id_dropout}

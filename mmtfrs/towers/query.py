@@ -9,6 +9,7 @@ from typing import Any
 from mmtfrs import fusion
 from mmtfrs._keras import keras, tf
 from mmtfrs.config.config import Config
+from mmtfrs.model_inputs.pooling import Bags
 from mmtfrs.towers.history_transformer import HistoryTransformer, Sequences
 from mmtfrs.towers.layers import IdEmbedding, as_blocks, hide_modalities, last_mlp
 
@@ -33,7 +34,7 @@ class QueryTower(keras.layers.Layer):
         past: `{modality: [B, r]}` mean of the reduced features of the history's items, zeros where there are none.
         past_presence: `[B, M]` float32.
         users: `[B]` int32 user id rows, 0 for unknown.
-        history: `[B, H]` int32 item id rows, 0 for padding; or, where order is read, `[B, D]` of what `read` gave.
+        history: bags of item id rows; or, where order is read, `[B, D]` of what `read` gave.
 
     Returns:
         `(blocks [B, K, D] float32, weights [B, M] float32)`, as those of the candidate tower.
@@ -68,7 +69,7 @@ class QueryTower(keras.layers.Layer):
             self.likes = None
             if self.mlp is not None and self.config.use_user_id:
                 self.likes = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_likes", dtype=policy)
-        self.history = IdEmbedding(item_rows, dim, self.config.history_id_dropout, name="history_id", dtype=policy)
+        self.history = IdEmbedding(item_rows, dim, name="history_id", dtype=policy)
         if not reads_order:
             self.users = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_id", dtype=policy)
         else:
@@ -83,7 +84,7 @@ class QueryTower(keras.layers.Layer):
         past: Mapping[str, tf.Tensor],
         past_presence: tf.Tensor,
         users: tf.Tensor,
-        history: tf.Tensor,
+        history: Bags | tf.Tensor,
         training: bool | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         parts, weights = [], tf.zeros_like(own_presence)
@@ -105,7 +106,7 @@ class QueryTower(keras.layers.Layer):
             known = tf.zeros([tf.shape(users)[0], self.config.embedding_dim], self.compute_dtype)
             if self.config.use_user_id:
                 known += self.users(users, training=training)
-            if self.config.history_length:
+            if self.config.history_length and isinstance(history, Bags):
                 known += self._pool_ids(history, training)
             parts.append(known)
         return as_blocks(parts), weights
@@ -149,8 +150,14 @@ class QueryTower(keras.layers.Layer):
         total = tf.matmul(visible, tf.cast(taken * tf.cast(kept, tf.float32)[..., None], self.compute_dtype))
         return total * tf.math.rsqrt(tf.maximum(count, 1.0)) * math.sqrt(self.config.embedding_dim)
 
-    def _pool_ids(self, history: tf.Tensor, training: bool | None) -> tf.Tensor:
+    def _pool_ids(self, history: Bags, training: bool | None) -> tf.Tensor:
         """Sum over the square root of the count (Koren, Factorization Meets the Neighborhood, KDD 2008)."""
-        count = tf.reduce_sum(tf.cast(history > 0, tf.float32), axis=1, keepdims=True)
-        scale = tf.math.rsqrt(tf.maximum(count * (1.0 - self.history.id_dropout if training else 1.0), 1.0))
-        return self.history(history, training=training) * tf.cast(scale, self.compute_dtype)
+        keep = 1.0 - self.config.history_id_dropout if training else 1.0
+        shown = tf.maximum(history.sizes, 1.0)
+        count = shown if history.whole is None else tf.maximum(history.whole, 1.0)
+        share = tf.minimum(keep * count / shown, 1.0)  # of those shown: what is not shown is hidden already
+        if training and keep < 1.0:
+            chances = tf.random.uniform(tf.shape(history.items))
+            history = history.without(chances >= tf.gather(share, history.owners))
+        scale = tf.math.rsqrt(tf.maximum(count * keep, 1.0)) * count * keep / (shown * share)
+        return self.history(history, training=training) * tf.cast(scale[:, None], self.compute_dtype)

@@ -14,6 +14,7 @@ from models.test_two_tower import planted
 from mmtfrs import Config, TwoTower
 from mmtfrs._keras import keras, tf
 from mmtfrs.errors import DataError
+from mmtfrs.model_inputs.pooling import Bags
 
 
 def _model(**model):
@@ -93,7 +94,7 @@ def test_layers_are_made_again_from_their_configuration():
     model, events = _model(missing="generator")
     batch = next(iter(model.dataset(events, batch_size=16)))
     media, presence = model.device.item_media(batch["item"])
-    past, there = model.device.pooled(batch["history"])
+    past, there = model.device.pooled(Bags.of(batch["history"]))
     own, own_there = model.device.user_media(batch["user"])
     blocks = model.candidate_tower(media, presence, batch["item"])[0]
 
@@ -103,7 +104,7 @@ def test_layers_are_made_again_from_their_configuration():
     queries = model.query_blocks(batch["user"], batch["history"])[0]
     calls = {
         model.candidate_tower: (media, presence, batch["item"]),
-        model.query_tower: (own, own_there, past, there, batch["user"], batch["history"]),
+        model.query_tower: (own, own_there, past, there, batch["user"], Bags.of(batch["history"])),
         model.likeness: (media, presence),
         model.id_guess: (blocks[:, : model.media_blocks], media),
         model.imputer: (media, presence),

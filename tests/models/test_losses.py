@@ -172,8 +172,6 @@ def test_known_items_as_a_set_of_pairs(monkeypatch):
     known = KnownItems(taken, 5_000)
     assert not known.dense and known(*rows).numpy().tolist() == expected and np.sum(expected) > 250
     assert not known(tf.zeros([3], tf.int32), tf.constant([1, 2], tf.int32)).numpy().any()
-    busy = ItemLists.of([[], [2], *[[1] * 100] * 3])
-    assert KnownItems(busy, 4).dense
     usual = KnownItems(ItemLists.of([[], [2], [1]]), 4, tf.constant([2, 3]))
     assert usual(tf.constant([1, 0]), tf.constant([1, 2, 3])).numpy().tolist() == [[False, True, False], [False] * 3]
     assert usual.of_usual(tf.constant([2, 1, 0])).numpy().tolist() == [[False, False], [True, False], [False, False]]

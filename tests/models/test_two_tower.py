@@ -12,7 +12,10 @@ from mmtfrs._keras import keras, tf
 from mmtfrs.errors import RunError
 from mmtfrs.features.features import Features
 from mmtfrs.model_inputs.inputs import ModelInputs
+from mmtfrs.model_inputs.item_lists import ItemLists
+from mmtfrs.model_inputs.pooling import Bags
 from mmtfrs.models.histories import Histories
+from mmtfrs.models.windows import Windows
 
 
 def planted(seed=0, users=120, items=60, absent=0.2):
@@ -43,10 +46,72 @@ def test_histories_by_hand():
     # u took c (2), a (5), a (9); v took b (1), d (3).
     assert histories.of_users(["v", "u", "w"]).tolist() == [[0, 2, 4], [3, 1, 1], [0, 0, 0]]
     assert histories.lists.items.tolist() == [3, 1, 1, 2, 4] and histories.kept.tolist() == [2, 0, 3, 1, 4]
-    entries = tf.range(5, dtype=tf.int64)
-    assert histories.before(entries).numpy().tolist() == [[0, 0, 0], [0, 0, 3], [0, 3, 1], [0, 0, 0], [0, 0, 2]]
-    assert histories.around(entries).numpy().tolist() == [[0, 1, 1], [3, 0, 1], [3, 1, 0], [0, 0, 4], [0, 2, 0]]
+    entries, seed = tf.range(5, dtype=tf.int64), tf.constant([0, 0], tf.int64)
+    before, around = (Windows(histories.lists, 3, everything)(entries, seed) for everything in (False, True))
+    assert before["history"].numpy().tolist() == [[0, 0, 0], [3, 0, 0], [3, 1, 0], [0, 0, 0], [2, 0, 0]]
+    assert around["history"].numpy().tolist() == [[0, 1, 1], [3, 0, 1], [3, 1, 0], [0, 4, 0], [2, 0, 0]]
+    assert before["size"].numpy().tolist() == [0, 1, 2, 0, 1] and around["size"].numpy().tolist() == [2, 2, 2, 1, 1]
     assert Histories(tables, events, 2).of_users(["u"]).tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("length", [1, 1000])
+def test_what_media_of_a_history_are_together_is_known_before_the_step(length):
+    """Sums over users' newest items without the event's own, beside the mean of what each history holds."""
+    model, events = _model(history_length=length, modality_dropout=0.0)
+    for batch in model.dataset(events, batch_size=50):
+        media, there = model.device.pooled(Bags.of(batch["history"]))
+        known, known_there = model.device.pooled_but(batch["past"], batch["item"])
+        np.testing.assert_array_equal(known_there, there)
+        for name, values in media.items():
+            np.testing.assert_allclose(known[name], values, atol=1e-5)
+    assert np.max(there) == 1 and (np.min(there) == 0) == (length == 1)  # the newest has no other beside it
+    assert "past" not in next(iter(_model(history="past")[0].dataset(events)))
+
+
+def test_of_a_long_history_an_even_draw_is_shown():
+    """Users of 500, 200 and 65 items: 64 different ones, never the event's own, each as often as the others."""
+    sizes = np.array([500, 200, 65])
+    lists = ItemLists.of(np.arange(1, size + 1) for size in sizes)
+    entries = np.array([499, 510, 730])
+    windows, seen = Windows(lists, 400, True), np.zeros((3, 501))
+    for step in range(300):
+        shown = windows(tf.constant(entries), tf.constant([7, step], tf.int64))
+        assert shown["size"].numpy().tolist() == [399, 199, 64]
+        for row, items in enumerate(shown["history"].numpy()):
+            items = items[items > 0]
+            assert len({*items.tolist()}) == len(items) >= 63
+            seen[row, items] += 1
+    own = entries - lists.starts[:3] + 1
+    assert not seen[np.arange(3), own].any() and not seen[0, :101].any()  # the oldest hundred do not count
+    for row, (first, size) in enumerate([(101, 400), (1, 200), (1, 65)]):
+        others = np.delete(seen[row, first : first + size], own[row] - first)
+        chance = 64 / size
+        np.testing.assert_allclose(others.mean(), 300 * chance, rtol=0.01)
+        assert np.abs(others - 300 * chance).max() < 5 * np.sqrt(300 * chance * (1 - chance)) + 1
+    again = windows(tf.constant(entries), tf.constant([7, 299], tf.int64))
+    assert (again["history"].numpy() == shown["history"].numpy()).all()
+
+
+def test_a_draw_counts_for_all_that_it_stands_for():
+    """What ids of a history say, asked with a half of it, is in the mean what the whole of it says."""
+    model, _ = _model(modalities=())
+    items = np.arange(1, 31, dtype=np.int32)
+    whole = model.query_tower._pool_ids(Bags.of(tf.constant(items[None])), False).numpy()[0]
+    rng, found = np.random.default_rng(0), []
+    for _ in range(2000):
+        drawn = rng.permutation(items)[:15][None]
+        found.append(model.query_tower._pool_ids(Bags.of(tf.constant(drawn), tf.constant([30.0])), False).numpy()[0])
+    np.testing.assert_allclose(np.mean(found, axis=0), whole, atol=5 * np.std(found) / np.sqrt(2000))
+
+
+@pytest.mark.parametrize(("shown", "whole"), [(30, 30.0), (15, 30.0), (15, 300.0)])
+def test_hidden_ids_are_made_up_for_whether_drawn_or_dropped(shown, whole):
+    """In the mean over dropout, what is shown of a history counts as the whole of it would: sqrt(0.4 / n) times its sum."""
+    model, _ = _model(modalities=(), history_id_dropout=0.6)
+    items = np.arange(1, shown + 1, dtype=np.int32)[None].repeat(4000, axis=0)
+    found = model.query_tower._pool_ids(Bags.of(tf.constant(items), tf.fill([4000], whole)), True).numpy()
+    mean = model.query_tower.history.embeddings.numpy()[1 : shown + 1].mean(axis=0)
+    np.testing.assert_allclose(found.mean(axis=0), np.sqrt(0.4 * whole) * mean, atol=5 * found.std() / np.sqrt(4000) + 1e-5)
 
 
 def test_dataset_rows():

@@ -1,0 +1,77 @@
+"""What a training step is shown of the history around an event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from mmtfrs._keras import tf
+from mmtfrs.model_inputs.feature_table import MediaRows
+from mmtfrs.model_inputs.item_lists import ItemLists
+
+SHOWN = 64  # items of a history; of a longer one as many are drawn, which keeps shapes static and a step fast
+_SUMS = 1 << 29  # bytes that the media of all users may take
+
+
+class Windows:
+    """Of each event, its user's newest items without the event's own, or those before it.
+
+    Args:
+        lists: what each user took, oldest first; an event is a position in `lists.items`.
+        length: the newest items that count, of all or of those before.
+        everything: whether what came after an event counts too.
+    """
+
+    def __init__(self, lists: ItemLists, length: int, everything: bool) -> None:
+        self._length, self._everything = length, everything
+        self._newest = lists.pieces(np.maximum(lists.starts[1:] - length, lists.starts[:-1]), lists.starts[1:])
+        self.width = max(1, min(SHOWN, int(self._newest.counts.max(initial=0))))
+        # Tensors, so that a tf.data graph holds references to them and not copies.
+        self._items, self._user = tf.constant(lists.items, tf.int32), tf.constant(lists.owners, tf.int32)
+        self._starts = tf.constant(lists.starts, tf.int64)
+        self._sums: tf.Tensor | None = None
+
+    def __call__(self, entries: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """`[B] int64` events and `[2] int64` -> `history [B, width] int32`, 0 for nothing, and `size [B] float32`, of how many
+        items that is all, or an even draw without replacement."""
+        first, end = self._bounds(entries)
+        size, slots = (end - first)[:, None], tf.range(self.width, dtype=tf.int64)
+        # A draw from each of as many parts as there are slots; they begin anywhere, so that all items are equally likely.
+        begin, behind = slots * size // self.width, (slots + 1) * size // self.width
+        chances = tf.random.stateless_uniform([tf.shape(entries)[0], self.width + 1], seed)
+        drawn = begin + tf.cast(chances[:, 1:] * tf.cast(behind - begin, tf.float32), tf.int64)
+        turned = tf.cast(chances[:, :1] * tf.cast(size, tf.float32), tf.int64)
+        places = first[:, None] + tf.where(size > self.width, (drawn + turned) % tf.maximum(size, 1), slots)
+        there = ((slots < size) | (size > self.width)) & (places != entries[:, None])
+        items = tf.where(there, tf.gather(self._items, tf.where(there, places, 0)), 0)
+        return {"history": items, "size": tf.cast(end - first, tf.float32) - self._inside(entries)}
+
+    def media(self, entries: tf.Tensor) -> tf.Tensor:
+        """`[B]` events -> `[B, all r + M + 1] float32`: the sums of the features of each modality over their users' newest
+        items, how many items have them, and whether the event's own item is one of these."""
+        return tf.concat([tf.gather(self._sums, tf.gather(self._user, entries)), self._inside(entries)[:, None]], axis=1)
+
+    def sum_media(self, items: Mapping[str, MediaRows]) -> bool:
+        """Prepares `media`; False where windows differ from event to event, or that would take too much memory."""
+        users, size = len(self._newest), sum(media.matrix.shape[1] for media in items.values())
+        if not self._everything or not items or 4 * users * size > _SUMS:
+            return False
+        sums, counts = [], []
+        for media in items.values():
+            rows = np.asarray(media.rows)[self._newest.items]
+            taken = csr_matrix((np.ones(len(rows), np.float32), rows, self._newest.starts), (users, len(media.matrix)))
+            sums.append(taken @ np.asarray(media.matrix))
+            counts.append(np.bincount(self._newest.owners[rows > 0], minlength=users).astype(np.float32)[:, None])
+        self._sums = tf.constant(np.concatenate([*sums, *counts], axis=1))
+        return True
+
+    def _bounds(self, entries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        users = tf.gather(self._user, entries)
+        end = tf.gather(self._starts, users + 1) if self._everything else entries
+        return tf.maximum(tf.gather(self._starts, users), end - self._length), end
+
+    def _inside(self, entries: tf.Tensor) -> tf.Tensor:
+        first, end = self._bounds(entries)
+        return tf.cast((entries >= first) & (entries < end), tf.float32)
