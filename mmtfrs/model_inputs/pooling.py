@@ -52,15 +52,16 @@ class Bags(NamedTuple):
         return self.total(tf.cast(self.items > 0, tf.float32))
 
 
-def sum_rows(table: tf.Tensor | tf.Variable, bags: Bags) -> tf.Tensor:
+def sum_rows(table: tf.Tensor | tf.Variable, bags: Bags, sparse: bool = True) -> tf.Tensor:
     """`out[b]`, the sum of `table[item]` over the items of bag `b`.
 
     Args:
         table: `[N, D]` floating.
         bags: of its rows; without 0 (see `Bags.without`), unless row 0 is all zeros.
+        sparse: whether the bags have few of the rows.
 
     Returns:
-        `[B, D]`. Where N is large, the gradient with respect to the table is sparse, one slice per distinct row.
+        `[B, D]`. Where N is large and few rows are asked for, the gradient with respect to the table is sparse.
     """
     size = table.shape[0]
     if size <= DENSE:  # one matrix product, which XLA knows too; the counts are shared by all tables of the same rows
@@ -69,11 +70,11 @@ def sum_rows(table: tf.Tensor | tf.Variable, bags: Bags) -> tf.Tensor:
         return tf.matmul(tf.reshape(counts, [bags.number, size])[:, 1:], tf.convert_to_tensor(table)[1:])
     if static_shapes():
         return bags.total(tf.gather(table, bags.items) * tf.cast(bags.items > 0, table.dtype)[:, None])
-    if isinstance(table, tf.Variable) and size > _LARGE:
+    if sparse and isinstance(table, tf.Variable) and size > _LARGE:
         # A variable whose rows were written one by one is copied whenever it is read as a whole.
         return bags.total(tf.gather(table, bags.items))
     # Adds rows without gathering [T, D] first: far faster on a CPU, but unknown to XLA.
     total = tf.sparse.segment_sum(
-        tf.convert_to_tensor(table), bags.items, bags.owners, num_segments=bags.number, sparse_gradient=True
+        tf.convert_to_tensor(table), bags.items, bags.owners, num_segments=bags.number, sparse_gradient=sparse
     )
     return tf.ensure_shape(total, [bags.number if isinstance(bags.number, int) else None, table.shape[1]])

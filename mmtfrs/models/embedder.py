@@ -19,6 +19,7 @@ from mmtfrs.model_inputs.pooling import Bags
 from mmtfrs.models import scores
 from mmtfrs.models.objective import Objective
 from mmtfrs.models.rating import RatingHead
+from mmtfrs.models.windows import shown_in_the_mean
 from mmtfrs.towers.candidate import CandidateTower
 from mmtfrs.towers.history_transformer import Sequences
 from mmtfrs.towers.id_guess import IdGuess
@@ -60,9 +61,9 @@ class Embedder(tfrs.Model):
         ids = config.model.use_item_id or not tables.modalities
         self.reads_order = ids and config.model.history_length > 0 and tables.reads_order(config.model.history_encoder)
         self.temperature = config.loss.temperature * (_SHARPER if self.reads_order else 1.0)
-        self.query_tower = QueryTower(
-            config, tables.modalities, users, items, tables.users, self.reads_order, name="query", dtype=policy
-        )
+        shown = config.training.batch_size * (1.0 - config.model.history_id_dropout) * shown_in_the_mean(tables.seen)
+        sizes = users, items, tables.users, self.reads_order, shown < items / 2
+        self.query_tower = QueryTower(config, tables.modalities, *sizes, name="query", dtype=policy)
         self.imputer = make_imputer(config.model.missing, tables)
         self.score = scores.get(config.model.score)
         late = self.candidate_tower.fusion if tables.modalities else None
@@ -80,7 +81,8 @@ class Embedder(tfrs.Model):
         self.likeness = Likeness.of(tables, config.model.embedding_dim, name="likeness") if self.media_blocks else None
         loss = config.loss.model_copy(update={"temperature": self.temperature})
         beyond = "mixed" if self.reads_order else "in_batch"
-        self.objective = Objective(loss, tables.item_counts, tables.seen, beyond, name="objective", dtype="float32")
+        about = tables.item_counts, tables.seen, beyond, self.blocks if self.id_guess is not None else None
+        self.objective = Objective(loss, *about, name="objective", dtype="float32")
         self.objective.build(None)
         self.rating = RatingHead(name="rating", dtype="float32") if config.loss.rating else None
         rows, history = tf.zeros([2], tf.int32), tf.zeros([2, max(config.model.history_length, 1)], tf.int32)

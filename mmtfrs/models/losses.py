@@ -43,7 +43,7 @@ def _log_sum(logits: tf.Tensor, log_counts: tf.Tensor, allowed: tf.Tensor) -> tf
 
     @tf.custom_gradient
     def log_sum(logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        corrected = tf.where(allowed, logits - log_counts, _MASKED)
+        corrected = logits + tf.where(allowed, -log_counts, _MASKED)  # the latter is the same for all blocks
         highest = tf.reduce_max(corrected, axis=1, keepdims=True)
         parts = tf.exp(corrected - highest)
         total = tf.reduce_sum(parts, axis=1, keepdims=True)

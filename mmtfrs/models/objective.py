@@ -25,6 +25,7 @@ class Objective(keras.layers.Layer):
         counts: `[N + 1]` training events per item row.
         seen: what each user took in the training log, which is excluded from the negatives; nothing if None.
         beyond: of `Negatives`.
+        taught: number of a block of which the queries teach the items and do not learn themselves, or None.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class Objective(keras.layers.Layer):
         counts: Sequence[float] | np.ndarray,
         seen: ItemLists | dict | None = None,
         beyond: str = "in_batch",
+        taught: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         config = self.config = LossConfig.model_validate(config)
+        self.taught = taught
         self.loss = losses.get(config.name)
         self.negatives = Negatives(config, counts, beyond, name="negatives", dtype=self.dtype_policy)
         self._seen = ItemLists(*map(np.asarray, seen.values())) if isinstance(seen, dict) else seen
@@ -117,7 +120,8 @@ class Objective(keras.layers.Layer):
         total = tf.zeros(tf.shape(items))
         scaled = queries / self.config.temperature
         parts = (tf.unstack(values, axis=1) for values in (scaled, positives, columns.embeddings))
-        for query, own, others in zip(*parts, strict=True):
+        for block, (query, own, others) in enumerate(zip(*parts, strict=True)):
+            query = query if block != self.taught else tf.stop_gradient(query)
             positive, logits = tf.reduce_sum(query * own, axis=1), tf.matmul(query, others, transpose_b=True)
             total += self.loss(positive, logits, columns.log_counts[None], allowed, self.config.margin)
         return total
@@ -126,4 +130,5 @@ class Objective(keras.layers.Layer):
         seen = None if self._seen is None else {"items": self._seen.items.tolist(), "starts": self._seen.starts.tolist()}
         drawn = self.negatives.get_config()
         mine = {"config": drawn["config"], "counts": drawn["counts"], "seen": seen, "beyond": drawn["beyond"]}
+        mine["taught"] = self.taught
         return {**super().get_config(), **mine}

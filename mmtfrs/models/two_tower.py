@@ -54,7 +54,7 @@ class TwoTower(BulkEmbedder):
             query, _ = self.query_blocks(inputs["user"], bags, training=training, past=past)
         asked = query
         if self.id_guess is not None:
-            asked = tf.concat([query, tf.stop_gradient(query[:, -1:])], axis=1)
+            asked = tf.concat([query, query[:, -1:]], axis=1)
 
         def embed(rows: tf.Tensor) -> tf.Tensor:
             return self.trained_blocks(rows, training)

@@ -75,3 +75,8 @@ class Windows:
     def _inside(self, entries: tf.Tensor) -> tf.Tensor:
         first, end = self._bounds(entries)
         return tf.cast((entries >= first) & (entries < end), tf.float32)
+
+
+def shown_in_the_mean(lists: ItemLists) -> float:
+    """How many items of its history an event is shown."""
+    return float((np.minimum(lists.counts, SHOWN) * lists.counts).sum() / max(len(lists.items), 1))

@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from mmtfrs._keras import keras, tf
+from mmtfrs.towers.layers import Dropout
 
 LONGEST = 64  # items that are read of a history, the newest ones
 
@@ -82,7 +83,7 @@ class HistoryTransformer(keras.layers.Layer):
             return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=policy)
 
         self.places = self.add_weight("places", (LONGEST + 1, self.dim), initializer=keras.initializers.RandomNormal(0.0, 0.05))
-        self._drop = keras.layers.Dropout(self.dropout, dtype=policy)
+        self._drop = Dropout(self.dropout, dtype=policy)
         self._norms = [norm(name) for name in ("attention_norm", "hidden_norm", "out_norm")]
         self._queries_keys_values, self._attended = dense("queries_keys_values", 3 * self.dim), dense("attended", self.dim)
         self._gates = [dense(f"{name}_gate", self.dim, "sigmoid") for name in ("attention", "hidden")]

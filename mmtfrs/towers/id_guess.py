@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmtfrs._keras import keras, tf
+from mmtfrs.towers.layers import Dropout
 
 _WIDER, _DROPOUT = 4, 0.3
 
@@ -34,7 +35,7 @@ class IdGuess(keras.layers.Layer):
         super().__init__(**kwargs)
         self.dim, policy = dim, self.dtype_policy
         self.hidden = keras.layers.Dense(_WIDER * dim, "relu", name="hidden", dtype=policy)
-        self.drop = keras.layers.Dropout(_DROPOUT, dtype=policy)
+        self.drop = Dropout(_DROPOUT, dtype=policy)
         self.out = keras.layers.Dense(dim, name="out", dtype=policy)
 
     def call(self, said: tf.Tensor, media: Mapping[str, tf.Tensor], training: bool | None = None) -> tf.Tensor:

@@ -27,6 +27,7 @@ class QueryTower(keras.layers.Layer):
         item_rows: rows of the history's id embedding, 1 + the number of items.
         owned: modalities that users have media of.
         reads_order: whether histories are read by a transformer.
+        sparse: whether the histories of a step have few of the catalog's items.
 
     Call arguments:
         own: `{modality: [B, r]}` reduced features of the users' media, zeros where absent.
@@ -48,11 +49,13 @@ class QueryTower(keras.layers.Layer):
         item_rows: int,
         owned: Collection[str] = (),
         reads_order: bool = False,
+        sparse: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         config = self._settings = Config.model_validate(config)
-        self._sizes = {"user_rows": user_rows, "item_rows": item_rows, "owned": sorted(owned), "reads_order": reads_order}
+        self._sizes = {"user_rows": user_rows, "item_rows": item_rows, "owned": sorted(owned)}
+        self._sizes |= {"reads_order": reads_order, "sparse": sparse}
         self.reads_order = reads_order
         self.config = config.model
         self.modalities = tuple(modalities)
@@ -69,7 +72,7 @@ class QueryTower(keras.layers.Layer):
             self.likes = None
             if self.mlp is not None and self.config.use_user_id:
                 self.likes = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_likes", dtype=policy)
-        self.history = IdEmbedding(item_rows, dim, name="history_id", dtype=policy)
+        self.history = IdEmbedding(item_rows, dim, sparse=sparse, name="history_id", dtype=policy)
         if not reads_order:
             self.users = IdEmbedding(user_rows, dim, self.config.id_dropout, name="user_id", dtype=policy)
         else:

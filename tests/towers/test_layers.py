@@ -9,10 +9,11 @@ import pytest
 
 from mmtfrs._keras import keras, tf
 from mmtfrs.config.config import Config
+from mmtfrs.model_inputs.pooling import Bags
 from mmtfrs.models.rating import RatingHead
 from mmtfrs.towers.candidate import CandidateTower
 from mmtfrs.towers.imputers import GeneratorImputer
-from mmtfrs.towers.layers import MLP, IdEmbedding
+from mmtfrs.towers.layers import MLP, Dropout, IdEmbedding
 
 NAMES, DIMS = ("image", "text", "audio"), (4, 3, 2)
 PRESENCE = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]], np.float32)
@@ -140,7 +141,8 @@ def test_rating_head_starts_at_the_mean_and_counts_in_deviations():
     [
         (lambda: MLP((8,), 4, 0.2), np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)),
         (lambda: IdEmbedding(7, 4, 0.5), np.array([0, 3, 6], np.int32)),
-        (lambda: IdEmbedding(7, 4, 0.5), np.array([[0, 3, 6], [0, 0, 1]], np.int32)),
+        (lambda: IdEmbedding(7, 4, sparse=False), np.array([0, 0, 1], np.int32)),
+        (lambda: Dropout(0.5), np.ones((2, 3), np.float32)),
     ],
 )
 def test_parts_in_a_graph_and_from_their_configuration(make, inputs):
@@ -157,4 +159,25 @@ def test_bags_of_ids_are_sums_without_padding():
     layer = IdEmbedding(5, 2)
     layer(np.array([0], np.int32))
     layer.embeddings.assign(np.arange(10, dtype=np.float32).reshape(5, 2))
-    assert layer(np.array([[0, 1, 4], [2, 2, 0]], np.int32)).numpy().tolist() == [[10, 12], [8, 10]]
+    bags = Bags.of(tf.constant([[0, 1, 4], [2, 2, 0]]))
+    assert layer(bags).numpy().tolist() == [[10, 12], [8, 10]]
+    assert layer(Bags(bags.items * [1, 0, 1, 1], *bags[1:])).numpy().tolist() == [[2, 3], [8, 10]]  # one whose id is unknown
+
+
+def test_dropout_of_random_bytes():
+    layer, x = Dropout(0.3), tf.ones([301, 77])
+    assert (layer(x).numpy() == 1).all() and (Dropout(0.0)(x, training=True).numpy() == 1).all()
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        shown = layer(x, training=True)
+    kept = shown.numpy() > 0
+    rate = 77 / 256  # of bytes below 77, the nearest to 0.3
+    assert np.allclose(shown.numpy()[kept], 1 / (1 - rate)) and shown.shape == (301, 77)
+    assert abs((~kept).mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / kept.size)
+    assert np.abs(np.corrcoef(kept[:, :-1].ravel(), kept[:, 1:].ravel())[0, 1]) < 0.03
+    np.testing.assert_array_equal(tape.gradient(shown, x), shown)
+    assert (layer(x, training=True).numpy() != shown.numpy()).any()
+    compiled = tf.function(lambda x: layer(x, training=True), jit_compile=True)(x).numpy()
+    assert abs((compiled == 0).mean() - rate) < 0.02
+    half = Dropout(0.5, dtype="mixed_bfloat16")(x, training=True)
+    assert half.dtype == tf.bfloat16 and {*np.unique(half.numpy().astype(np.float32))} == {0.0, 2.0}
