@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.models.histories import Histories
 from mmtfrs.models.two_tower import TwoTower
+from mmtfrs.utils.prefetch import ahead
 
 _SCORES = 1 << 25  # scores held at a time: 128 MiB
 _EVENTS = 20_000  # that a rolling task asks for at most
@@ -174,10 +176,7 @@ class RankingTask:
         lists = ListMetrics(ks, self.tables.item_counts[1:], self.content)
         newly_listed = listed = 0
         depth = min(max(ks), items)
-        for start in range(0, len(self.users), chunk):
-            rows = np.arange(start, min(start + chunk, len(self.users)))
-            relevant, pasts = self.relevant.take(rows), self.pasts.take(rows)
-            scores = np.array(scorer.scores(self.users[rows], pasts), np.float32)
+        for start, relevant, pasts, scores in self._scored(scorer, chunk):
             # Exact ties fall in random orders, the same ones for every scorer: one that cannot tell items apart is at
             # chance, not at the mercy of the catalog's order.
             order = np.random.default_rng(start).permutation(items)
@@ -199,8 +198,11 @@ class RankingTask:
             if len(rows):
                 fresh = fresh.take(rows)
                 new_items.add(_metrics(top[rows], fresh, ks))
-                order = order[self.new_items[order]]
-                among.add(_metrics(self._top(scores[rows], order, min(depth, len(order))), fresh, ks))
+                columns = np.flatnonzero(self.new_items)
+                order = np.searchsorted(columns, order[self.new_items[order]])
+                shown = np.stack([scores[row].take(columns) for row in rows])
+                best = self._top(shown, order, min(depth, len(columns)))
+                among.add(_metrics(np.where(best < 0, -1, columns[best]), fresh, ks))
         result: dict[str, float | dict[str, float]] = {"users": len(self.users), **overall.result(), **lists.result()}
         if groups[False].count:
             result["known_users"] = {"users": groups[True].count, **groups[True].result()}
@@ -211,11 +213,30 @@ class RankingTask:
             result["cold_items_only"] = {"users": among.count, "items": int(self.new_items.sum()), **among.result()}
         return result
 
+    def _scored(self, scorer: Scorer, chunk: int) -> Iterator[tuple[int, ItemLists, ItemLists, np.ndarray]]:
+        """`(number of the first user, what is relevant, what is known, scores [n, N])` of a few users at a time; the next ones
+        are scored meanwhile."""
+        starts = range(0, len(self.users), chunk)
+        parts = [np.arange(start, min(start + chunk, len(self.users))) for start in starts]
+
+        def scores(rows: np.ndarray) -> np.ndarray:
+            return np.asarray(scorer.scores(self.users[rows], self.pasts.take(rows)), np.float32)
+
+        with ThreadPoolExecutor(1) as pool:
+            for rows, found in ahead(pool, scores, ((rows, (rows,)) for rows in parts), limit=2):
+                yield int(rows[0]), self.relevant.take(rows), self.pasts.take(rows), found
+
     @staticmethod
     def _top(scores: np.ndarray, order: np.ndarray, depth: int) -> np.ndarray:
-        """`[n, depth]` item indices, best first, -1 where only seen items are left."""
-        values, places = tf.math.top_k(scores[:, order], depth)
-        return np.where(np.isneginf(values.numpy()), -1, order[places.numpy()])
+        """`[n, depth]` item indices, best first, items of one score in this order, -1 where only seen items are left."""
+        best, places = (each.numpy() for each in tf.math.top_k(scores, min(depth + 1, len(order))))
+        places = np.where(np.isneginf(best), -1, places)
+        # Only where scores are the same does the order matter: to look at all of them in it is a copy of them all.
+        tied = np.flatnonzero(((best[:, 1:] == best[:, :-1]) & ~np.isneginf(best[:, 1:])).any(axis=1))
+        if len(tied):
+            best, found = (each.numpy() for each in tf.math.top_k(np.take(scores[tied], order, axis=1), depth))
+            places[tied, :depth] = np.where(np.isneginf(best), -1, order[found])
+        return places[:, :depth]
 
 
 def _known(events: Events) -> Events:

@@ -15,7 +15,8 @@ class Scorer(Protocol):
     """Scores the whole catalog for some users."""
 
     def scores(self, user_ids: np.ndarray, pasts: ItemLists) -> np.ndarray:
-        """`[n]` users, and the item rows that are known of each, oldest first -> `[n, N] float32`, higher is better."""
+        """`[n]` users, and the item rows that are known of each, oldest first -> `[n, N] float32`, higher is better: a
+        new array, which will be written to."""
 
 
 class ModelScorer:
