@@ -11,6 +11,8 @@ from mmtfrs.evaluation.scorers import ModelScorer
 from mmtfrs.models.averaging import averaged
 from mmtfrs.models.two_tower import TwoTower
 
+_SCORES, _USERS = 1 << 31, 2000  # scores made at the end of an epoch, some seconds' worth, unless these are fewer users
+
 
 class ValidationMetrics(keras.callbacks.Callback):
     """Adds `val_recall@20` and the like to the epoch's logs, for EarlyStopping, checkpoints and TensorBoard.
@@ -38,11 +40,12 @@ class ValidationMetrics(keras.callbacks.Callback):
         self._task: RankingTask | None = None
 
     def task(self, model: TwoTower) -> RankingTask:
-        """What is asked at the end of every epoch."""
+        """What is asked at the end of every epoch; of very many users of a very large catalog some are drawn."""
         if self._task is None:
             self._task = RankingTask(model.data, self.events, model.repeats)
             if model.config.evaluation.history == "rolling":
                 self._task = self._task.rolling() or self._task
+            self._task = self._task.sample(max(_USERS, _SCORES // len(model.data.item_ids)))
         return self._task
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

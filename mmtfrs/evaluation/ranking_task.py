@@ -161,6 +161,15 @@ class RankingTask:
         asked.relevant = ItemLists(whole.items[places] - 1, np.arange(len(places) + 1))
         return asked
 
+    def sample(self, count: int) -> RankingTask:
+        """Of at most so many of its users, always the same ones."""
+        if len(self.users) <= count:
+            return self
+        rows = np.sort(np.random.default_rng(0).permutation(len(self.users))[:count])
+        some = copy.copy(self)
+        some.users, some.pasts, some.relevant = self.users[rows], self.pasts.take(rows), self.relevant.take(rows)
+        return some
+
     def _taken(self) -> tuple[np.ndarray, ItemLists, ItemLists]:
         """`(who is in the part [m], what is known of each, what each took in the part)`."""
         users = self._events.users.in_order().names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from mmtfrs.model_inputs.feature_table import MediaRows, in_order
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.model_inputs.pca import Adapter
+from mmtfrs.utils.files import write_arrays
 
 _ADAPTER = ".adapter.npz"
 _TITLES = "titles.txt"
@@ -28,10 +28,8 @@ def save_inputs(inputs: ModelInputs, folder: Path) -> None:
     np.savez(folder / _FADED, counts=inputs.faded, fade=inputs.fade)
     np.savez(folder / _TAKEN, items=inputs.taken.items, starts=inputs.taken.starts)
     np.savez(folder / _SEEN, items=inputs.seen.items, starts=inputs.seen.starts, ratings=inputs.ratings, ordered=inputs.ordered)
-    with zipfile.ZipFile(folder / "attributes.npz", "w") as packed:  # as `np.savez` has it, which takes no column `file`
-        for name, values in inputs.attributes.items():
-            with packed.open(f"{name}.npy", "w", force_zip64=True) as column:
-                np.lib.format.write_array(column, values.astype(str), allow_pickle=False)
+    with (folder / "attributes.npz").open("wb") as file:
+        write_arrays(file, ((name, values.astype(str)) for name, values in inputs.attributes.items()))
     (folder / _TITLES).write_bytes("".join(f"{title}\n" for title in inputs.titles).encode())
     for modality, adapter in inputs.adapters.items():
         np.savez(

@@ -70,12 +70,16 @@ def averaged(model: keras.Model) -> Iterator[None]:
     if hasattr(model.optimizer, "catch_up"):
         model.optimizer.catch_up(model.trainable_variables)
     averages = getattr(model.optimizer, "averages", [])
-    variables = model.trainable_variables if averages else []
-    raw = [variable.numpy() for variable in variables]
-    for variable, average in zip(variables, averages, strict=True):
-        variable.assign(average)
+    pairs = list(zip(model.trainable_variables if averages else [], averages, strict=True))
+
+    def swap() -> None:  # one variable at a time: a copy of all of them could be all the memory that there is
+        for variable, average in pairs:
+            value = variable.numpy()
+            variable.assign(average)
+            average.assign(value)
+
+    swap()
     try:
         yield
     finally:
-        for variable, value in zip(variables, raw, strict=True):
-            variable.assign(value)
+        swap()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from mmtfrs._keras import tf
 from mmtfrs.models.averaging import AveragedAdam
 
+_AT_A_TIME = 1 << 17  # rows that are brought up together: what is made of them is many times as large
 ROWS = 4096  # tables of fewer rows are updated as a whole, which is then the faster way
 
 
@@ -21,11 +22,15 @@ class _Table(NamedTuple):
     average: tf.Variable | tf.Tensor | None
     since: tf.Variable | tf.Tensor
 
-    def write(self, values: _Table, rows: tf.Tensor | None = None) -> None:
-        """Values for these rows, or for all."""
+    def of(self, rows: tf.Tensor) -> _Table:
+        """What is kept of these rows."""
+        return _Table(*(None if each is None else tf.gather(each, rows) for each in self))
+
+    def write(self, values: _Table, rows: tf.Tensor) -> None:
+        """Values for these rows."""
         for variable, value in zip(self, values, strict=True):
             if variable is not None:
-                variable.assign(value) if rows is None else variable.scatter_update(tf.IndexedSlices(value, rows))
+                variable.scatter_update(tf.IndexedSlices(value, rows))
 
 
 class LazyAdam(AveragedAdam):
@@ -64,8 +69,7 @@ class LazyAdam(AveragedAdam):
         self._by_row.add(key)
         rows, before = gradient.indices, tf.cast(self.iterations, tf.float32)
         table = self._table(variable)
-        touched = _Table(*(None if each is None else tf.gather(each, rows) for each in table))
-        weight, first, second, average, _ = self._waited(touched, before)
+        weight, first, second, average, _ = self._waited(table.of(rows), before)
         first = self.beta_1 * first + (1.0 - self.beta_1) * gradient.values
         second = self.beta_2 * second + (1.0 - self.beta_2) * tf.square(gradient.values)
         weight -= self._rate(before + 1.0) * first / (tf.sqrt(second) + self.epsilon)
@@ -80,7 +84,9 @@ class LazyAdam(AveragedAdam):
         for variable in variables:
             if self._var_key(variable) in getattr(self, "_by_row", ()):
                 table = self._table(variable)
-                table.write(self._waited(table, now))
+                for start in range(0, variable.shape[0], _AT_A_TIME):
+                    rows = tf.range(start, min(start + _AT_A_TIME, variable.shape[0]))
+                    table.write(self._waited(table.of(rows), now), rows)
 
     def finalize_variable_values(self, var_list: Sequence[tf.Variable]) -> None:
         """What Keras calls at the end of `fit`."""

@@ -14,7 +14,7 @@ from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.storage import save_inputs
 from mmtfrs.models.run_folder import FORMAT, WEIGHTS, damaged, read_run, write_split
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.utils.files import replacing, write_json
+from mmtfrs.utils.files import replacing, write_arrays, write_json
 
 
 def save_run(
@@ -84,9 +84,8 @@ def load_run(folder: str | Path) -> TwoTower:
 
 def save_weights(model: TwoTower, path: Path) -> None:
     """All weights as one `.npz`, by position and name; complete or not at all."""
-    arrays = {f"{number:03d}/{weight.name}": weight.numpy() for number, weight in enumerate(model.weights)}
     with replacing(path) as file:
-        np.savez(file, **arrays)
+        write_arrays(file, ((f"{number:03d}/{weight.name}", weight.numpy()) for number, weight in enumerate(model.weights)))
 
 
 def load_weights(model: TwoTower, path: Path) -> None:

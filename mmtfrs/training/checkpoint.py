@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 from mmtfrs._keras import keras
 from mmtfrs.errors import RunError
 from mmtfrs.models.averaging import averaged
+from mmtfrs.utils.files import write_arrays
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -81,6 +83,7 @@ class Checkpoint(keras.callbacks.Callback):
             raise RunError(f"the logs have no `{self.monitor}`. Received: {', '.join(logs)}.")
         if self.best is None or value > self.best:
             self.best, self.best_epoch = value, self.epoch
+            self._best_weights = []  # not two of them at once
             with averaged(self.model):
                 self._best_weights = self.model.get_weights()
         if self.lr_decay and self.monitor and self.epoch - max(self.best_epoch, self.slowed) >= max(self.patience // 2, 1):
@@ -101,11 +104,11 @@ class Checkpoint(keras.callbacks.Callback):
         part = path.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        arrays = {f"weight-{n}": value for n, value in enumerate(self.model.get_weights())}
-        arrays |= {f"optimizer-{n}": value.numpy() for n, value in enumerate(self.model.optimizer.variables)}
-        arrays |= {f"best-{n}": value for n, value in enumerate(self._best_weights)}
+        variables = {"weight": self.model.weights, "optimizer": self.model.optimizer.variables}
+        arrays = ((f"{kind}-{n}", each.numpy()) for kind, some in variables.items() for n, each in enumerate(some))
+        best = ((f"best-{n}", value) for n, value in enumerate(self._best_weights))
         with (part / "arrays.npz").open("wb") as file:
-            np.savez(file, **arrays)
+            write_arrays(file, itertools.chain(arrays, best))
             file.flush()
             os.fsync(file.fileno())
         state = {

@@ -18,6 +18,7 @@ from mmtfrs.models.run_folder import data_mark, read_facts
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.finetune import check_finetune, finetune
 from mmtfrs.training.fit import fit_to_best
+from mmtfrs.training.memory import tell_memory
 
 
 def train(
@@ -59,6 +60,7 @@ def train(
         return model, json.loads((out / "history.json").read_text(encoding="utf-8"))
     model = TwoTower(config, tables=tables)
     model.keep_encoders(features.encoders)
+    tell_memory(model)
 
     if config.training.finetune.blocks:
         check_finetune(model)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -26,3 +29,11 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
 def write_json(path: str | Path, document: Any) -> None:
     with replacing(path) as file:
         file.write(json.dumps(document, indent=1).encode())
+
+
+def write_arrays(file: IO[bytes], arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    """As `np.savez`, but one array at a time, and with any names."""
+    with zipfile.ZipFile(file, "w") as packed:
+        for name, values in arrays:
+            with packed.open(f"{name}.npy", "w", force_zip64=True) as column:
+                np.lib.format.write_array(column, values, allow_pickle=False)

@@ -144,6 +144,12 @@ def test_rolling_questions_by_hand():
     assert sorted(repeats.relevant[0].tolist()) == [0, 2] and len(repeats.rolling().users) == 5
     everything = repeats.evaluate(PopularityScorer(np.array([9.0, 8, 7, 6, 5])), (1,))
     assert everything["recall@1"] == 0.25  # a comes first for both: one of the two that n takes
+    some = rolling.sample(2)
+    assert some.users.tolist() == rolling.sample(2).users.tolist() and len(some.users) == len(some.pasts) == 2
+    assert all(
+        (user, past.tolist(), wanted.tolist()) in found for user, past, wanted in zip(some.users, some.pasts, some.relevant)
+    )
+    assert rolling.sample(3) is rolling
     mixed = Events(["u", "u"], ["c", "d"], [0, 5], known=known)
     assert RankingTask(tables, mixed).rolling() is None  # a random split: what is known is not older
 

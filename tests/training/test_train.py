@@ -14,6 +14,7 @@ from conftest import FAST
 import mmtfrs
 from mmtfrs.errors import ConfigError, RunError
 from mmtfrs.exporting.loaded import LoadedModel
+from mmtfrs.training import memory
 from mmtfrs.training.baselines import evaluate_run, train_baseline
 from mmtfrs.training.fit import fit_to_best, inner_split, returning_users
 from mmtfrs.training.train import train
@@ -43,6 +44,18 @@ def test_best_epoch_is_kept_and_a_finished_run_is_not_trained_again(inputs, tmp_
     assert same_history == history
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*")}  # nothing was trained
     np.testing.assert_array_equal(same.candidate_embeddings(), model.candidate_embeddings())
+
+
+def test_memory_is_told_before_a_training_that_needs_more(inputs, tmp_path, monkeypatch, caplog):
+    config, catalog, features, events = inputs
+    model = mmtfrs.TwoTower(config, catalog, features, events)
+    memory.tell_memory(model)
+    assert not caplog.records and 1 << 30 < memory.needed(model) < 4 << 30 and memory.available() > 1 << 28
+    monkeypatch.setattr(memory, "available", lambda: 1 << 29)
+    train(config.replace(training={"epochs": 1}), catalog, features, events.split("none"), tmp_path / "r", progress=False)
+    assert "GiB of memory, and 0.5 GiB are free" in caplog.text
+    wide = memory.needed(mmtfrs.TwoTower(config.replace(model={"embedding_dim": 512}), catalog, features, events))
+    assert wide > memory.needed(model) + 6 * 4 * 480 * len(catalog)  # six copies of a wider table
 
 
 def test_without_validation_every_epoch_counts(inputs, tmp_path):
