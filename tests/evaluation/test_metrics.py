@@ -146,9 +146,8 @@ def test_rolling_questions_by_hand():
     assert everything["recall@1"] == 0.25  # a comes first for both: one of the two that n takes
     some = rolling.sample(2)
     assert some.users.tolist() == rolling.sample(2).users.tolist() and len(some.users) == len(some.pasts) == 2
-    assert all(
-        (user, past.tolist(), wanted.tolist()) in found for user, past, wanted in zip(some.users, some.pasts, some.relevant)
-    )
+    asked = zip(some.users, some.pasts, some.relevant, strict=True)
+    assert all((user, past.tolist(), wanted.tolist()) in found for user, past, wanted in asked)
     assert rolling.sample(3) is rolling
     mixed = Events(["u", "u"], ["c", "d"], [0, 5], known=known)
     assert RankingTask(tables, mixed).rolling() is None  # a random split: what is known is not older
