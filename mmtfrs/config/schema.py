@@ -147,7 +147,10 @@ class ModelConfig(Section):
     id_dropout: Share = Field(default=0.5, description="share of user ids hidden in a training step, so that new users work")
     history_id_dropout: Share = Field(default=0.6, description="share of a history's ids hidden in training")
     history_dropout: Share = Field(default=0.1, description="share of histories hidden in training, for users without one")
-    history_length: Count = Field(default=1000, description="newest items of the history that are used")
+    history_length: Count = Field(
+        default=1000,
+        description="newest items of the history that are used; a training step is shown 64 of them, drawn anew each time",
+    )
     history_encoder: HistoryEncoder = Field(
         default="auto",
         description="bag: what a user took, in no order; transformer: what comes next, by the newest 64 items in their order; "

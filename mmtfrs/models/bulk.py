@@ -65,7 +65,11 @@ class BulkEmbedder(Embedder):
 
     def candidate_embeddings(self) -> np.ndarray:
         """`[N, W] float32`: the whole catalog, in its order."""
-        return np.concatenate(list(self._batches(self._candidates, np.arange(1, len(self.data.item_ids) + 1))))
+        rows = np.arange(1, len(self.data.item_ids) + 1)
+        found = np.empty((len(rows), self.width), np.float32)
+        for number, part in enumerate(self._batches(self._candidates, rows)):
+            found[number * _BATCH :][: len(part)] = part
+        return found
 
     def query_embeddings(self, user_ids: IdColumn | Collection[str], pasts: ItemLists) -> np.ndarray:
         """`[n, W] float32` for users who took these items before."""
