@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmtfrs.data.table_reader import as_strings
+from mmtfrs.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,10 @@ class IdColumn:
                 return cls(names.to_numpy(zero_copy_only=False), encoded.indices.to_numpy().astype(np.int32, copy=False))
         if not isinstance(ids, pa.ChunkedArray):
             values = ids if isinstance(ids, np.ndarray) else list(ids)
-            ids = pa.array(values) if len(values) else pa.array([], pa.string())
+            try:
+                ids = pa.array(values, from_pandas=True) if len(values) else pa.array([], pa.string())
+            except pa.ArrowException as error:
+                raise DataError(f"ids must be of one type, text or whole numbers ({error}).") from None
         encoded = as_strings(ids).dictionary_encode()
         return cls(encoded.dictionary.to_numpy(zero_copy_only=False), encoded.indices.to_numpy())
 

@@ -121,7 +121,9 @@ class MediaTable:
     @property
     def folder(self) -> Path:
         """Where relative media paths start."""
-        return self.path.parent if self.path is not None else Path(".")
+        if self.path is None:
+            return Path(".")
+        return self.path if self.path.is_dir() else self.path.parent
 
     def rows_of(self, ids: Collection[str]) -> np.ndarray:
         """`[n] int64` row of each id, -1 where it is not in the table."""

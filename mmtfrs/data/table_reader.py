@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.dataset
 import pyarrow.parquet
 
 from mmtfrs.data.problems import Problems
@@ -48,12 +47,12 @@ def read_table(
     needed, more = ([theirs.get(name, name) for name in names or ()] for names in (required, optional))
 
     def read_parquet(path: Path, problems: Problems) -> pa.Table | None:
-        return _read_parquet(path, problems, needed, None if optional is None else more)
+        return _read_parquet(path, problems, {*needed, *theirs.values()}, None if optional is None else {*needed, *more})
 
     readers = {**dict.fromkeys(_TEXTS, _read_csv), ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": read_parquet}
     folder = path.is_dir()
     reader = read_parquet if folder else readers.get(path.suffix.lower())
-    if folder and not any(path.rglob("*.parquet")):
+    if folder and not _parquet_files(path):
         problems.error(path, (), "the folder has no Parquet file.", "Name a file, or a folder of .parquet files.")
         return empty, 1
     if reader is None:
@@ -209,19 +208,38 @@ def _as_text(value: object) -> str | None:
     return json.dumps(value)
 
 
-def _read_parquet(path: Path, problems: Problems, needed: list[str], more: list[str] | None) -> pa.Table | None:
-    """A file, or all of a folder: what is needed and, where it is there, more, each text once; everything if that is None."""
+def _parquet_files(path: Path) -> list[Path]:
+    """A file, or those of a folder and the folders in it."""
+    return sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+
+
+def _read_parquet(path: Path, problems: Problems, needed: set[str], wanted: set[str] | None) -> pa.Table | None:
+    """A file, or all of a folder: the columns that are wanted, each text once; everything as it is if that is None."""
+    files = _parquet_files(path)
+    tables = []
     try:
-        if more is None:
-            return pyarrow.parquet.read_table(path)
-        schema = pyarrow.dataset.dataset(path, format="parquet", partitioning="hive").schema
-        if not {*needed} <= {*schema.names} or len({*schema.names}) < len(schema.names):
-            return schema.empty_table()  # what is wrong is told by the names
-        names = [name for name in schema.names if name in (*needed, *more)]
-        texts = [name for name in names if pa.types.is_string(schema.field(name).type)]
-        return pyarrow.parquet.read_table(path, columns=names, read_dictionary=texts)
-    except (pa.ArrowInvalid, OSError) as error:
-        problems.error(path, (), f"this is not a readable Parquet file: {error}.", "Write it again.")
+        schemas = [pyarrow.parquet.read_schema(file) for file in files]
+        for schema in schemas:
+            if not needed <= {*schema.names} or len({*schema.names}) < len(schema.names):
+                return schema.empty_table()  # what is wrong is told by the names
+        names = [*dict.fromkeys(name for schema in schemas for name in schema.names if wanted is None or name in wanted)]
+        for name in names:
+            kinds = {str(schema.field(name).type) if name in schema.names else "absent" for schema in schemas} - {"null"}
+            if len(kinds) > 1:
+                problems.error(
+                    path,
+                    (),
+                    f"the column `{name}` is not the same in all files ({', '.join(sorted(kinds))}).",
+                    "Write it alike.",
+                )
+                return None
+        for file, schema in zip(files, schemas, strict=True):
+            texts = [name for name in names if wanted is not None and pa.types.is_string(schema.field(name).type)]
+            tables.append(pyarrow.parquet.read_table(file, columns=names, read_dictionary=texts, partitioning=None))
+        return pa.concat_tables(tables, promote_options="default")
+    except (pa.ArrowException, OSError) as error:
+        broken = files[min(len(tables), len(files) - 1)]
+        problems.error(path, (), f"this is not a readable Parquet file: {broken.name}: {error}.", "Write it again.")
         return None
 
 

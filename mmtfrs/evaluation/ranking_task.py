@@ -16,7 +16,7 @@ from mmtfrs.evaluation.metrics import ListMetrics, ranking_metrics
 from mmtfrs.evaluation.ratings import rating_errors
 from mmtfrs.evaluation.scorers import ModelScorer, PopularityScorer, Scorer
 from mmtfrs.model_inputs.inputs import ModelInputs
-from mmtfrs.model_inputs.item_lists import ItemLists
+from mmtfrs.model_inputs.item_lists import ItemLists, Prefixes
 from mmtfrs.models.histories import Histories
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.utils.prefetch import ahead
@@ -132,7 +132,8 @@ class RankingTask:
         asked = np.flatnonzero(relevant.counts)
         if not len(asked):
             raise DataError("there is nothing to evaluate: no event of this part is on an item its user had not seen.")
-        self.users, self.pasts, self.relevant = users[asked], known.take(asked), relevant.take(asked)
+        self.users, self.relevant = users[asked], relevant.take(asked)
+        self.pasts: ItemLists | Prefixes = known.take(asked)
         self.new_items = tables.item_counts[1:] == 0
         self.content = content_vectors(tables)
 
@@ -157,7 +158,7 @@ class RankingTask:
         if len(places) > _EVENTS:
             places = places[np.sort(np.random.default_rng(0).permutation(len(places))[:_EVENTS])]
         asked, owners = copy.copy(self), whole.owners[places]
-        asked.users, asked.pasts = users[owners], whole.pieces(whole.starts[owners], places)
+        asked.users, asked.pasts = users[owners], whole.before(places)
         asked.relevant = ItemLists(whole.items[places] - 1, np.arange(len(places) + 1))
         return asked
 
@@ -173,7 +174,7 @@ class RankingTask:
     def _taken(self) -> tuple[np.ndarray, ItemLists, ItemLists]:
         """`(who is in the part [m], what is known of each, what each took in the part)`."""
         users = self._events.users.in_order().names
-        before, during = (Histories(self.tables, part, 0).pasts(users) for part in (_known(self._events), self._events))
+        before, during = (Histories(self.tables, part).pasts(users) for part in (_known(self._events), self._events))
         return users, before, during
 
     def evaluate(self, scorer: Scorer, ks: Sequence[int], per_user: list | None = None) -> dict:

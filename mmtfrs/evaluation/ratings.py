@@ -26,7 +26,7 @@ def rating_errors(model: TwoTower, events: Events) -> dict[str, float]:
     items = model.data.item_rows(events.items)
     kept = np.flatnonzero(items > 0)
     known = events.known if events.known is not None else events.take(np.array([], np.int64))
-    histories = Histories(model.data, known, model.config.model.history_length)
+    histories = Histories(model.data, known)
     users = events.users.take(kept)
     predicted = model.predict_ratings(users, histories.pasts(users), items[kept])
     errors = predicted - ratings[kept]

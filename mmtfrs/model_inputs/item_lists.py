@@ -84,9 +84,37 @@ class ItemLists:
         starts = np.concatenate([[0], np.cumsum(counts)])
         return ItemLists(self.items[np.arange(starts[-1]) + np.repeat(first - starts[:-1], counts)], starts)
 
+    def before(self, places: np.ndarray) -> Prefixes:
+        """Of each of `[m]` positions in `items`, what its owner has before it."""
+        return Prefixes(self, self.starts[np.searchsorted(self.starts, places, "right") - 1], places)
+
     def newest(self, length: int) -> np.ndarray:
         """`[n, length] int32`, oldest first, zeros in front: the newest of each."""
         out = np.zeros((len(self), length), np.int32)
         short = self.pieces(np.maximum(self.starts[1:] - length, self.starts[:-1]), self.starts[1:])
         out[short.owners, length - np.repeat(short.starts[1:], short.counts) + np.arange(len(short.items))] = short.items
         return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefixes:
+    """Lists that are beginnings of others, made when they are asked for: together they could be very many times as long.
+
+    Attributes:
+        lists: of which they are beginnings.
+        first, last: `[m]`, where in `lists.items` each begins and ends.
+    """
+
+    lists: ItemLists
+    first: np.ndarray
+    last: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.lists.items[first:last] for first, last in zip(self.first, self.last, strict=True))
+
+    def take(self, rows: np.ndarray) -> ItemLists:
+        """Those of these numbers, as lists of their own."""
+        return self.lists.pieces(self.first[rows], self.last[rows])

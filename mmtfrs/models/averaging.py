@@ -29,20 +29,14 @@ class AveragedAdam(keras.optimizers.Adam):
     def __init__(self, learning_rate: float = 0.001, momentum: float = 0.99, **kwargs: Any) -> None:
         super().__init__(learning_rate, use_ema=momentum > 0, ema_momentum=momentum, **kwargs)
 
-    def _distributed_apply_gradients_fn(self, distribution: Any, grads_and_vars: Any, **kwargs: Any) -> tf.Tensor:
-        steps = tf.cast(self.iterations, tf.float32)
-        self._powers = self.beta_1 ** (steps + 1.0), self.beta_2 ** (steps + 1.0)
-        self._moves = 1.0 - tf.minimum(self.ema_momentum, (1.0 + steps) / (10.0 + steps))
-        return super()._distributed_apply_gradients_fn(distribution, grads_and_vars, **kwargs)
-
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
-        place = self._index_dict[self._var_key(variable)]
+        place, steps = self._index_dict[self._var_key(variable)], tf.cast(self.iterations, tf.float32) + 1.0
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[place].handle,
             v=self._velocities[place].handle,
-            beta1_power=self._powers[0],
-            beta2_power=self._powers[1],
+            beta1_power=self.beta_1**steps,
+            beta2_power=self.beta_2**steps,
             lr=tf.cast(self.learning_rate, tf.float32),
             beta1=self.beta_1,
             beta2=self.beta_2,
@@ -51,8 +45,11 @@ class AveragedAdam(keras.optimizers.Adam):
         )
 
     def _update_model_variables_moving_average(self, var_list: list[tf.Variable]) -> None:
+        steps = tf.cast(self.iterations, tf.float32)
+        share = 1.0 - tf.minimum(self.ema_momentum, (1.0 + steps) / (10.0 + steps))
+
         def follow(average: tf.Variable, variable: tf.Variable) -> None:
-            tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=self._moves, delta=average - variable)
+            tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=share, delta=average - variable)
 
         for variable in var_list if self.use_ema else ():
             average = self._model_variables_moving_average[self._index_dict[self._var_key(variable)]]

@@ -19,14 +19,13 @@ class Histories:
     Args:
         tables: rows of ids.
         events: the log to take histories from; events on unknown items are left out.
-        length: H, the newest items that are kept of a history.
 
     Attributes:
         lists: of the users who took anything: those of the tables, in their order, then others.
         kept: `[E]`, position in the log of each of the items.
     """
 
-    def __init__(self, tables: ModelInputs, events: Events, length: int) -> None:
+    def __init__(self, tables: ModelInputs, events: Events) -> None:
         items = tables.item_rows(events.items)
         kept = np.flatnonzero(items > 0)
         rows = tables.user_rows(events.users.names)
@@ -34,7 +33,6 @@ class Histories:
         rows[others] = len(tables.user_ids) + 1 + np.arange(len(others))
         users = rows[events.users.codes[kept]]
         order = np.lexsort((events.timestamps[kept], users))
-        self.length = length
         self.kept = kept[order]
         users = users[order]
         first = np.append(np.flatnonzero(np.diff(users, prepend=-1)), len(users))
@@ -53,7 +51,3 @@ class Histories:
         """All items of each user, oldest first; none of an unknown one."""
         places = IdColumn.of(user_ids).looked_up(self._places)
         return ItemLists(self.lists.items, np.append(0, self.lists.starts)).take(places)
-
-    def of_users(self, user_ids: Iterable[str]) -> np.ndarray:
-        """`[n, H] int32`: each user's newest items, zeros in front."""
-        return self.pasts(user_ids).newest(self.length)

@@ -1,9 +1,8 @@
 """Losses of a query's positive against columns of negatives.
 
 Every loss takes the columns as a sample of the catalog. `log_counts` says how often each column's item was to be expected
-in the
-sample; dividing by that makes the sum over the columns an estimate of the sum over all items, so each loss converges to what
-it is over the whole catalog. The positive itself is known exactly and stands beside the sample uncorrected.
+in the sample; dividing by that makes the sum over the columns an estimate of the sum over all items, so each loss converges to
+what it is over the whole catalog. The positive itself is known exactly and stands beside the sample uncorrected.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.models import losses
 from mmtfrs.models.negatives import Columns, Embed, Negatives
 from mmtfrs.models.seen_items import KnownItems
+from mmtfrs.utils.static_shapes import static_shapes
 
 LOGITS = 1 << 26  # of queries and columns that a step keeps at a time: 256 MiB, for each block and operation
 
@@ -43,16 +44,17 @@ class Objective(keras.layers.Layer):
         self.loss = losses.get(config.name)
         self.negatives = Negatives(config, counts, beyond, name="negatives", dtype=self.dtype_policy)
         self._seen = ItemLists(*map(np.asarray, seen.values())) if isinstance(seen, dict) else seen
-        self._known: KnownItems | None = None  # a table on the device, which only a model that is trained needs
+        self._known: dict[bool, KnownItems] = {}  # tables on the device, which only a model that is trained needs
 
     @property
     def known(self) -> KnownItems | None:
         """Who took what in the training log; None where nothing is said of it."""
-        if self._known is None and self._seen is not None:
+        static = static_shapes()
+        if self._seen is not None and static not in self._known:
             with tf.init_scope():  # it outlives the trace of a step
                 usual = self.negatives.trained if self.negatives.kind == "full" else None
-                self._known = KnownItems(self._seen, self.negatives.items + 1, usual)
-        return self._known
+                self._known[static] = KnownItems(self._seen, self.negatives.items + 1, usual)
+        return self._known.get(static)
 
     def call(self, queries: tf.Tensor, users: tf.Tensor, items: tf.Tensor, embed: Embed) -> tuple[tf.Tensor, tf.Tensor]:
         """Args:

@@ -35,7 +35,7 @@ class TrainingRows:
         self.config = config
         self.tables = tables
         self.reads_order = reads_order
-        self.histories = Histories(tables, events, config.model.history_length)
+        self.histories = Histories(tables, events)
         kept = self.histories.kept
         if not len(kept):
             raise DataError("no event is on an item of the catalog, so there is nothing to train on.")

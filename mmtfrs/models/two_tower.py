@@ -15,6 +15,7 @@ from mmtfrs.models.bulk import BulkEmbedder
 from mmtfrs.models.embedder import flat
 from mmtfrs.models.training_dataset import TrainingRows
 from mmtfrs.towers.history_transformer import Sequences
+from mmtfrs.utils.static_shapes import compiled
 
 _FLAT = ("user", "item", "weight", "rating")  # columns of which the loss asks nothing but the rows
 
@@ -107,7 +108,7 @@ class TwoTower(BulkEmbedder):
     def train_step(self, data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
         inputs = _batch(data)
         self._clear_losses()  # Keras does where a layer is called, but for layers that others call in turn
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, compiled(self.jit_compile):
             loss = self.compute_loss(inputs, training=True)
             total = loss + tf.add_n([0.0, *self.losses])
             # Gradients of replicas are added up, and each has a part of the batch: the mean is over all of it.

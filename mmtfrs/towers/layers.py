@@ -31,7 +31,7 @@ class Dropout(keras.layers.Layer):
         self.rate = rate
 
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        hidden = round(256 * self.rate)
+        hidden = min(round(256 * self.rate), 255)
         if not training or not hidden:
             return x
         seed, size = tf.random.uniform([2], 0, tf.int32.max, tf.int32), tf.size(x)

@@ -114,7 +114,7 @@ def _fixed(name: str, model: TwoTower, split: Split) -> Scorer | None:
         content = vectors @ vectors.T
 
     def gram(events: Events) -> np.ndarray:
-        return gram_matrix(Histories(model.data, events, 0).lists, items)
+        return gram_matrix(Histories(model.data, events).lists, items)
 
     penalty, weight, known = 200.0, 10.0, gram(split.train)
     if len(split.validation):

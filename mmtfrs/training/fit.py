@@ -18,7 +18,6 @@ from mmtfrs.data.splits import Split
 from mmtfrs.errors import DataError
 from mmtfrs.evaluation.blend import settle_media
 from mmtfrs.evaluation.callback import ValidationMetrics
-from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.evaluation.scorers import ModelScorer, PopularityScorer
 from mmtfrs.models.lazy_adam import LazyAdam
 from mmtfrs.models.two_tower import TwoTower
@@ -210,7 +209,7 @@ def tell_fold(split: Split, inner: bool) -> None:
 def _tell_popularity(model: TwoTower, split: Split, history: list[dict[str, float]]) -> None:
     """Says so where a model is no better than the same list for everybody."""
     metric = model.config.evaluation.monitor
-    task = RankingTask(model.data, split.validation, model.repeats)
+    task = ValidationMetrics(split.validation).task(model)
     counts = (model.data.item_counts[1:], model.data.faded[1:])
     plain = max(task.evaluate(PopularityScorer(each), (int(metric.partition("@")[2]),))[metric] for each in counts)
     best = max(logs[f"val_{metric}"] for logs in history)

@@ -36,17 +36,24 @@ def available() -> int | None:
         free.append(1024 * int(found[1]))
     limit, used = (_read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
     if limit.isdigit() and used.isdigit():
-        free.append(int(limit) - int(used))
+        cached = re.search(r"^inactive_file (\d+)", _read("/sys/fs/cgroup/memory.stat"), re.MULTILINE)  # given back when needed
+        free.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
     return min(free, default=None)
+
+
+def _held() -> int:
+    """Bytes that this process has already."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", _read("/proc/self/status"))
+    return 1024 * int(found[1]) if found else 0
 
 
 def tell_memory(model: TwoTower) -> None:
     """Warns where a training takes more memory than there is."""
-    free, wanted = available(), needed(model)
+    free, wanted = available(), needed(model) - _held()
     if free is not None and wanted > free:
         log.warning(
-            "the training will need about %.1f GiB of memory, and %.1f GiB are free: it may be stopped by the system. Smaller "
-            "`model.embedding_dim`, `model.feature_dim` or `training.batch_size` need less.",
+            "the training will need about %.1f GiB more memory, and %.1f GiB are free: it may be stopped by the system. "
+            "Smaller `model.embedding_dim`, `model.feature_dim` or `training.batch_size` need less.",
             wanted / _GIB,
             free / _GIB,
         )

@@ -188,24 +188,51 @@ def test_users(tmp_path):
 
 def test_a_folder_of_parquet_files_is_one_log(tmp_path):
     """Files in the order of their names, each with a dictionary of its own, a column that nobody wants, and a null."""
-    folder = tmp_path / "log" / "day=2"
+    folder = tmp_path / "log" / "item_id=x"  # no column
     folder.mkdir(parents=True)
+    (tmp_path / "log" / "README.md").write_text("not a table")
     first = {"user_id": ["u", "v"], "item_id": ["b", "a"], "timestamp": [3, 1], "payload": ["x" * 100] * 2}
+
+    def write(**columns):
+        pyarrow.parquet.write_table(pa.table({**first, **columns}), folder / "b.parquet")
+
     pyarrow.parquet.write_table(pa.table(first), tmp_path / "log" / "a.parquet")
-    pyarrow.parquet.write_table(pa.table({**first, "user_id": ["v", "w"], "item_id": ["a", "c"]}), folder / "b.parquet")
+    write(user_id=["v", "w"], item_id=["a", "c"])
     events = Events.read(tmp_path / "log")
     assert events.user_ids.tolist() == ["u", "v", "v", "w"] and events.item_ids.tolist() == ["b", "a", "a", "c"]
     assert events.users.names.tolist() == ["u", "v", "w"] and events.timestamps.tolist() == [3, 1, 3, 1]
-    pyarrow.parquet.write_table(pa.table({**first, "user_id": [None, "w"]}), folder / "b.parquet")
-    with pytest.raises(DataError, match="row 3: `user_id` is empty"):
-        Events.read(tmp_path / "log")
+    assert Events.read(folder / "b.parquet").item_ids.tolist() == ["a", "c"]
+    for columns, said in (
+        ({"user_id": [None, "w"]}, "row 3: `user_id` is empty"),
+        ({"user_id": [1, 2]}, r"the column `user_id` is not the same in all files \(int64, string\)"),
+        ({"rating": [1.0, 2.0]}, r"the column `rating` is not the same in all files \(absent, double\)"),
+    ):
+        write(**columns)
+        with pytest.raises(DataError, match=said):
+            Events.read(tmp_path / "log")
     (folder / "b.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="not a readable Parquet file.*b.parquet"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         Events.read(tmp_path / "log")
     for broken in (folder / "b.parquet", tmp_path / "log" / "a.parquet"):
         broken.unlink()
     with pytest.raises(DataError, match="the folder has no Parquet file"):
         Events.read(tmp_path / "log")
+    pyarrow.parquet.write_table(pa.table({"item_id": ["a"], "image": ["pics/a.png"]}), folder / "items.parquet")
+    assert Catalog.read(folder).folder == folder  # where its media lie
+
+
+def test_a_mapped_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    table = pa.table({"user_id": ["u"], "item_id": ["a"], "timestamp": [1], "star": [5.0]})
+    pyarrow.parquet.write_table(table, tmp_path / "e.parquet")
+    config = Config(data={"columns": {"events": {"rating": "stars"}}})
+    with pytest.raises(DataError, match="Columns found: user_id, item_id, timestamp, star. Did you mean `star`"):
+        Events.read(tmp_path / "e.parquet", config)
+
+
+def test_ids_that_are_absent_or_mixed():
+    assert Events(np.array(["a", np.nan], object), ["x", "y"], [1, 2]).user_ids.tolist() == ["a", ""]
+    with pytest.raises(DataError, match="ids must be of one type"):
+        Events(["a", 1], ["x", "y"], [1, 2])
 
 
 def test_ids_are_looked_at_once():

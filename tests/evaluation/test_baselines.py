@@ -26,7 +26,7 @@ def _log(users=40, items=12, seed=0):
     rows = [(f"u{u}", f"i{i}") for u in range(users) for i in rng.choice(items, 5, False)]
     events = Events(*zip(*rows, strict=True), np.arange(len(rows)))
     tables = ModelInputs.build(Config(), Catalog.from_dict({"item_id": [f"i{n}" for n in range(items)]}), Features({}), events)
-    return events, tables, Histories(tables, events, 0)
+    return events, tables, Histories(tables, events)
 
 
 def test_ease_is_the_constrained_ridge_regression():
@@ -87,7 +87,7 @@ def test_item_knn_by_hand():
     events = Events(["u", "v"], ["a", "c"], [1, 2])
     tables = ModelInputs.build(Config(), Catalog.from_dict({"item_id": list("abcd")}), Features({}), events)
     users = np.array(["u", "v", "w"], object)
-    scores = ItemKNNScorer(content, neighbors=2).scores(users, Histories(tables, events, 0).pasts(users))
+    scores = ItemKNNScorer(content, neighbors=2).scores(users, Histories(tables, events).pasts(users))
     np.testing.assert_allclose(scores, [[0, 0.8, 0, 0], [0, 0.6, 0, 0], [0, 0, 0, 0]], atol=1e-6)
     # u took a: its neighbors are b (0.8) and c (0.0); v took c: b (0.6) and a or d (0.0).
 

@@ -127,7 +127,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("mmtfrs", "te
 def test_export_equals_training_in_a_fresh_process(small, exported, tmp_path):
     model, split, _ = small
     users = [*dict.fromkeys(split.train.user_ids)][:40]
-    histories = Histories(model.data, split.train, model.config.model.history_length)
+    histories = Histories(model.data, split.train)
     rows = [[model.data.item_ids[item - 1] for item in histories.pasts([user])[0]] for user in users]
     width = max(map(len, rows))
     np.savez(
@@ -295,7 +295,7 @@ def test_a_known_user_is_asked_by_what_the_export_knows(small, loaded):
     """By the id alone as with the history sent; nothing is answered that the user took, and the flag says who is known."""
     model, split, _ = small
     users = [*dict.fromkeys(split.train.user_ids)][:30]
-    histories = Histories(model.data, split.train, model.config.model.history_length)
+    histories = Histories(model.data, split.train)
     taken = [[model.data.item_ids[row - 1] for row in histories.pasts([user])[0]] for user in users]
     width = max(map(len, taken))
     nothing = _strings([[""]] * 30)
@@ -342,7 +342,7 @@ def _ask_filtered(loaded, **changes):
 
 def test_repeats_and_a_least_score(small, loaded):
     model, split, _ = small
-    own = {model.data.item_ids[row - 1] for row in Histories(model.data, split.train, 50).pasts(["user-0003"])[0]}
+    own = {model.data.item_ids[row - 1] for row in Histories(model.data, split.train).pasts(["user-0003"])[0]}
     usual, more = _ask_filtered(loaded), _ask_filtered(loaded, repeats=np.array([True]))
     assert own and not own & {item for item, _ in usual} and own & {item for item, _ in more}
     assert [pair for pair in more if pair[0] not in own] == usual[: len(more) - len(own & {item for item, _ in more})]
@@ -373,7 +373,7 @@ def test_popular_items(small, loaded):
     found = ask("", tf.float32.min)
     np.testing.assert_allclose([score for _, score in found], [worth[item] for item in order[:100]], rtol=1e-6)
     assert all(score == np.float32(worth[item]) for item, score in found)
-    taken = {model.data.item_ids[row - 1] for row in Histories(model.data, split.train, 50).pasts(["user-0003"])[0]}
+    taken = {model.data.item_ids[row - 1] for row in Histories(model.data, split.train).pasts(["user-0003"])[0]}
     assert not taken & {item for item, _ in ask("user-0003", tf.float32.min)}
     assert [score for _, score in ask("", found[4][1])] == [score for _, score in found if score >= found[4][1]]
 

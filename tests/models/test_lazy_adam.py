@@ -98,3 +98,19 @@ def test_small_tables_and_plain_gradients_are_adams():
                 optimizer.apply_gradients([(gradient if sparse else tf.convert_to_tensor(gradient), table)])
             found.append((table.numpy(), optimizer.averages[0].numpy()))
         np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_a_step_that_xla_compiles_is_the_same():
+    """As Keras has it wherever there is a GPU: the update is a function of its own, traced apart from the step."""
+    found = []
+    for compiled in (False, True):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.layers.Dense(3, input_shape=(4,))])
+        optimizer = LazyAdam(0.05, 0.9)
+        optimizer.jit_compile = compiled
+        model.compile(optimizer=optimizer, loss="mse", steps_per_execution=5)
+        rng = np.random.default_rng(0)
+        model.fit(rng.normal(size=(60, 4)), rng.normal(size=(60, 3)), batch_size=4, epochs=2, shuffle=False, verbose=0)
+        found.append([*model.get_weights(), *(average.numpy() for average in optimizer.averages)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)

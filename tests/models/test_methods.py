@@ -83,7 +83,7 @@ def test_trains_and_answers_equal_scores(row, tmp_path):
     assert np.isfinite(history).all() and history[-1] < history[0]
 
     users = np.array(["u0", "u1", "u77", "stranger"], object)
-    histories = Histories(model.data, events, config.model.history_length)
+    histories = Histories(model.data, events)
     queries = model.query_embeddings(users, histories.pasts(users))
     expected = model.score_matrix(tf.constant(queries), tf.constant(model.candidate_embeddings())).numpy()
     taken = [[model.data.item_ids[row - 1].encode() for row in histories.pasts([user])[0]] for user in users]
@@ -198,7 +198,7 @@ def test_rating_is_learned():
     metrics = mmtfrs.evaluate(model, events, ks=(5,))["model"]
     spread = events.ratings.std()
     assert metrics["rating_rmse"] < 0.5 * spread
-    nobody = Histories(model.data, events.take(np.array([], np.int64)), model.config.model.history_length)
+    nobody = Histories(model.data, events.take(np.array([], np.int64)))
     errors = model.predict_ratings(events.user_ids, nobody.pasts(events.user_ids), model.data.item_rows(events.item_ids))
     errors = errors - events.ratings
     np.testing.assert_allclose(metrics["rating_rmse"], np.sqrt(np.mean(errors**2)), rtol=1e-5)

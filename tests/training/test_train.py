@@ -52,8 +52,9 @@ def test_memory_is_told_before_a_training_that_needs_more(inputs, tmp_path, monk
     memory.tell_memory(model)
     assert not caplog.records and 1 << 30 < memory.needed(model) < 4 << 30 and memory.available() > 1 << 28
     monkeypatch.setattr(memory, "available", lambda: 1 << 29)
+    monkeypatch.setattr(memory, "_held", lambda: 0)
     train(config.replace(training={"epochs": 1}), catalog, features, events.split("none"), tmp_path / "r", progress=False)
-    assert "GiB of memory, and 0.5 GiB are free" in caplog.text
+    assert "GiB more memory, and 0.5 GiB are free" in caplog.text
     wide = memory.needed(mmtfrs.TwoTower(config.replace(model={"embedding_dim": 512}), catalog, features, events))
     assert wide > memory.needed(model) + 6 * 4 * 480 * len(catalog)  # six copies of a wider table
 
