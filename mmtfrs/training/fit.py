@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -80,6 +81,9 @@ def fit_to_best(
     both = inner.known
     if progress:
         print(f"refitting on training and validation events, {best} epochs", file=sys.stderr)
+    # What the optimizer keeps is as large as three times the weights, and is not needed any more.
+    model.optimizer = model.train_function = None
+    gc.collect()
     final = _on(model, both)
     for name in ("blend", "alike", "fresh"):  # for want of events that it was not trained on
         getattr(final, name).assign(getattr(model, name))
