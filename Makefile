@@ -34,6 +34,7 @@ lock:
 bench: setup
 	$(BIN)/python -m benchmarks.extraction
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.batching

@@ -121,6 +121,11 @@ class Events:
         """`[n] object` of str."""
         return self.items.values
 
+    @property
+    def earlier(self) -> Events:
+        """`known`, or no events where that is None."""
+        return self.known if self.known is not None else self.take(np.array([], np.int64))
+
     def __len__(self) -> int:
         return len(self.users)
 

@@ -141,7 +141,7 @@ class RankingTask:
         """A question before each event, with all that its user took until then, also in this part: how a model that is sent
         histories is asked. None where what is known is not older than the part, or nobody comes twice. Of very many events
         some are drawn."""
-        events, known = self._events, _known(self._events)
+        events, known = self._events, self._events.earlier
         if not len(known) or known.timestamps.max() > events.timestamps.min():
             return None
         users, before, wanted = self._taken()
@@ -155,12 +155,10 @@ class RankingTask:
             places = places[new[places]]
         if len(places) == len(self.users):
             return None
-        if len(places) > _EVENTS:
-            places = places[np.sort(np.random.default_rng(0).permutation(len(places))[:_EVENTS])]
         asked, owners = copy.copy(self), whole.owners[places]
         asked.users, asked.pasts = users[owners], whole.before(places)
         asked.relevant = ItemLists(whole.items[places] - 1, np.arange(len(places) + 1))
-        return asked
+        return asked.sample(_EVENTS)
 
     def sample(self, count: int) -> RankingTask:
         """Of at most so many of its users, always the same ones."""
@@ -168,13 +166,14 @@ class RankingTask:
             return self
         rows = np.sort(np.random.default_rng(0).permutation(len(self.users))[:count])
         some = copy.copy(self)
-        some.users, some.pasts, some.relevant = self.users[rows], self.pasts.take(rows), self.relevant.take(rows)
+        some.users, some.relevant = self.users[rows], self.relevant.take(rows)
+        some.pasts = self.pasts.some(rows) if isinstance(self.pasts, Prefixes) else self.pasts.take(rows)
         return some
 
     def _taken(self) -> tuple[np.ndarray, ItemLists, ItemLists]:
         """`(who is in the part [m], what is known of each, what each took in the part)`."""
         users = self._events.users.in_order().names
-        before, during = (Histories(self.tables, part).pasts(users) for part in (_known(self._events), self._events))
+        before, during = (Histories(self.tables, part).pasts(users) for part in (self._events.earlier, self._events))
         return users, before, during
 
     def evaluate(self, scorer: Scorer, ks: Sequence[int], per_user: list | None = None) -> dict:
@@ -247,10 +246,6 @@ class RankingTask:
             best, found = (each.numpy() for each in tf.math.top_k(np.take(scores[tied], order, axis=1), depth))
             places[tied, :depth] = np.where(np.isneginf(best), -1, order[found])
         return places[:, :depth]
-
-
-def _known(events: Events) -> Events:
-    return events.known if events.known is not None else events.take(np.array([], np.int64))
 
 
 def _pairs(lists: ItemLists, size: int) -> np.ndarray:

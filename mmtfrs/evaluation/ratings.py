@@ -25,10 +25,8 @@ def rating_errors(model: TwoTower, events: Events) -> dict[str, float]:
         raise DataError("rating errors are those of a model with the rating task, on events with ratings.")
     items = model.data.item_rows(events.items)
     kept = np.flatnonzero(items > 0)
-    known = events.known if events.known is not None else events.take(np.array([], np.int64))
-    histories = Histories(model.data, known)
     users = events.users.take(kept)
-    predicted = model.predict_ratings(users, histories.pasts(users), items[kept])
+    predicted = model.predict_ratings(users, Histories(model.data, events.earlier).pasts(users), items[kept])
     errors = predicted - ratings[kept]
     flat = float(head.mean.numpy()) - ratings[kept]
     return {

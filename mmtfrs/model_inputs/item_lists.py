@@ -88,10 +88,13 @@ class ItemLists:
         """Of each of `[m]` positions in `items`, what its owner has before it."""
         return Prefixes(self, self.starts[np.searchsorted(self.starts, places, "right") - 1], places)
 
+    def shortened(self, length: int) -> ItemLists:
+        """The last `length` items of each."""
+        return self.pieces(np.maximum(self.starts[1:] - length, self.starts[:-1]), self.starts[1:])
+
     def newest(self, length: int) -> np.ndarray:
         """`[n, length] int32`, oldest first, zeros in front: the newest of each."""
-        out = np.zeros((len(self), length), np.int32)
-        short = self.pieces(np.maximum(self.starts[1:] - length, self.starts[:-1]), self.starts[1:])
+        out, short = np.zeros((len(self), length), np.int32), self.shortened(length)
         out[short.owners, length - np.repeat(short.starts[1:], short.counts) + np.arange(len(short.items))] = short.items
         return out
 
@@ -114,6 +117,10 @@ class Prefixes:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.lists.items[first:last] for first, last in zip(self.first, self.last, strict=True))
+
+    def some(self, rows: np.ndarray) -> Prefixes:
+        """Those of these numbers, still as beginnings."""
+        return Prefixes(self.lists, self.first[rows], self.last[rows])
 
     def take(self, rows: np.ndarray) -> ItemLists:
         """Those of these numbers, as lists of their own."""

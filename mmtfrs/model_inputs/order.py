@@ -45,7 +45,7 @@ def order_told(taken: ItemLists, seed: int) -> Order:
     users, items = taken.owners, taken.items.astype(np.int64)
     half = rng.integers(0, 2, len(taken.starts)).astype(np.int8)
     if len(items) > _EVENTS:
-        counts = np.diff(taken.starts)
+        counts = taken.counts
         order = rng.permutation(len(counts))
         some = np.zeros(len(counts), bool)
         some[order[: np.searchsorted(np.cumsum(counts[order]), _EVENTS) + 1]] = True

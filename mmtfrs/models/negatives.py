@@ -80,6 +80,10 @@ class Negatives(keras.layers.Layer):
         own = embed(items)
         return Columns(items, own, self._log_counts(items, others), own)
 
+    def width(self, batch: int) -> int:
+        """How many columns a step of so many positives has."""
+        return len(self.trained) if self.kind == "full" else batch + (self.config.uniform if self.kind == "mixed" else 0)
+
     @contextlib.contextmanager
     def from_batch(self) -> Iterator[None]:
         """Draws as `in_batch` for a while: where only a batch's own features are made anew, others would be told by theirs."""

@@ -64,29 +64,27 @@ class TrainingRows:
 
     def _bags(self, shuffle: bool, size: int, epoch: int) -> tf.data.Dataset:
         """An event a row, with the history around it."""
-        count, seed = len(self.columns["item"]), self.config.seed
-        windows = Windows(self.histories.lists, self.config.model.history_length, self.config.model.history == "all")
-        pooled = windows.sum_media(self.tables.items)
+        count, seed, model = len(self.columns["item"]), self.config.seed, self.config.model
+        steps = count // size
+        windows = Windows(self.histories.lists, model.history_length, model.history == "all", self.tables.items)
         columns = {name: tf.constant(values) for name, values in self.columns.items()}
 
         def batch_of(step: tf.Tensor, entries: tf.Tensor) -> dict[str, tf.Tensor]:
             batch = {name: tf.gather(values, entries) for name, values in columns.items()}
-            batch |= windows(entries, tf.stack([tf.constant(seed, tf.int64), step]))
-            return batch | {"past": windows.media(entries)} if pooled else batch
+            return batch | windows(entries, tf.stack([tf.constant(seed, tf.int64), step]))
 
         def order(epoch: int) -> tuple[np.ndarray, np.ndarray]:
-            rows, steps = np.random.default_rng((seed, epoch)).permutation(count), count // size
+            rows = np.random.default_rng((seed, epoch)).permutation(count)
             return epoch * steps + np.arange(steps), rows[: steps * size].reshape(steps, size)
 
         if not shuffle:
             return tf.data.Dataset.range(count).batch(size).enumerate().map(batch_of)
-        steps = count // size
         return _by_epoch(order, epoch, ((steps,), np.int64), ((steps, size), np.int64)).map(batch_of)
 
     def _sequences(self, shuffle: bool, size: int, epoch: int) -> tf.data.Dataset:
         """Rows of several sequences each. An event's query stands behind the event before it, or a sequence's beginning."""
         count, starts, seed = len(self.columns["item"]), self.histories.lists.starts, self.config.seed
-        longest = int(np.diff(starts).max())
+        longest = int(self.histories.lists.counts.max())
         length = min(LONGEST, max(8, 1 << (longest - 1).bit_length()), size)
         each = min(max(size // length, 1), -(-count // length))  # rows of a batch
         rows = len(pack(starts, length, seed, 0).entries)

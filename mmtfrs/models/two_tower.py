@@ -118,7 +118,8 @@ class TwoTower(BulkEmbedder):
 
     @tf.autograph.experimental.do_not_convert
     def test_step(self, data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
-        return super().test_step(_batch(data))
+        with compiled(self.jit_compile):
+            return super().test_step(_batch(data))
 
     def dataset(self, events: Events, shuffle: bool = True, batch_size: int | None = None, epoch: int = 0) -> tf.data.Dataset:
         """Training batches of integer rows: `{user [B], item [B], history [B, H], size [B], weight [B]}`, of a long history a

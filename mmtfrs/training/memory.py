@@ -21,9 +21,8 @@ def needed(model: TwoTower) -> int:
     """Bytes that a training of this model takes at its peak, about."""
     weights = sum(4 * weight.shape.num_elements() for weight in model.weights)
     media = sum(media.matrix.nbytes for media in (*model.data.items.values(), *model.data.users.values()))
-    batch, columns = model.config.training.batch_size, model.objective.negatives
-    width = len(columns.trained) if columns.kind == "full" else batch + (columns.kind == "mixed") * model.config.loss.uniform
-    logits = 4 * min(batch * width, LOGITS) * (model.blocks + 1) * _PASSES
+    batch = model.config.training.batch_size
+    logits = 4 * min(batch * model.objective.negatives.width(batch), LOGITS) * (model.blocks + 1) * _PASSES
     catalog = 4 * 3 * model.width * len(model.data.item_ids)
     return _PROCESS + _COPIES * weights + 2 * media + logits + catalog + _EVALUATION
 
