@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import re
+import socket
 import threading
+import time
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -28,6 +31,7 @@ _ROUTES = {"POST": re.compile(_MODEL + ":(predict)", re.I), "GET": re.compile(_M
 # Values that equal their default are printed too; protobuf 5 renamed the setting.
 _PRINT = ("always_print_fields_with_no_presence", "including_default_value_fields")
 _DEFAULTS = {name: True for name in _PRINT if name in inspect.signature(json_format.MessageToDict).parameters}
+_LINGER = 5.0  # seconds
 _HTTP = {"NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429, "UNIMPLEMENTED": 501, "INTERNAL": 500, "DEADLINE_EXCEEDED": 504}
 
 
@@ -107,9 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         length, code, answer = self.headers.get("Content-Length", "0"), 200, {}
+        unread = not length.isdecimal() or "Transfer-Encoding" in self.headers or int(length) > self.server.most
         try:
-            if not length.isdecimal() or "Transfer-Encoding" in self.headers or int(length) > self.server.most:
-                self.close_connection = True  # what follows is not read
+            if unread:
                 raise invalid(f"a request needs a Content-Length of at most {self.server.most} bytes")
             answer = self.server.answer(self.command, self.path, self.rfile.read(int(length)))
         except RequestError as error:
@@ -120,6 +124,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        if unread:
+            self._let_finish()
+
+    def _let_finish(self) -> None:
+        """Ends the connection as nginx does by `lingering_close`: a client that is still sending when it is closed would see a
+        broken pipe instead of the answer. What comes is thrown away, for a while."""
+        self.close_connection = True
+        until = time.monotonic() + _LINGER
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(_LINGER)
+            while self.connection.recv(1 << 16) and time.monotonic() < until:
+                pass
 
     do_POST = do_GET
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import socket
 import urllib.error
 import urllib.request
 
@@ -162,6 +163,19 @@ def test_bodies_that_are_not_read(server, headers):
     answer = connection.getresponse()
     assert answer.status == 400 and b"needs a Content-Length of at most 1048576 bytes" in answer.read()
     connection.close()
+
+
+def test_a_client_that_is_still_sending_gets_the_answer(server):
+    """Refused by its headers, it goes on with its body: the connection ends behind that and not in the middle of it."""
+    with socket.create_connection(("127.0.0.1", server.rest.server_port), timeout=30) as client:
+        client.sendall(b"POST /v1/models/shop:predict HTTP/1.1\r\nHost: m\r\nTransfer-Encoding: chunked\r\n\r\n")
+        said = client.recv(1 << 16)  # it is refused by now
+        for _ in range(16):
+            client.sendall(b"x" * (1 << 16))
+        client.shutdown(socket.SHUT_WR)
+        while more := client.recv(1 << 16):
+            said += more
+    assert said.startswith(b"HTTP/1.1 400") and b"needs a Content-Length" in said
 
 
 def test_a_full_queue_refuses(server, monkeypatch):
