@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix
 
 from mmtfrs.model_inputs.item_lists import ItemLists
 
-MAX_ITEMS = 20_000  # one item-item matrix of float64 is 3 GiB there, and its inversion takes minutes
+MAX_ITEMS = 20_000  # one item-item matrix of float64 is 3 GiB there
+_SAMPLE = 1500  # items of the matrix by which the time of a larger one is told
 CONTENT_WEIGHTS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)  # of the content, beside the Gram matrix
 PENALTIES = (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
 
@@ -54,6 +57,16 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
     for row in range(1, len(inverse)):
         inverse[:row, row] = inverse[row, :row]
     return inverse
+
+
+def inversion_seconds(items: int) -> float:
+    """About how long `EaseScorer` takes on this machine, by the time of a smaller one and the cube of its size."""
+    spent = []
+    for _ in range(2):  # the first one wakes threads
+        start = time.perf_counter()
+        _inverse(np.eye(_SAMPLE, order="F"))
+        spent.append(time.perf_counter() - start)
+    return min(spent) * (items / _SAMPLE) ** 3
 
 
 def gram_matrix(pasts: ItemLists, items: int) -> np.ndarray:

@@ -27,7 +27,14 @@ class AveragedAdam(keras.optimizers.Adam):
     ema_momentum: float | tf.Tensor
 
     def __init__(self, learning_rate: float = 0.001, momentum: float = 0.99, **kwargs: Any) -> None:
+        # Where there is a GPU, Keras has XLA compile each variable's update: anew for each number of rows that a step touches.
+        kwargs["jit_compile"] = False
         super().__init__(learning_rate, use_ema=momentum > 0, ema_momentum=momentum, **kwargs)
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        averaged, momentum = config.pop("use_ema"), config.pop("ema_momentum")
+        return {**config, "momentum": momentum if averaged else 0.0}
 
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
         place, steps = self._index_dict[self._var_key(variable)], tf.cast(self.iterations, tf.float32) + 1.0
@@ -43,6 +50,10 @@ class AveragedAdam(keras.optimizers.Adam):
             epsilon=self.epsilon,
             grad=tf.convert_to_tensor(gradient),
         )
+
+    def _deduplicate_sparse_grad(self, grads: list[Any]) -> list[Any]:
+        """As they are: rows that come more than once are added up where they are used."""
+        return grads
 
     def _update_model_variables_moving_average(self, var_list: list[tf.Variable]) -> None:
         steps = tf.cast(self.iterations, tf.float32)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mmtfrs._keras import tf
 from mmtfrs.models.averaging import AveragedAdam
+from mmtfrs.utils.static_shapes import static_shapes
 
 _AT_A_TIME = 1 << 17  # rows that are brought up together: what is made of them is many times as large
 ROWS = 4096  # tables of fewer rows are updated as a whole, which is then the faster way
@@ -67,8 +68,8 @@ class LazyAdam(AveragedAdam):
             super().update_step(gradient, variable)
             return
         self._by_row.add(key)
-        rows, before = gradient.indices, tf.cast(self.iterations, tf.float32)
-        table = self._table(variable)
+        gradient, before = _added_up(gradient, variable.shape[0]), tf.cast(self.iterations, tf.float32)
+        rows, table = gradient.indices, self._table(variable)
         weight, first, second, average, _ = self._waited(table.of(rows), before)
         first = self.beta_1 * first + (1.0 - self.beta_1) * gradient.values
         second = self.beta_2 * second + (1.0 - self.beta_2) * tf.square(gradient.values)
@@ -133,3 +134,15 @@ class LazyAdam(AveragedAdam):
         # The product of (1 + n) / (10 + n) over n < few: of its factors nine are left.
         grown = math.log(math.factorial(9)) - tf.add_n([tf.math.log(few + float(number)) for number in range(1, 10)])
         return grown + (steps - few) * math.log(self.ema_momentum)
+
+
+def _added_up(gradient: tf.IndexedSlices, size: int) -> tf.IndexedSlices:
+    """Rows that come more than once with the sum of their values: once each, or as often, where shapes must be known."""
+    rows = gradient.indices
+    if static_shapes():  # XLA's `unique` is a loop over the rows
+        numbers = tf.range(tf.shape(rows)[0])
+        any_of_them = tf.tensor_scatter_nd_update(tf.zeros([size], tf.int32), rows[:, None], numbers)
+        places = tf.gather(any_of_them, rows)
+        return tf.IndexedSlices(tf.gather(tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows)), places), rows)
+    rows, places = tf.unique(rows)
+    return tf.IndexedSlices(tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows)), rows)

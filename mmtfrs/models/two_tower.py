@@ -108,12 +108,13 @@ class TwoTower(BulkEmbedder):
     def train_step(self, data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
         inputs = _batch(data)
         self._clear_losses()  # Keras does where a layer is called, but for layers that others call in turn
-        with tf.GradientTape() as tape, compiled(self.jit_compile):
-            loss = self.compute_loss(inputs, training=True)
-            total = loss + tf.add_n([0.0, *self.losses])
-            # Gradients of replicas are added up, and each has a part of the batch: the mean is over all of it.
-            part = total / tf.distribute.get_strategy().num_replicas_in_sync
-        self.optimizer.minimize(part, self.trainable_variables, tape=tape)
+        with compiled(self.jit_compile):  # the gradient too: some of it looks up once more who took what
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(inputs, training=True)
+                total = loss + tf.add_n([0.0, *self.losses])
+                # Gradients of replicas are added up, and each has a part of the batch: the mean is over all of it.
+                part = total / tf.distribute.get_strategy().num_replicas_in_sync
+            self.optimizer.minimize(part, self.trainable_variables, tape=tape)
         return {metric.name: metric.result() for metric in self.metrics} | {"loss": total}
 
     @tf.autograph.experimental.do_not_convert

@@ -18,7 +18,7 @@ import numpy as np
 from mmtfrs.config.config import Config, check_baselines
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
-from mmtfrs.evaluation.ease import CONTENT_WEIGHTS, MAX_ITEMS, PENALTIES, EaseScorer, gram_matrix
+from mmtfrs.evaluation.ease import CONTENT_WEIGHTS, MAX_ITEMS, PENALTIES, EaseScorer, gram_matrix, inversion_seconds
 from mmtfrs.evaluation.item_knn import ItemKNNScorer
 from mmtfrs.evaluation.ranking_task import RankingTask, content_vectors, evaluated
 from mmtfrs.evaluation.scorers import Scorer
@@ -44,6 +44,8 @@ VARIANTS: dict[str, dict[str, dict]] = {
     "id_only": {"model": {"modalities": (), "history_length": 0}},
     "no_media": {"model": {"modalities": ()}},
 }
+_INVERSIONS = 5  # of EASE, until its settings are the best ones
+_SHORT = 60.0  # seconds that EASE may always take
 FIXED = ("item_knn", "ease", "ease_media")  # nothing of these is trained by gradients
 
 
@@ -59,7 +61,9 @@ def _variant(name: str, reads_order: bool) -> dict[str, dict]:
     }
 
 
-def train_baseline(name: str, model: TwoTower, split: Split, cache: Path | None = None) -> TwoTower | Scorer | None:
+def train_baseline(
+    name: str, model: TwoTower, split: Split, cache: Path | None = None, seconds: float = np.inf
+) -> TwoTower | Scorer | None:
     """Trains one baseline with the settings, data and seed of a model.
 
     Args:
@@ -67,17 +71,18 @@ def train_baseline(name: str, model: TwoTower, split: Split, cache: Path | None 
         model: whose tables and config are used.
         split: the model's own.
         cache: folder that keeps the weights, so that the next call only loads them.
+        seconds: that the model's own training took: EASE is left out where it would take longer, and more than a minute.
 
     Returns:
         The baseline, or None where there is nothing for it to work on: a modality that the catalog does not have, content of
-        items without media, EASE of a catalog that is too large to invert.
+        items without media, EASE of a catalog that is too large to invert, or not in the time.
 
     Raises:
         ConfigError: an unknown name.
     """
     check_baselines([name], model.data.modalities)
     if name in FIXED:
-        return _fixed(name, model, split)
+        return _fixed(name, model, split, seconds)
     settings = _variant(name, model.reads_order)
     modalities = settings["model"]["modalities"]
     if not set(modalities) <= set(model.data.modalities):
@@ -97,13 +102,17 @@ def train_baseline(name: str, model: TwoTower, split: Split, cache: Path | None 
     return baseline
 
 
-def _fixed(name: str, model: TwoTower, split: Split) -> Scorer | None:
+def _fixed(name: str, model: TwoTower, split: Split, seconds: float) -> Scorer | None:
     if name == "item_knn":
         content = content_vectors(model.data)
         return ItemKNNScorer(content) if content is not None and len(content) > 1 else None
     items = len(model.data.item_ids)
     if items > MAX_ITEMS:
-        log.warning("ease is left out: the catalog has %d items, more than %d", items, MAX_ITEMS)
+        log.warning("%s is left out: the catalog has %d items, more than %d", name, items, MAX_ITEMS)
+        return None
+    wanted = _INVERSIONS * inversion_seconds(items)
+    if wanted > max(_SHORT, seconds):
+        log.warning("%s is left out: it would take about %.0f s, and the model was trained in %.0f", name, wanted, seconds)
         return None
 
     content = None
@@ -185,7 +194,10 @@ def evaluate_run(
     events = load_part(run, part)
     folder, settings = Path(run), model.config.evaluation
     names = settings.baselines if baselines is None else baselines
-    against = {name: functools.partial(train_baseline, name, model, split, folder / "baselines") for name in names}
+    history = folder / "history.json"  # which a run that was saved by hand has not
+    spent = sum(logs["seconds"] for logs in json.loads(history.read_text(encoding="utf-8"))) if history.exists() else np.inf
+    made = functools.partial(train_baseline, model=model, split=split, cache=folder / "baselines", seconds=spent)
+    against = {name: functools.partial(made, name) for name in names}
     mark = hashlib.sha256((folder / WEIGHTS).read_bytes() + str(settings).encode()).hexdigest()
     kept = folder / "evaluation" / f"{part}.json"
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}

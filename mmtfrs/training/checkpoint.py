@@ -6,6 +6,9 @@ import itertools
 import json
 import os
 import shutil
+import time
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +18,16 @@ from mmtfrs.errors import RunError
 from mmtfrs.models.averaging import averaged
 from mmtfrs.utils.files import write_arrays
 
+_BEST = "best.npz"
+_DAMAGE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
+
 
 class Checkpoint(keras.callbacks.Callback):
     """Early stopping, best weights and resuming in one, because a resumed training needs the state of all three.
 
     After each epoch the folder holds exactly one complete checkpoint, `epoch-N`: weights, the optimizer's variables, the
     best weights so far and the history. It is written beside and renamed, so a kill at any moment loses at most the epoch
-    in flight.
+    in flight. The best weights are in memory only where there is no folder.
 
     Args:
         folder: where checkpoints are kept; None keeps none and cannot resume.
@@ -42,6 +48,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.slowed = 0  # epoch after which the learning rate last fell
         self.history: list[dict[str, float]] = []
         self._best_weights: list[np.ndarray] = []
+        self._began = 0.0
 
     @property
     def finished(self) -> bool:
@@ -65,32 +72,36 @@ class Checkpoint(keras.callbacks.Callback):
                 model.set_weights([arrays[f"weight-{n}"] for n in range(len(model.weights))])
                 for number, variable in enumerate(model.optimizer.variables):
                     variable.assign(arrays[f"optimizer-{number}"])
-                self._best_weights = [arrays[f"best-{n}"] for n in range(len(model.weights))]
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{found[-1]}: the checkpoint is damaged ({error}). Remove the run to start anew.") from error
+            np.load(found[-1] / _BEST).close()
+        except _DAMAGE as error:
+            raise _damaged(found[-1], error) from error
         self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]
         self.slowed = state["slowed"]
         self.history = state["history"]
         return self.epoch
 
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._began = time.monotonic()
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs = {name: float(value) for name, value in (logs or {}).items()}
         self.epoch = epoch + 1
         rate = self.model.optimizer.learning_rate
-        self.history.append(logs | {"learning_rate": float(rate)})
+        self.history.append(logs | {"learning_rate": float(rate), "seconds": time.monotonic() - self._began})
         value = logs.get(self.monitor) if self.monitor else float(self.epoch)
         if value is None:
             raise RunError(f"the logs have no `{self.monitor}`. Received: {', '.join(logs)}.")
         if self.best is None or value > self.best:
             self.best, self.best_epoch = value, self.epoch
             self._best_weights = []  # not two of them at once
-            with averaged(self.model):
-                self._best_weights = self.model.get_weights()
+            if self.folder is None:
+                with averaged(self.model):
+                    self._best_weights = self.model.get_weights()
         if self.lr_decay and self.monitor and self.epoch - max(self.best_epoch, self.slowed) >= max(self.patience // 2, 1):
             self.slowed = self.epoch
             rate.assign(rate * self.lr_decay)
         if self.folder is not None:
-            self._write(self.folder)
+            self._write()
         if self.finished:
             self.model.stop_training = True
 
@@ -98,19 +109,27 @@ class Checkpoint(keras.callbacks.Callback):
         """Gives the model the weights of its best epoch, averaged where the optimizer averages."""
         if self._best_weights:
             model.set_weights(self._best_weights)
+        elif self.folder is not None and self.epoch:
+            path = self._place(self.epoch)
+            try:
+                with np.load(path / _BEST) as arrays:
+                    for number, weight in enumerate(model.weights):
+                        weight.assign(arrays[f"weight-{number}"])
+            except _DAMAGE as error:
+                raise _damaged(path, error) from error
 
-    def _write(self, folder: Path) -> None:
-        path = folder / f"epoch-{self.epoch:05d}"
+    def _place(self, epoch: int) -> Path:
+        return self.folder / f"epoch-{epoch:05d}"
+
+    def _write(self) -> None:
+        path = self._place(self.epoch)
         part = path.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        variables = {"weight": self.model.weights, "optimizer": self.model.optimizer.variables}
-        arrays = ((f"{kind}-{n}", each.numpy()) for kind, some in variables.items() for n, each in enumerate(some))
-        best = ((f"best-{n}", value) for n, value in enumerate(self._best_weights))
-        with (part / "arrays.npz").open("wb") as file:
-            write_arrays(file, itertools.chain(arrays, best))
-            file.flush()
-            os.fsync(file.fileno())
+        self._write_best(part / _BEST)
+        weights = ((f"weight-{n}", each.numpy()) for n, each in enumerate(self.model.weights))
+        optimizer = ((f"optimizer-{n}", each.numpy()) for n, each in enumerate(self.model.optimizer.variables))
+        _save(part / "arrays.npz", itertools.chain(weights, optimizer))
         state = {
             "epoch": self.epoch,
             "best": self.best,
@@ -121,6 +140,27 @@ class Checkpoint(keras.callbacks.Callback):
         (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
         shutil.rmtree(path, ignore_errors=True)  # of an earlier, killed attempt at this epoch
         part.rename(path)
-        for old in folder.glob("epoch-*"):
+        for old in self.folder.glob("epoch-*"):
             if old != path:
                 shutil.rmtree(old, ignore_errors=True)
+
+    def _write_best(self, path: Path) -> None:
+        if self.best_epoch == self.epoch:
+            with averaged(self.model):
+                _save(path, ((f"weight-{n}", each.numpy()) for n, each in enumerate(self.model.weights)))
+        elif self._best_weights:  # of before the first epoch
+            _save(path, ((f"weight-{n}", each) for n, each in enumerate(self._best_weights)))
+            self._best_weights = []
+        else:
+            shutil.copyfile(self._place(self.epoch - 1) / _BEST, path)
+
+
+def _save(path: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    with path.open("wb") as file:
+        write_arrays(file, arrays)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _damaged(path: Path, error: Exception) -> RunError:
+    return RunError(f"{path}: the checkpoint is damaged ({error}). Remove the run to start anew.")

@@ -44,7 +44,8 @@ def fit_to_best(
     A split without validation events finds the number of epochs on a part of its own training events first.
 
     Args:
-        model: not yet trained, on the tables of `split.train`.
+        model: not yet trained, on the tables of `split.train`. Another may take its place: keep no reference where memory is
+            scarce.
         split, folder, progress: as `fit`.
         tune: what is done to the model at its best epoch, before the refit, with the split that chose it.
 
@@ -65,6 +66,7 @@ def fit_to_best(
     fade = model.data.fade_for(inner.train, inner.validation) if len(inner.validation) else model.data.fade
     if inner is not split or fade != model.data.fade:
         model = _on(model, inner.train, fade)
+        gc.collect()
     if progress:
         tell_fold(inner, inner is not split)
     history = fit(model, inner, folder, progress)
@@ -81,12 +83,14 @@ def fit_to_best(
     both = inner.known
     if progress:
         print(f"refitting on training and validation events, {best} epochs", file=sys.stderr)
-    # What the optimizer keeps is as large as three times the weights, and is not needed any more.
-    model.optimizer = model.train_function = None
+    settled = {name: getattr(model, name).numpy() for name in ("blend", "alike", "fresh")}  # for want of unseen events later
+    config, tables, encoders = model.config, model.data, model.encoders
+    del model, tune  # with its optimizer it is as large as four times the weights, and not needed any more
     gc.collect()
-    final = _on(model, both)
-    for name in ("blend", "alike", "fresh"):  # for want of events that it was not trained on
-        getattr(final, name).assign(getattr(model, name))
+    final = TwoTower(config, tables=tables.on(both))
+    final.keep_encoders(encoders)
+    for name, value in settled.items():
+        getattr(final, name).assign(value)
     nothing = both.take(np.array([], np.int64))
     rates = [logs["learning_rate"] for logs in history[:best]]
     fit(final, Split(split.kind, both, nothing, nothing), folder / "refit" if folder else None, progress, rates)
@@ -102,6 +106,8 @@ def _or_bag(
     values = [logs[metric] for logs in history]
     if progress:
         print("the log's order tells what comes next; beside it, a model that does not read it", file=sys.stderr)
+    model.optimizer = model.train_function = None  # three times as large as the weights
+    gc.collect()
     bag = TwoTower(model.config, tables=dataclasses.replace(model.data, ordered=False))
     bag.keep_encoders(model.encoders)
     best = max(values)

@@ -58,28 +58,38 @@ def train(
         model = load_run(out)
         model.keep_encoders(features.encoders)
         return model, json.loads((out / "history.json").read_text(encoding="utf-8"))
-    model = TwoTower(config, tables=tables)
-    model.keep_encoders(features.encoders)
-    tell_memory(model)
-
-    if config.training.finetune.blocks:
-        check_finetune(model)
 
     def tune(trained: TwoTower, chosen_on: Split) -> TwoTower:
         return finetune(trained, catalog, chosen_on, features, out, Path(store or out.parent / "features"), progress)
 
-    if not (out / "run.json").exists():
-        try:
-            start_run(model, out, split, data=mark)
-        except OSError as error:
-            raise RunError(f"{out}: the run folder cannot be written ({error}).") from None
-    model, history = fit_to_best(model, split, out, progress, tune=tune if config.training.finetune.blocks else None)
+    model, history = fit_to_best(
+        _start(config, tables, features, split, out, mark),  # kept by nobody, for other models take its place
+        split,
+        out,
+        progress,
+        tune=tune if config.training.finetune.blocks else None,
+    )
     save_inputs(model.data, out / "tables")
     (out / "history.json").write_text(json.dumps(history), encoding="utf-8")
     save_weights(model, out / "weights.npz")
     for name in ("training", "bag", "refit"):
         shutil.rmtree(out / name, ignore_errors=True)
     return model, history
+
+
+def _start(config: Config, tables: ModelInputs, features: Features, split: Split, out: Path, mark: str) -> TwoTower:
+    """An untrained model, with its run folder."""
+    model = TwoTower(config, tables=tables)
+    model.keep_encoders(features.encoders)
+    tell_memory(model)
+    if config.training.finetune.blocks:
+        check_finetune(model)
+    if not (out / "run.json").exists():
+        try:
+            start_run(model, out, split, data=mark)
+        except OSError as error:
+            raise RunError(f"{out}: the run folder cannot be written ({error}).") from None
+    return model
 
 
 def _check_same(out: Path, config: Config, mark: str) -> None:

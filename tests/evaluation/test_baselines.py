@@ -12,12 +12,13 @@ from conftest import FAST, OFFLINE, run_cli
 import mmtfrs
 from mmtfrs import Catalog, Config, Events, Features
 from mmtfrs.errors import ConfigError
-from mmtfrs.evaluation.ease import EaseScorer, gram_matrix, taken
+from mmtfrs.evaluation.ease import EaseScorer, gram_matrix, inversion_seconds, taken
 from mmtfrs.evaluation.item_knn import ItemKNNScorer
 from mmtfrs.evaluation.missing_modalities import ALL, missing_curve, without_media
 from mmtfrs.evaluation.significance import mean_interval, paired_bootstrap
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.histories import Histories
+from mmtfrs.training import baselines
 from mmtfrs.training.baselines import _peak, train_baseline
 
 
@@ -54,6 +55,19 @@ def test_ease_takes_the_penalty_that_validation_likes():
     catalog = Catalog.from_dict({"item_id": [f"i{n}" for n in range(12)]})
     model = mmtfrs.TwoTower(Config(**FAST), catalog, Features({}), split.train)
     assert train_baseline("ease", model, split).penalty in (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
+
+
+def test_ease_is_left_out_where_it_would_take_longer_than_the_training(monkeypatch, caplog):
+    events, _, _ = _log(users=60)
+    split = events.split("random", 0.2, 0.1)
+    catalog = Catalog.from_dict({"item_id": [f"i{n}" for n in range(12)]})
+    model = mmtfrs.TwoTower(Config(**FAST), catalog, Features({}), split.train)
+    assert inversion_seconds(12) < 1.0  # of twelve items: no time at all
+    assert train_baseline("ease", model, split, seconds=0.0) is not None
+    monkeypatch.setattr(baselines, "inversion_seconds", lambda items: 2.0 * items)  # 24 s, five times
+    assert train_baseline("ease", model, split, seconds=119.0) is None
+    assert "ease is left out: it would take about 120 s, and the model was trained in 119" in caplog.text
+    assert train_baseline("ease", model, split, seconds=121.0) is not None
 
 
 @pytest.mark.parametrize("best", range(6))

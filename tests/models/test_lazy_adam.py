@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
 from mmtfrs._keras import keras, tf
 from mmtfrs.models.averaging import AveragedAdam, averaged
 from mmtfrs.models.lazy_adam import ROWS, LazyAdam
+from mmtfrs.utils.static_shapes import compiled
 
 SIZE, DIM = ROWS + 1, 3
 
 
-def _trained(optimizer, touched, targets, sparse):
+def _trained(optimizer, touched, targets, sparse, xla=False):
     """A table pulled towards targets, of which each step touches some rows; and the average."""
     table = tf.Variable(np.random.default_rng(1).normal(size=(SIZE, DIM)).astype(np.float32))
     optimizer.build([table])
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, jit_compile=xla)
     def step(rows):
+        with compiled(xla):
+            _step(rows)
+
+    def _step(rows):
         with tf.GradientTape() as tape:
             found = tf.gather(table, rows)
             loss = tf.reduce_sum(tf.square(found - tf.gather(targets, rows))) + tf.reduce_sum(tf.abs(found))
@@ -28,6 +35,8 @@ def _trained(optimizer, touched, targets, sparse):
 
     for rows in touched:
         step(tf.constant(rows, tf.int32))
+    graph = step.get_concrete_function(tf.constant(touched[0], tf.int32)).graph
+    assert ("Unique" in {operation.type for operation in graph.get_operations()}) == (sparse and not xla)
     if sparse:
         optimizer.catch_up([table])
     return table.numpy(), optimizer.averages[0].numpy() if optimizer.averages else None
@@ -49,6 +58,16 @@ def test_a_table_whose_rows_are_all_touched_is_adams(momentum):
         np.testing.assert_allclose(average, expected_average, atol=1e-5)
     else:
         assert average is None
+
+
+def test_rows_that_come_twice_are_added_up_where_xla_compiles():
+    """With shapes that are known, and without the loop over all rows that XLA makes of `unique`: the same."""
+    rng = np.random.default_rng(0)
+    touched = [rng.integers(0, 40, 300) for _ in range(20)]
+    targets = tf.constant(rng.normal(size=(SIZE, DIM)), tf.float32)
+    usual, compiled_too = (_trained(LazyAdam(0.01, 0.9), touched, targets, True, xla) for xla in (False, True))
+    for one, other in zip(usual, compiled_too, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_rows_that_wait_end_where_adam_has_them():
@@ -100,17 +119,16 @@ def test_small_tables_and_plain_gradients_are_adams():
         np.testing.assert_array_equal(found[0], found[1])
 
 
-def test_a_step_that_xla_compiles_is_the_same():
-    """As Keras has it wherever there is a GPU: the update is a function of its own, traced apart from the step."""
-    found = []
-    for compiled in (False, True):
-        keras.utils.set_random_seed(0)
-        model = keras.Sequential([keras.layers.Dense(3, input_shape=(4,))])
-        optimizer = LazyAdam(0.05, 0.9)
-        optimizer.jit_compile = compiled
-        model.compile(optimizer=optimizer, loss="mse", steps_per_execution=5)
-        rng = np.random.default_rng(0)
-        model.fit(rng.normal(size=(60, 4)), rng.normal(size=(60, 3)), batch_size=4, epochs=2, shuffle=False, verbose=0)
-        found.append([*model.get_weights(), *(average.numpy() for average in optimizer.averages)])
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+def test_no_update_is_compiled_apart_from_its_step(monkeypatch):
+    """Keras does so where there is a GPU, and XLA would compile anew for each number of rows that a step touches."""
+    used = sys.modules[keras.optimizers.Optimizer.__module__].tf.config
+    monkeypatch.setattr(used, "list_physical_devices", lambda *_: ["a GPU"])
+    assert keras.optimizers.Adam().jit_compile
+    assert not LazyAdam().jit_compile and not LazyAdam.from_config(LazyAdam(0.1).get_config()).jit_compile
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_the_optimizer_is_made_again_from_its_config(momentum):
+    again = LazyAdam.from_config(LazyAdam(0.1, momentum).get_config())
+    assert (again.use_ema, again.ema_momentum if momentum else 0.0) == (momentum > 0, momentum)
+    assert float(again.learning_rate) == pytest.approx(0.1)

@@ -324,8 +324,11 @@ def test_mixed_precision_trains():
     assert model.query_tower.mlp.compute_dtype == "bfloat16" and model.candidate_embeddings().dtype == np.float32
 
 
-def test_a_whole_step_compiles_with_xla():
-    """Forward and backward, with shapes that are known: the loss is that of the step that is not compiled."""
+@pytest.mark.parametrize("logits", [1 << 26, 300])
+def test_a_whole_step_compiles_with_xla(logits, monkeypatch):
+    """Forward and backward, with shapes that are known, all logits at once or some at a time: the loss is that of the step that
+    is not compiled."""
+    monkeypatch.setattr("mmtfrs.models.objective.LOGITS", logits)
     catalog, features, events = planted()
     config = Config(**FAST).replace(loss={"negatives": "in_batch"}, model={"dropout": 0.0, "modality_dropout": 0.0})
     config = config.replace(model={"id_dropout": 0.0, "history_dropout": 0.0, "history_id_dropout": 0.0})
