@@ -78,6 +78,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]
         self.slowed = state["slowed"]
         self.history = state["history"]
+        self._best_weights = []  # of `begin`
         return self.epoch
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -101,7 +102,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.slowed = self.epoch
             rate.assign(rate * self.lr_decay)
         if self.folder is not None:
-            self._write()
+            self._write(self.folder)
         if self.finished:
             self.model.stop_training = True
 
@@ -110,7 +111,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self._best_weights:
             model.set_weights(self._best_weights)
         elif self.folder is not None and self.epoch:
-            path = self._place(self.epoch)
+            path = _place(self.folder, self.epoch)
             try:
                 with np.load(path / _BEST) as arrays:
                     for number, weight in enumerate(model.weights):
@@ -118,15 +119,12 @@ class Checkpoint(keras.callbacks.Callback):
             except _DAMAGE as error:
                 raise _damaged(path, error) from error
 
-    def _place(self, epoch: int) -> Path:
-        return self.folder / f"epoch-{epoch:05d}"
-
-    def _write(self) -> None:
-        path = self._place(self.epoch)
+    def _write(self, folder: Path) -> None:
+        path = _place(folder, self.epoch)
         part = path.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        self._write_best(part / _BEST)
+        self._write_best(part / _BEST, _place(folder, self.epoch - 1) / _BEST)
         weights = ((f"weight-{n}", each.numpy()) for n, each in enumerate(self.model.weights))
         optimizer = ((f"optimizer-{n}", each.numpy()) for n, each in enumerate(self.model.optimizer.variables))
         _save(part / "arrays.npz", itertools.chain(weights, optimizer))
@@ -140,11 +138,11 @@ class Checkpoint(keras.callbacks.Callback):
         (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
         shutil.rmtree(path, ignore_errors=True)  # of an earlier, killed attempt at this epoch
         part.rename(path)
-        for old in self.folder.glob("epoch-*"):
+        for old in folder.glob("epoch-*"):
             if old != path:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def _write_best(self, path: Path) -> None:
+    def _write_best(self, path: Path, before: Path) -> None:
         if self.best_epoch == self.epoch:
             with averaged(self.model):
                 _save(path, ((f"weight-{n}", each.numpy()) for n, each in enumerate(self.model.weights)))
@@ -152,7 +150,11 @@ class Checkpoint(keras.callbacks.Callback):
             _save(path, ((f"weight-{n}", each) for n, each in enumerate(self._best_weights)))
             self._best_weights = []
         else:
-            shutil.copyfile(self._place(self.epoch - 1) / _BEST, path)
+            shutil.copyfile(before, path)
+
+
+def _place(folder: Path, epoch: int) -> Path:
+    return folder / f"epoch-{epoch:05d}"
 
 
 def _save(path: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> None:

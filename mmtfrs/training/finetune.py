@@ -22,6 +22,7 @@ from mmtfrs.evaluation.callback import ValidationMetrics
 from mmtfrs.features.extract import extract
 from mmtfrs.features.features import Features
 from mmtfrs.model_inputs.feature_table import reduce_media
+from mmtfrs.models.lazy_adam import LazyAdam
 from mmtfrs.models.run_folder import RUN
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.checkpoint import Checkpoint
@@ -152,7 +153,7 @@ def _fit(job: TunedTower, split: Split, folder: Path, progress: bool) -> int:
     """Leaves a job at its best epoch, and returns which that is; 0 where none was better than what it began with."""
     towers, config = job.towers, job.towers.config.training.finetune
     metric = towers.config.evaluation.monitor
-    job.compile(optimizer=keras.optimizers.Adam(config.learning_rate))
+    job.compile(optimizer=LazyAdam(config.learning_rate, 0.0))
     job.optimizer.build(job.trainable_variables)  # in the first step, TensorFlow would trace it twice
     towers.alike.assign(0.0)  # what is trained is what is measured
     measure = None
