@@ -49,3 +49,37 @@ def _through_lists(rng, users: np.ndarray, items: np.ndarray, zeal: np.ndarray) 
     affinity = users @ middle.T
     log_odds = np.log(VISITED / (1 - VISITED)) + affinity / affinity.std() + 0.6 * zeal[:, None]
     return (rng.random(affinity.shape) < 1.0 / (1.0 + np.exp(-log_odds))) @ member
+
+
+def sequence_log(items: int = 200_000, users: int = 100_000, events: int = 1_000_000, seed: int = 0) -> tuple[Catalog, Events]:
+    """A large catalog of ids, and sequences whose order tells: what was taken last is followed by one of three items that go
+    with it, two times in five; by something popular of the user's three topics, two times in five; or by anything popular."""
+    rng = np.random.default_rng(seed)
+    topics = items // 100
+    topic = rng.integers(0, topics, items)
+    by_topic = np.argsort(topic, kind="stable")
+    starts = np.searchsorted(topic[by_topic], np.arange(topics + 1))
+    by_topic = by_topic[np.lexsort((rng.random(items), topic[by_topic]))]  # within a topic from popular to rare
+
+    def popular(wanted: np.ndarray) -> np.ndarray:
+        sizes = np.maximum(starts[wanted + 1] - starts[wanted], 1)
+        return by_topic[np.minimum(starts[wanted] + (sizes * rng.random(len(wanted)) ** 3).astype(int), items - 1)]
+
+    follows = np.stack([popular(topic) for _ in range(3)])
+    lengths = np.clip(rng.geometric(users / events, users), 3, 200)
+    likes = (topics * rng.random((users, 3)) ** 2).astype(int)
+    last = popular(likes[:, 0])
+    who, what, when = [np.arange(users)], [last.copy()], [np.zeros(users, int)]
+    for step in range(1, lengths.max()):
+        going = np.flatnonzero(lengths > step)
+        draw = rng.random(len(going))
+        chosen = popular(likes[going, rng.integers(0, 3, len(going))])
+        anything = np.minimum((topics * rng.random(len(going)) ** 2).astype(int), topics - 1)
+        chosen = np.where(draw < 0.2, popular(anything), chosen)
+        after = follows[np.minimum((3 * rng.random(len(going)) ** 2).astype(int), 2), last[going]]
+        last[going] = np.where(draw > 0.6, after, chosen)
+        who.append(going), what.append(last[going]), when.append(np.full(len(going), step))
+    rows = [np.concatenate(each) for each in (who, what, when)]
+    names = np.array([f"i{item}" for item in range(items)])
+    log = Events(np.char.add("u", rows[0].astype(str)), names[rows[1]], rows[2])
+    return Catalog.from_dict({"item_id": names.tolist()}), log

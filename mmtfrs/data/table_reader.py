@@ -52,9 +52,6 @@ def read_table(
     readers = {**dict.fromkeys(_TEXTS, _read_csv), ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": read_parquet}
     folder = path.is_dir()
     reader = read_parquet if folder else readers.get(path.suffix.lower())
-    if folder and not _parquet_files(path):
-        problems.error(path, (), "the folder has no Parquet file.", "Name a file, or a folder of .parquet files.")
-        return empty, 1
     if reader is None:
         problems.error(path, (), f"the ending {path.suffix!r} is not known.", "Use .csv, .tsv, .jsonl or .parquet.")
         return empty, 1
@@ -216,9 +213,13 @@ def _parquet_files(path: Path) -> list[Path]:
 def _read_parquet(path: Path, problems: Problems, needed: set[str], wanted: set[str] | None) -> pa.Table | None:
     """A file, or all of a folder: the columns that are wanted, each text once; everything as it is if that is None."""
     files = _parquet_files(path)
-    tables = []
+    if not files:
+        problems.error(path, (), "the folder has no Parquet file.", "Name a file, or a folder of .parquet files.")
+        return None
+    tables, schemas, file = [], [], path
     try:
-        schemas = [pyarrow.parquet.read_schema(file) for file in files]
+        for file in files:
+            schemas.append(pyarrow.parquet.read_schema(file))
         for schema in schemas:
             if not needed <= {*schema.names} or len({*schema.names}) < len(schema.names):
                 return schema.empty_table()  # what is wrong is told by the names
@@ -238,8 +239,8 @@ def _read_parquet(path: Path, problems: Problems, needed: set[str], wanted: set[
             tables.append(pyarrow.parquet.read_table(file, columns=names, read_dictionary=texts, partitioning=None))
         return pa.concat_tables(tables, promote_options="default")
     except (pa.ArrowException, OSError) as error:
-        broken = files[min(len(tables), len(files) - 1)]
-        problems.error(path, (), f"this is not a readable Parquet file: {broken.name}: {error}.", "Write it again.")
+        what = "the file has vanished" if isinstance(error, FileNotFoundError) else "this is not a readable Parquet file"
+        problems.error(path, (), f"{what}: {file.name}: {error}.", "Write it again.")
         return None
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from mmtfrs import Catalog, Config, Events, Users
+from mmtfrs.data import table_reader
 from mmtfrs.errors import DataError
 
 HEADER = "user_id,item_id,timestamp\n"
@@ -163,6 +164,31 @@ def test_events_on_unknown_items_are_set_aside(tmp_path):
     assert problem.rows == (3,) and problem.severity == "warning" and "zz" in problem.rule
     with pytest.raises(DataError, match="no event is on an item of the catalog"):
         Events.read(_write(tmp_path, HEADER + "u,zz,2\n"), catalog=catalog)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda path: path.unlink(missing_ok=True), "the file has vanished: b.parquet"),
+        (lambda path: path.write_bytes(b"x"), "not a readable Parquet file: b.parquet"),
+    ],
+)
+@pytest.mark.parametrize("later", [False, True])
+def test_a_file_of_a_folder_that_vanishes_while_it_is_read_is_named(spoil, told, later, tmp_path, monkeypatch):
+    """Between listing and looking into it, or later, between that and reading it."""
+    for name in "abc":
+        pyarrow.parquet.write_table(
+            pa.table({"user_id": [name], "item_id": ["x"], "timestamp": [1]}), tmp_path / f"{name}.parquet"
+        )
+    if later:
+        read = pyarrow.parquet.read_table
+        spoiled = lambda *all, **named: [spoil(tmp_path / "b.parquet"), read(*all, **named)][1]
+        monkeypatch.setattr(pyarrow.parquet, "read_table", spoiled)
+    else:
+        listed = table_reader._parquet_files
+        monkeypatch.setattr(table_reader, "_parquet_files", lambda path: [listed(path), spoil(tmp_path / "b.parquet")][0])
+    with pytest.raises(DataError, match=told):
+        Events.read(tmp_path)
 
 
 def test_parquet_timestamps(tmp_path):

@@ -237,3 +237,23 @@ def test_half_precision_and_a_large_catalog():
 def test_a_transformer_without_histories_is_refused():
     with pytest.raises(ConfigError, match="needs histories and item ids"):
         Config(model={"history_encoder": "transformer", "history_length": 0})
+
+
+@pytest.mark.parametrize("encoder", ["bag", "transformer"])
+def test_odd_logs_are_trained_on_and_asked(encoder):
+    """A user with half of the log and a history of 10 000 events, one who took the same item again and again, an item in every
+    log, and no two events apart in time; then histories that nobody has seen."""
+    rng = np.random.default_rng(0)
+    half = [("half", f"i{item}") for item in rng.integers(0, ITEMS, 10_000)]
+    rest = [(f"u{user}", f"i{item}") for user in range(1000) for item in (0, *rng.integers(1, ITEMS, 9))]
+    users, items = zip(*half, *rest, *[("again", "i7")] * 40, strict=True)
+    events = Events(users, items, np.zeros(len(users)))
+    catalog = Catalog.from_dict({"item_id": [f"i{n}" for n in range(ITEMS)]})
+    config = Config(**FAST).replace(model={"history_encoder": encoder, "history_length": 200}, data={"repeats": "allow"})
+    model = TwoTower(config, catalog, Features({}), events)
+    model.compile(optimizer=keras.optimizers.Adam(0.01))
+    assert np.isfinite(model.fit(model.dataset(events), epochs=1, verbose=0).history["loss"]).all()
+    nobody, unknown, repeated = (ItemLists.of([np.array(rows, np.int32)]) for rows in ([], [0, 0], [8] * 300))
+    asked = [model.query_embeddings([""], past)[0] for past in (nobody, unknown, repeated)]
+    np.testing.assert_allclose(asked[0], asked[1], atol=1e-6)
+    assert np.isfinite(asked).all() and np.abs(asked[2] - asked[0]).max() > 1e-3
