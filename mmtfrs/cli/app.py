@@ -11,6 +11,7 @@ import typer
 from mmtfrs._version import stack
 from mmtfrs.cli.config import app as config_app
 from mmtfrs.cli.console import CommandLine, note, run_app, show
+from mmtfrs.cli.encoders import app as encoders_app
 from mmtfrs.cli.export import app as export_app
 from mmtfrs.cli.loading import extract_features, read_items, read_settings, read_split
 from mmtfrs.cli.options import (
@@ -266,6 +267,7 @@ def _check_part(split: str, *runs: Path) -> dict:
 
 
 app.registered_commands += export_app.registered_commands + config_app.registered_commands
+app.add_typer(encoders_app, name="encoders")
 app.command("tune")(tune)
 app.command("serve")(serve)
 app.command("loadtest")(loadtest)

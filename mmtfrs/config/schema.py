@@ -102,8 +102,8 @@ class DataConfig(Section):
 class EncodersConfig(Section):
     """One encoder per modality: a name, a local path or `offline`."""
 
-    image: str = "efficientnetb0"
-    text: str = "https://tfhub.dev/google/universal-sentence-encoder/4"
+    image: str = Field(default="auto", description="auto: efficientnetb0 where it is downloaded, else efficientnet-lite0")
+    text: str = Field(default="auto", description="auto: use where it is downloaded, else minilm")
     audio: str = "yamnet"
 
 

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmtfrs.encoders.names import NETWORK_NAMES, OFFLINE, USE, check_name, is_own
+from mmtfrs.encoders.names import AUTO, NETWORK_NAMES, OFFLINE, USE, check_name, is_own
 from mmtfrs.errors import EncoderError
 from mmtfrs.utils.extensions import imported
 
 if TYPE_CHECKING:
     from mmtfrs.encoders.base import Encoder
 
-__all__ = ["check_name", "load"]
+__all__ = ["check_name", "choose", "load"]
 
 
 def load(modality: str, name_or_path: str | Path) -> Encoder:
@@ -22,11 +22,11 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
 
     Args:
         modality: `image`, `text` or `audio`.
-        name_or_path: `offline`, or
-            image: a keras.applications name (`efficientnetb0`, `vgg16`, ...; pretrained on ImageNet),
+        name_or_path: `auto` (see `choose`), `offline`, or
+            image: `efficientnet-lite0`, a keras.applications name (`efficientnetb0`, `vgg16`, ...; pretrained on ImageNet),
             `NAME:random` or `NAME:WEIGHTS.h5`, a Keras model file or folder, a weights file named after its network;
-            text: `use`, a TF Hub handle, a local SavedModel folder that maps `[B] string` to `[B, dim]`, or `tfidf:FILE`
-            (`tfidf` alone is fitted on the catalog by `extract`);
+            text: `minilm`, `use`, a TF Hub handle, a folder of Hugging Face (BERT, DistilBERT or MPNet), a local SavedModel
+            folder that maps `[B] string` to `[B, dim]`, or `tfidf:FILE` (`tfidf` alone is fitted on the catalog by `extract`);
             audio: `yamnet`, a checkpoint file in YAMNet's layout, a TF Hub handle, a local SavedModel folder, `mfcc`
             (statistics), `lstm` (a small recurrent reservoir) or `lstm:WEIGHTS.h5`.
 
@@ -37,6 +37,8 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
     """
     name = str(name_or_path)
     check_name(modality, name)
+    if name == AUTO:
+        name = choose(modality)
     if name == OFFLINE:
         from mmtfrs.encoders.offline import load_offline
 
@@ -46,6 +48,17 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
     # Downloads write their progress to standard output, which belongs to results.
     with contextlib.redirect_stdout(sys.stderr):
         return {"image": _load_image, "text": _load_text, "audio": _load_audio}[modality](name)
+
+
+def choose(modality: str) -> str:
+    """What `auto` is on this machine: the Universal Sentence Encoder or EfficientNet-B0 where it was downloaded, else MiniLM
+    or EfficientNet-Lite0, which a package index has; for audio YAMNet, which no package index has."""
+    from mmtfrs.encoders import published
+
+    usual, packaged = {"image": ("efficientnetb0", "efficientnet-lite0"), "text": ("use", "minilm"), "audio": ("yamnet", "")}[
+        modality
+    ]
+    return packaged if packaged and not published.here(usual) else usual
 
 
 def _load_own(modality: str, path: str) -> Encoder:
@@ -64,6 +77,11 @@ def _load_image(name: str) -> Encoder:
 
     if name.lower() in NETWORK_NAMES:
         return load_application(name.lower())
+    if name.lower() == "efficientnet-lite0":
+        from mmtfrs.encoders.efficientnet_lite import load_efficientnet_lite0
+        from mmtfrs.encoders.published import get
+
+        return load_efficientnet_lite0(get(name.lower()))
     network, _, weights = name.partition(":")
     if network.lower() in NETWORK_NAMES:
         return load_application(network.lower(), weights)
@@ -75,6 +93,11 @@ def _load_text(name: str) -> Encoder:
 
     if name.lower() == "use":
         name = USE
+    if name.lower() == "minilm" or (Path(name) / "config.json").exists():
+        from mmtfrs.encoders.hugging_face import load_text_folder
+        from mmtfrs.encoders.published import get
+
+        return load_text_folder(get("minilm"), "minilm") if name.lower() == "minilm" else load_text_folder(Path(name))
     kind, _, path = name.partition(":")
     if kind == "tfidf":
         from mmtfrs.encoders.tfidf import load_tfidf

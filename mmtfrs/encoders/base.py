@@ -190,6 +190,6 @@ def _hub() -> ModuleType:
 def local_alternative(what: str) -> str:
     """What to do where nothing can be downloaded."""
     return (
-        f"Without a network, give a local path (`--{what}-encoder PATH`, or encoders.{what} in the config), "
-        f"or `offline` for the small built-in stand-in."
+        f"Without a network, give a local path (`--{what}-encoder PATH`, or encoders.{what} in the config); "
+        "`offline` is a small built-in stand-in that knows nothing."
     )

@@ -8,7 +8,7 @@ from mmtfrs.config.schema import MODALITIES
 from mmtfrs.errors import EncoderError, nearest
 from mmtfrs.utils.extensions import is_import_path
 
-OFFLINE = "offline"
+OFFLINE, AUTO = "offline", "auto"
 USE = "https://tfhub.dev/google/universal-sentence-encoder/4"
 # The networks of keras.applications, in its own spelling without capitals; a test holds them to what it has.
 NETWORK_NAMES = (
@@ -24,7 +24,11 @@ NETWORK_NAMES = (
     *("vgg16", "vgg19", "xception"),
 )
 # Names that need no file beside them.
-NAMES = {"image": NETWORK_NAMES, "text": ("use", "tfidf"), "audio": ("yamnet", "mfcc", "lstm")}
+NAMES = {
+    "image": (*NETWORK_NAMES, "efficientnet-lite0"),
+    "text": ("use", "minilm", "tfidf"),
+    "audio": ("yamnet", "mfcc", "lstm"),
+}
 
 
 def check_name(modality: str, name: str) -> None:
@@ -34,7 +38,7 @@ def check_name(modality: str, name: str) -> None:
     """
     if modality not in MODALITIES:
         raise EncoderError(f"`modality` must be one of {', '.join(MODALITIES)}. Received: {modality!r}.")
-    known = (*NAMES[modality], OFFLINE)
+    known = (AUTO, *NAMES[modality], OFFLINE)
     kind, _, path = name.partition(":")
     if name.lower() in known or Path(name).exists() or ("://" in name and modality != "image"):
         return

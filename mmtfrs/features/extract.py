@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.users import Users
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.encoders.image import ImageEncoder
+from mmtfrs.encoders.names import AUTO
 from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder
 from mmtfrs.errors import DataError, EncoderError
 from mmtfrs.features.features import FeatureRows, Features, Reject
@@ -24,7 +26,7 @@ from mmtfrs.features.media_column import ColumnJob
 from mmtfrs.features.precomputed import load_own
 from mmtfrs.features.store import FeatureStore
 from mmtfrs.media import decode_host
-from mmtfrs.utils.files import replacing
+from mmtfrs.utils.files import replacing, write_json
 
 # Where a modality's media are looked for: a video stands in for an image or audio that an item does not have.
 _COLUMNS = {"image": ("image", VIDEO), "text": ("text",), "audio": ("audio", VIDEO)}
@@ -104,8 +106,15 @@ def extract(
 
 
 def _encoder(modality: Modality, config: Config, catalog: Catalog, store: Path) -> Encoder:
-    """The config's encoder; one that is fitted on a catalog is fitted here, and its file kept in the store."""
+    """The config's encoder; one that is fitted on a catalog is fitted here, and its file kept in the store. What `auto` is, is
+    decided once for a store."""
     name = getattr(config.encoders, modality)
+    if name == AUTO:
+        chosen = store / "encoders.json"
+        known = json.loads(chosen.read_text(encoding="utf-8")) if chosen.exists() else {}
+        name = known.get(modality) or encoders.choose(modality)
+        if modality not in known:
+            write_json(chosen, {**known, modality: name})
     if name == "tfidf":
         from mmtfrs.encoders.tfidf import fit_tfidf
 

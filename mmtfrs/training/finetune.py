@@ -15,7 +15,7 @@ from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
 from mmtfrs.encoders.base import Encoder
-from mmtfrs.encoders.names import NAMES
+from mmtfrs.encoders.names import NETWORK_NAMES
 from mmtfrs.errors import ConfigError, MediaError
 from mmtfrs.evaluation.blend import settle_media
 from mmtfrs.evaluation.callback import ValidationMetrics
@@ -183,7 +183,7 @@ def _fit(job: TunedTower, split: Split, folder: Path, progress: bool) -> int:
 def _save(encoder: Encoder, folder: Path) -> str:
     """Writes what the encoder has become, and returns the name by which it is loaded."""
     network = encoder.name.partition(":")[0]
-    if network in NAMES[encoder.modality]:
+    if network in NETWORK_NAMES:
         path = (folder / f"{encoder.modality}_encoder.weights.h5").resolve()
         _network(encoder).save_weights(path)
         return f"{network}:{path}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmtfrs.config.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.splits import Split
+from mmtfrs.encoders.names import AUTO
 from mmtfrs.errors import RunError
 from mmtfrs.features.features import Features
 from mmtfrs.model_inputs.inputs import ModelInputs
@@ -49,6 +50,7 @@ def train(
     out = Path(out)
     if overwrite:
         shutil.rmtree(out, ignore_errors=True)
+    config = config.replace(encoders=_chosen(config, features))
     known = split.test.known  # what `evaluate` takes for known, and so what an export answers by
     tables = ModelInputs.build(config, catalog, features, split.train, known)
     mark = data_mark(tables, split)
@@ -75,6 +77,12 @@ def train(
     for name in ("training", "bag", "refit"):
         shutil.rmtree(out / name, ignore_errors=True)
     return model, history
+
+
+def _chosen(config: Config, features: Features) -> dict[str, str]:
+    """What `auto` was, so that the run is the same everywhere."""
+    made = {modality: encoder.name for modality, encoder in features.encoders.items()}
+    return {modality: name for modality, name in made.items() if getattr(config.encoders, modality) == AUTO}
 
 
 def _start(config: Config, tables: ModelInputs, features: Features, split: Split, out: Path, mark: str) -> TwoTower:

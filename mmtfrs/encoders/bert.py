@@ -1,0 +1,173 @@
+"""The text networks of the BERT family, in TensorFlow, from weights as Hugging Face writes them.
+
+One network: embeddings, then layers of self-attention and a feed-forward part, each added to what went in and normalized
+(post-norm). BERT, DistilBERT and MPNet differ in what their weights are called, where positions begin, and in MPNet's bias of
+distances.
+
+References: Devlin et al., BERT, NAACL 2019; Sanh et al., DistilBERT, 2019; Song et al., MPNet, NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmtfrs._keras import tf
+from mmtfrs.encoders.weights import Weights
+
+_FAR = -1e9  # added to what may not be attended to
+_SETTINGS = {  # of this network, and what each family calls it; the first is the usual name
+    "width": ("hidden_size", "dim"),
+    "layers": ("num_hidden_layers", "n_layers"),
+    "heads": ("num_attention_heads", "n_heads"),
+    "activation": ("hidden_act", "activation"),
+}
+
+
+class _Family(NamedTuple):
+    """Where weights are; `{}` stands for the number of a layer."""
+
+    prefixes: tuple[str, ...]
+    layer: str
+    attention: tuple[str, str, str, str]  # query, key, value, output
+    attention_norm: str
+    inner: str
+    outer: str
+    norm: str
+    types: bool = False  # a row of the table of token types is added everywhere
+    past_padding: bool = False  # positions begin behind the row of the padding
+    distances: str = ""
+
+
+_BERT = _Family(
+    ("bert.",),
+    "encoder.layer.{}.",
+    ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+    types=True,
+)
+FAMILIES = {
+    "bert": _BERT,
+    "distilbert": _Family(
+        ("distilbert.",),
+        "transformer.layer.{}.",
+        ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+        "sa_layer_norm",
+        "ffn.lin1",
+        "ffn.lin2",
+        "output_layer_norm",
+    ),
+    "mpnet": _BERT._replace(
+        prefixes=("mpnet.",),
+        attention=("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),
+        attention_norm="attention.LayerNorm",
+        types=False,
+        past_padding=True,
+        distances="encoder.relative_attention_bias.weight",
+    ),
+}
+HEADS = ("pooler.", "cls.", "lm_head.", "vocab_", "embeddings.position_ids")  # in the file, and no part of this network
+
+
+class Bert:
+    """`(ids [B, T] int32, there [B, T] bool) -> [B, T, width] float32`.
+
+    Args:
+        config: `config.json`.
+        weights: of the file; what is taken is taken out of it.
+
+    Raises:
+        EncoderError: weights are missing or oddly shaped, or the activation is another.
+    """
+
+    def __init__(self, config: Mapping[str, Any], weights: Weights) -> None:
+        family = FAMILIES[config["model_type"]]
+        width, layers, self._heads, activation = (weights.setting(config, *names) for names in _SETTINGS.values())
+        self._activation = weights.activation(activation)
+        self._epsilon = float(config.get("layer_norm_eps", 1e-12))
+        self.width, self._first = int(width), int(config.get("pad_token_id") or 0) + 1 if family.past_padding else 0
+        self._words = weights.take("embeddings.word_embeddings.weight", (int(config["vocab_size"]), self.width))
+        positions = weights.take("embeddings.position_embeddings.weight", (int(config["max_position_embeddings"]), self.width))
+        self.longest = int(positions.shape[0]) - self._first
+        if family.types:
+            types = weights.take("embeddings.token_type_embeddings.weight", (int(config["type_vocab_size"]), self.width))
+            positions = positions + types[0]
+        self._positions = weights.keep(positions)
+        self._words = weights.keep(self._words)
+        self._norm = weights.norm("embeddings.LayerNorm", self.width)
+        self._distances = None
+        if family.distances:
+            buckets = int(config.get("relative_attention_num_buckets", 32))
+            self._distances = weights.keep(weights.take(family.distances, (buckets, self._heads)))
+        self._layers = [self._layer(family, weights, family.layer.format(number)) for number in range(layers)]
+
+    def _layer(self, family: _Family, weights: Weights, at: str) -> dict[str, tuple[tf.Variable, tf.Variable]]:
+        query, key, value, output = (at + name for name in family.attention)
+        inner = weights.shape(at + family.inner + ".weight")[0]
+        return {
+            "attention": weights.dense((query, key, value), self.width, self.width),
+            "output": weights.dense((output,), self.width, self.width),
+            "attention_norm": weights.norm(at + family.attention_norm, self.width),
+            "inner": weights.dense((at + family.inner,), self.width, inner),
+            "outer": weights.dense((at + family.outer,), inner, self.width),
+            "norm": weights.norm(at + family.norm, self.width),
+        }
+
+    def __call__(self, ids: tf.Tensor, there: tf.Tensor) -> tf.Tensor:
+        rows, length = tf.unstack(tf.shape(ids))
+        state = tf.gather(self._words, ids) + self._positions[self._first : self._first + length]
+        state = self._normalize(state, self._norm)
+        bias = tf.where(there, 0.0, _FAR)[:, None, None]
+        if self._distances is not None:
+            bias += tf.transpose(tf.gather(self._distances, _buckets(length, int(self._distances.shape[0]))), [2, 0, 1])
+        for layer in self._layers:
+            state = self._normalize(state + self._attend(state, layer, bias, rows, length), layer["attention_norm"])
+            inner = self._activation(_dense(state, layer["inner"]))
+            state = self._normalize(state + _dense(inner, layer["outer"]), layer["norm"])
+        return state
+
+    def _attend(
+        self,
+        state: tf.Tensor,
+        layer: Mapping[str, tuple[tf.Variable, tf.Variable]],
+        bias: tf.Tensor,
+        rows: tf.Tensor,
+        length: tf.Tensor,
+    ) -> tf.Tensor:
+        size = self.width // self._heads
+        parts = tf.reshape(_dense(state, layer["attention"]), [rows, length, 3, self._heads, size])
+        query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
+        scores = tf.matmul(query, key, transpose_b=True) / math.sqrt(size) + bias
+        heads = tf.transpose(tf.matmul(tf.nn.softmax(scores), value), [0, 2, 1, 3])
+        return _dense(tf.reshape(heads, [rows, length, self.width]), layer["output"])
+
+    def _normalize(self, values: tf.Tensor, norm: tuple[tf.Variable, tf.Variable]) -> tf.Tensor:
+        mean, variance = tf.nn.moments(values, [-1], keepdims=True)
+        return (values - mean) * tf.math.rsqrt(variance + self._epsilon) * norm[0] + norm[1]
+
+
+def _dense(values: tf.Tensor, layer: tuple[tf.Variable, tf.Variable]) -> tf.Tensor:
+    """`[..., I] -> [..., O]`, as one product of two matrices, which is the faster way."""
+    kernel, bias = layer
+    flat = tf.nn.bias_add(tf.matmul(tf.reshape(values, [-1, kernel.shape[0]]), kernel), bias)
+    return tf.reshape(flat, tf.concat([tf.shape(values)[:-1], [kernel.shape[1]]], axis=0))
+
+
+def _buckets(length: tf.Tensor, count: int, farthest: int = 128) -> tf.Tensor:
+    """`[T, T] int32`: of how far a key is from a query, near ones one by one and far ones by the logarithm; half of the
+    buckets are for keys behind the query (Raffel et al., T5, JMLR 2020, as MPNet has it)."""
+    half = count // 2
+    table = []
+    for distance in range(farthest + 1):
+        near = half // 2
+        grown = near + int(math.log(max(distance, 1) / near) / math.log(farthest / near) * (half - near))
+        table.append(distance if distance < near else min(grown, half - 1))
+    distances = tf.range(length)[None] - tf.range(length)[:, None]  # of the key, seen from the query
+    found = tf.gather(np.array(table, np.int32), tf.minimum(tf.abs(distances), farthest))
+    return found + tf.where(distances > 0, half, 0)

@@ -1,0 +1,264 @@
+"""Text encoders from folders of Hugging Face: what the originals answer, and what is told of folders that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import run_python
+from safetensors.numpy import load_file, save_file
+
+from mmtfrs import encoders
+from mmtfrs._keras import tf
+from mmtfrs.encoders import published
+from mmtfrs.errors import EncoderError
+
+WIDTH, HEADS, LAYERS, LONGEST = 8, 2, 2, 12
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "##s", "shoe", "a"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small BERT of random weights."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+
+    def tensor(name, *shape):
+        arrays[name] = rng.normal(0.0, 0.3, shape).astype(np.float32)
+
+    for name, rows in (("word", len(PIECES)), ("position", LONGEST), ("token_type", 2)):
+        tensor(f"embeddings.{name}_embeddings.weight", rows, WIDTH)
+    sizes = {"intermediate.dense": (16, WIDTH), "output.dense": (WIDTH, 16)}
+    sizes |= {f"attention.{name}": (WIDTH, WIDTH) for name in ("self.query", "self.key", "self.value", "output.dense")}
+    norms = ["embeddings.LayerNorm"]
+    for layer in range(LAYERS):
+        norms += [f"encoder.layer.{layer}.{name}.LayerNorm" for name in ("attention.output", "output")]
+        for name, shape in sizes.items():
+            tensor(f"encoder.layer.{layer}.{name}.weight", *shape)
+            tensor(f"encoder.layer.{layer}.{name}.bias", shape[0])
+    for name in norms:
+        tensor(f"{name}.weight", WIDTH)
+        tensor(f"{name}.bias", WIDTH)
+    tensor("pooler.dense.weight", WIDTH, WIDTH)
+    save_file(arrays, tmp_path / "model.safetensors")
+    config = {"model_type": "bert", "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    config |= {"hidden_act": "gelu", "vocab_size": len(PIECES), "max_position_embeddings": LONGEST, "type_vocab_size": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    return tmp_path
+
+
+def _numpy_bert(folder, ids):
+    """The network as its paper has it, one text at a time: `[T, WIDTH]`."""
+    from math import erf
+
+    arrays = load_file(folder / "model.safetensors")
+
+    def dense(x, name):
+        return x @ arrays[f"{name}.weight"].T + arrays[f"{name}.bias"]
+
+    def norm(x, name):
+        x = x - x.mean(1, keepdims=True)
+        return x / np.sqrt((x**2).mean(1, keepdims=True) + 1e-12) * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
+
+    x = arrays["embeddings.word_embeddings.weight"][ids] + arrays["embeddings.position_embeddings.weight"][: len(ids)]
+    x = norm(x + arrays["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+    for layer in range(LAYERS):
+        at = f"encoder.layer.{layer}."
+        heads = []
+        for head in range(HEADS):
+            part = slice(head * WIDTH // HEADS, (head + 1) * WIDTH // HEADS)
+            query, key, value = (dense(x, f"{at}attention.self.{name}")[:, part] for name in ("query", "key", "value"))
+            scores = np.exp(query @ key.T / np.sqrt(WIDTH / HEADS))
+            heads.append(scores / scores.sum(1, keepdims=True) @ value)
+        x = norm(x + dense(np.concatenate(heads, 1), f"{at}attention.output.dense"), f"{at}attention.output.LayerNorm")
+        inner = dense(x, f"{at}intermediate.dense")
+        inner = inner * 0.5 * (1 + np.vectorize(erf)(inner / np.sqrt(2)))
+        x = norm(x + dense(inner, f"{at}output.dense"), f"{at}output.LayerNorm")
+    return x
+
+
+def test_a_folder_is_the_network_of_the_paper(folder):
+    """The mean over tokens; padding, by a longer text in the batch, changes nothing; what is too long is cut off."""
+    encoder = encoders.load("text", folder)
+    states = _numpy_bert(folder, [2, 4, 7, 6, 3])
+    alone = encoder(tf.constant(["Red shoes"])).numpy()[0]
+    np.testing.assert_allclose(alone, states.mean(0), atol=1e-5)
+    beside, long = encoder(tf.constant(["red SHOES", "a " * 50])).numpy()
+    np.testing.assert_allclose(beside, alone, atol=1e-6)
+    np.testing.assert_allclose(long, _numpy_bert(folder, [2, *[8] * (LONGEST - 2), 3]).mean(0), atol=1e-5)
+    assert encoder.dim == WIDTH and encoder.name == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "made"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, lambda x: x[0]),
+        ({"pooling_mode_max_tokens": True}, lambda x: x.max(0)),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, lambda x: np.concatenate([x[0], x.mean(0)])),
+    ],
+)
+@pytest.mark.parametrize("normalized", [False, True])
+def test_pooling_is_that_of_the_modules(folder, settings, made, normalized):
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": WIDTH, **settings}))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 6}')
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling")] + [("Normalize", "2_Normalize")] * normalized
+    modules = [{"idx": 0, "path": path, "type": f"sentence_transformers.models.{kind}"} for kind, path in modules]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    expected = made(_numpy_bert(folder, [2, 4, 5, 4, 5, 3]))
+    expected /= np.linalg.norm(expected) if normalized else 1.0
+    np.testing.assert_allclose(encoders.load("text", folder)(tf.constant(["red blue red blue red"]))[0], expected, atol=1e-5)
+
+
+def test_weights_may_lie_in_several_files(folder):
+    expected = encoders.load("text", folder)(tf.constant(["red"])).numpy()
+    arrays = load_file(folder / "model.safetensors")
+    names = sorted(arrays)
+    for number, some in enumerate((names[::2], names[1::2])):
+        save_file({f"bert.{name}": arrays[name] for name in some}, folder / f"model-{number}.safetensors")
+    index = {"weight_map": {f"bert.{name}": f"model-{number % 2}.safetensors" for number, name in enumerate(names)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+    np.testing.assert_array_equal(encoders.load("text", folder)(tf.constant(["red"])), expected)
+
+
+def _weights(change):
+    def spoil(folder):
+        arrays = load_file(folder / "model.safetensors")
+        change(arrays)
+        save_file(arrays, folder / "model.safetensors")
+
+    return spoil
+
+
+def _json(name, **values):
+    def spoil(folder):
+        known = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+        (folder / name).write_text(json.dumps({**known, **values}))
+
+    return spoil
+
+
+_TOKENIZER = {
+    "model": {"type": "WordPiece", "vocab": {piece: row for row, piece in enumerate(PIECES)}},
+    "normalizer": {"type": "BertNormalizer", "lowercase": True},
+    "pre_tokenizer": {"type": "BertPreTokenizer"},
+}
+_ADDED = [{"content": "[SEP]"}, {"content": "<new>"}]
+_KEY, _BIAS = "encoder.layer.1.attention.self.key.weight", "encoder.layer.0.output.dense.bias"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda folder: (folder / "config.json").write_text("{"), r"config\.json: cannot be read"),
+        (_json("config.json", model_type="gpt2"), r"unknown model_type `gpt2`; text encoders are bert, distilbert, mpnet"),
+        (_json("config.json", hidden_act="swish"), "unknown activation `swish`; known are gelu"),
+        (_json("config.json", hidden_size=16), r"has the shape \(9, 8\), and config\.json says \(9, 16\)"),
+        (_weights(lambda arrays: arrays.pop(_KEY)), f"the weights have no `{_KEY}`"),
+        (_weights(lambda arrays: arrays.update({_BIAS: arrays[_BIAS][:5]})), rf"`{_BIAS}` has the shape \(5,\)"),
+        (
+            _weights(lambda arrays: arrays.update({"encoder.layer.2.x": arrays[_BIAS]})),
+            "1 tensors have no place in this network: enc",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99),
+            "not a readable safetensors file.*Download it again",
+        ),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"has no model\.safetensors\."),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            'has pytorch_model.bin, and no model.safetensors. Convert it where PyTorch is: python -c "from transformers import',
+        ),
+        (
+            lambda folder: (folder / "vocab.txt").unlink(),
+            r"has no tokenizer\.json and no vocab\.txt: copy the tokenizer's files",
+        ),
+        (
+            lambda folder: (folder / "vocab.txt").write_text("\n".join([*PIECES, "more"])),
+            "the tokenizer has 10 tokens, and the embedding 9 rows",
+        ),
+        (lambda folder: (folder / "vocab.txt").write_text("a\nb\n"), r"the vocabulary has no `\[CLS\]`"),
+        (_json("tokenizer.json", **_TOKENIZER, added_tokens=_ADDED), r"tokens were added to the vocabulary \(<new>\)"),
+        (
+            _json("tokenizer.json", **{**_TOKENIZER, "model": {"type": "BPE", "vocab": {}}}),
+            "unknown tokenizer BPE / BertNormalizer",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_told_in_a_line(folder, spoil, told):
+    spoil(folder)
+    with pytest.raises(EncoderError, match=told) as caught:
+        encoders.load("text", folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_file_is_taken_before_a_vocabulary(folder):
+    expected = encoders.load("text", folder)(tf.constant(["red shoes"])).numpy()
+    (folder / "vocab.txt").unlink()
+    _json("tokenizer.json", **_TOKENIZER)(folder)
+    np.testing.assert_array_equal(encoders.load("text", folder)(tf.constant(["red shoes"])), expected)
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-distilbert", "tiny-mpnet"])
+def test_small_models_answer_as_the_originals_do(real, name):
+    texts = [str(text) for text in np.load(real / "encoders" / "minilm.npz")["texts"]]
+    expected = np.load(real / "encoders" / name / "reference.npz")["mean"]
+    _close(encoders.load("text", real / "encoders" / name), texts, expected)
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    try:
+        published.get("minilm")
+    except EncoderError as error:
+        pytest.skip(f"the weights of MiniLM are not here: {error}")
+    return encoders.load("text", "minilm")
+
+
+def test_minilm_answers_as_the_original_does(minilm, real):
+    reference = np.load(real / "encoders" / "minilm.npz")
+    _close(minilm, [str(text) for text in reference["texts"]], reference["embeddings"])
+
+
+def _close(encoder, texts, expected):
+    """But for the text that spells special tokens, which is plain text here."""
+    kept = [row for row, text in enumerate(texts) if "[CLS]" not in text]
+    found = encoder(tf.constant(texts)).numpy()[kept]
+    expected = expected[kept]
+    norms = np.linalg.norm(expected, axis=1)
+    assert (np.abs(found - expected).max(axis=1) / norms).max() < 1e-5
+    assert ((found * expected).sum(axis=1) / norms / np.linalg.norm(found, axis=1)).min() > 0.99999
+    assert len(kept) == len(texts) - 1
+
+
+def test_texts_that_mean_alike_are_near_each_other(minilm):
+    asked, *items = minilm(
+        tf.constant(["a rocket near the comet", "spacecraft beside a shooting star", "noodle soup", "a red dress"])
+    )
+    assert np.argmax([float(tf.tensordot(asked, item, 1)) for item in items]) == 0
+
+
+_BARE = """
+import sys
+import numpy as np, tensorflow as tf
+module = tf.saved_model.load(sys.argv[1])
+np.save(sys.argv[2], module.encode(tf.constant(["Red shoes", "blue", "", "ürgh 猫"])))
+"""
+
+
+def test_a_process_without_this_library_runs_the_whole_of_it(folder, tmp_path):
+    """Tokenizer and network are stock operations and variables."""
+    encoder = encoders.load("text", folder)
+    module = tf.Module()
+    module.kept = encoder.trackables
+    module.encode = tf.function(encoder, input_signature=[tf.TensorSpec([None], tf.string)])
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    run_python(_BARE, tmp_path / "saved", tmp_path / "out.npy")
+    np.testing.assert_allclose(
+        np.load(tmp_path / "out.npy"), encoder(tf.constant(["Red shoes", "blue", "", "ürgh 猫"])), atol=1e-6
+    )
+    shutil.rmtree(tmp_path / "saved")
