@@ -24,7 +24,8 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
         modality: `image`, `text` or `audio`.
         name_or_path: `auto` (see `choose`), `offline`, or
             image: `efficientnet-lite0`, a keras.applications name (`efficientnetb0`, `vgg16`, ...; pretrained on ImageNet),
-            `NAME:random` or `NAME:WEIGHTS.h5`, a Keras model file or folder, a weights file named after its network;
+            `NAME:random` or `NAME:WEIGHTS.h5`, a Keras model file or folder, a weights file named after its network, a folder
+            of Hugging Face (ViT or DINOv2);
             text: `minilm`, `use`, a TF Hub handle, a folder of Hugging Face (BERT, DistilBERT or MPNet), a local SavedModel
             folder that maps `[B] string` to `[B, dim]`, or `tfidf:FILE` (`tfidf` alone is fitted on the catalog by `extract`);
             audio: `yamnet`, a checkpoint file in YAMNet's layout, a TF Hub handle, a local SavedModel folder, `mfcc`
@@ -85,6 +86,10 @@ def _load_image(name: str) -> Encoder:
     network, _, weights = name.partition(":")
     if network.lower() in NETWORK_NAMES:
         return load_application(network.lower(), weights)
+    if (Path(name) / "config.json").exists():
+        from mmtfrs.encoders.hugging_face import load_image_folder
+
+        return load_image_folder(Path(name))
     return load_path(Path(name))
 
 

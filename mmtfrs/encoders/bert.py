@@ -120,43 +120,41 @@ class Bert:
         }
 
     def __call__(self, ids: tf.Tensor, there: tf.Tensor) -> tf.Tensor:
-        rows, length = tf.unstack(tf.shape(ids))
+        length = tf.shape(ids)[1]
         state = tf.gather(self._words, ids) + self._positions[self._first : self._first + length]
-        state = self._normalize(state, self._norm)
+        state = normalize(state, self._norm, self._epsilon)
         bias = tf.where(there, 0.0, _FAR)[:, None, None]
         if self._distances is not None:
             bias += tf.transpose(tf.gather(self._distances, _buckets(length, int(self._distances.shape[0]))), [2, 0, 1])
         for layer in self._layers:
-            state = self._normalize(state + self._attend(state, layer, bias, rows, length), layer["attention_norm"])
-            inner = self._activation(_dense(state, layer["inner"]))
-            state = self._normalize(state + _dense(inner, layer["outer"]), layer["norm"])
+            found = dense(attend(dense(state, layer["attention"]), self._heads, bias), layer["output"])
+            state = normalize(state + found, layer["attention_norm"], self._epsilon)
+            inner = self._activation(dense(state, layer["inner"]))
+            state = normalize(state + dense(inner, layer["outer"]), layer["norm"], self._epsilon)
         return state
 
-    def _attend(
-        self,
-        state: tf.Tensor,
-        layer: Mapping[str, tuple[tf.Variable, tf.Variable]],
-        bias: tf.Tensor,
-        rows: tf.Tensor,
-        length: tf.Tensor,
-    ) -> tf.Tensor:
-        size = self.width // self._heads
-        parts = tf.reshape(_dense(state, layer["attention"]), [rows, length, 3, self._heads, size])
-        query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
-        scores = tf.matmul(query, key, transpose_b=True) / math.sqrt(size) + bias
-        heads = tf.transpose(tf.matmul(tf.nn.softmax(scores), value), [0, 2, 1, 3])
-        return _dense(tf.reshape(heads, [rows, length, self.width]), layer["output"])
 
-    def _normalize(self, values: tf.Tensor, norm: tuple[tf.Variable, tf.Variable]) -> tf.Tensor:
-        mean, variance = tf.nn.moments(values, [-1], keepdims=True)
-        return (values - mean) * tf.math.rsqrt(variance + self._epsilon) * norm[0] + norm[1]
+def attend(parts: tf.Tensor, heads: int, bias: tf.Tensor | float) -> tf.Tensor:
+    """`[B, T, 3 D]`, queries, keys and values side by side, -> `[B, T, D]`; the bias is added to the scores."""
+    rows, length = tf.unstack(tf.shape(parts)[:2])
+    width = parts.shape[2] // 3
+    size = width // heads
+    parts = tf.transpose(tf.reshape(parts, [rows, length, 3, heads, size]), [2, 0, 3, 1, 4])
+    query, key, value = tf.unstack(parts)
+    scores = tf.matmul(query, key, transpose_b=True) / math.sqrt(size) + bias
+    return tf.reshape(tf.transpose(tf.matmul(tf.nn.softmax(scores), value), [0, 2, 1, 3]), [rows, length, width])
 
 
-def _dense(values: tf.Tensor, layer: tuple[tf.Variable, tf.Variable]) -> tf.Tensor:
-    """`[..., I] -> [..., O]`, as one product of two matrices, which is the faster way."""
+def normalize(values: tf.Tensor, norm: tuple[tf.Variable, tf.Variable], epsilon: float) -> tf.Tensor:
+    mean, variance = tf.nn.moments(values, [-1], keepdims=True)
+    return (values - mean) * tf.math.rsqrt(variance + epsilon) * norm[0] + norm[1]
+
+
+def dense(values: tf.Tensor, layer: tuple[tf.Variable, tf.Variable]) -> tf.Tensor:
+    """`[B, T, I] -> [B, T, O]`, as one product of two matrices, which is the faster way."""
     kernel, bias = layer
     flat = tf.nn.bias_add(tf.matmul(tf.reshape(values, [-1, kernel.shape[0]]), kernel), bias)
-    return tf.reshape(flat, tf.concat([tf.shape(values)[:-1], [kernel.shape[1]]], axis=0))
+    return tf.reshape(flat, [*tf.unstack(tf.shape(values)[:2]), kernel.shape[1]])
 
 
 def _buckets(length: tf.Tensor, count: int, farthest: int = 128) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Text encoders from folders as Hugging Face and sentence-transformers write them."""
+"""Encoders of texts and images from folders as Hugging Face and sentence-transformers write them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.encoders import vit
 from mmtfrs.encoders.base import fingerprint, fingerprint_folder
 from mmtfrs.encoders.bert import FAMILIES, HEADS, Bert
 from mmtfrs.encoders.characters import bert_characters
+from mmtfrs.encoders.image import Fit, ImageEncoder
 from mmtfrs.encoders.text import TextEncoder
 from mmtfrs.encoders.weights import Weights, read_safetensors
 from mmtfrs.encoders.wordpiece import WordPiece
@@ -55,6 +57,55 @@ def load_text_folder(path: Path, name: str = "") -> TextEncoder:
     return TextEncoder(
         name or str(path), encode, dim, fingerprint("text-folder/1", fingerprint_folder(path)), weights.variables
     )
+
+
+def load_image_folder(path: Path) -> ImageEncoder:
+    """A folder with `config.json`, `model.safetensors` and `preprocessor_config.json`: ViT or DINOv2, of which the first token
+    is the feature.
+
+    Raises:
+        EncoderError: something is missing, damaged, or of a kind that is not known.
+    """
+    config, told = read_json(path, "config.json"), read_json(path, "preprocessor_config.json")
+    kind = config.get("model_type")
+    if kind not in vit.FAMILIES:
+        raise EncoderError(
+            f"{path / 'config.json'}: unknown model_type `{kind}`; image encoders are {', '.join(vit.FAMILIES)}."
+        )
+    size, fit = _fit(path, told)
+    weights = read_weights(path, (vit.FAMILIES[kind].prefix,))
+    network = vit.ViT(config, weights, size)
+    weights.check_empty(vit.HEADS)
+    scale = float(told.get("rescale_factor", 1 / 255)) if told.get("do_rescale", True) else 1.0
+    normal = told.get("do_normalize", True)
+    mean, deviation = (
+        np.array(told[f"image_{name}"] if normal else usual) for name, usual in (("mean", [0.0]), ("std", [1.0]))
+    )
+
+    def encode(images: tf.Tensor) -> tf.Tensor:
+        return network(images * np.float32(scale / deviation) - np.float32(mean / deviation))[:, 0]
+
+    mark = fingerprint("image-folder/1", fingerprint_folder(path))
+    return ImageEncoder(str(path), encode, size, network.width, mark, weights.variables, None, fit)
+
+
+def _fit(path: Path, told: dict) -> tuple[int, Fit]:
+    """Side of the images, and how they become squares of it."""
+
+    where = path / "preprocessor_config.json"
+    resample, cropped = told.get("resample", 2), bool(told.get("do_center_crop"))
+    if not told.get("do_resize", True) or resample not in (2, 3):
+        raise EncoderError(f"{where}: images must be resized, bilinear (2) or bicubic (3).")
+    size, crop = (told.get(name) or {} for name in ("size", "crop_size"))
+    if isinstance(size, int):
+        size = {"shortest_edge": size} if cropped else {"height": size, "width": size}
+    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+    square = crop if cropped else size
+    shortest = int(size.get("shortest_edge") or 0) if cropped else 0
+    side = int(square.get("height") or 0)
+    if side < 1 or square.get("width") != side or (cropped and shortest < side):
+        raise EncoderError(f"{where}: an image must become a square, or its shorter side no less than what is cut out of it.")
+    return side, Fit(shortest, resample == 3)
 
 
 def read_json(path: Path, name: str, default: Any = None) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,9 +15,29 @@ from mmtfrs.media.decode import open_image
 from mmtfrs.media.decode_graph import decode_images
 
 
+class Fit(NamedTuple):
+    """How an image becomes a square.
+
+    Attributes:
+        shortest: pixels of its shorter side, before the square is cut out of the middle; 0: it is stretched to the square.
+        bicubic: instead of bilinear; antialiased both.
+    """
+
+    shortest: int = 0
+    bicubic: bool = False
+
+    def sides(self, size: int, height: int, width: int) -> tuple[int, int]:
+        """Height and width that an image is resized to."""
+        if not self.shortest:
+            return size, size
+        short, long = sorted((height, width))
+        longer = self.shortest * long // short
+        return (longer, self.shortest) if height > width else (self.shortest, longer)
+
+
 class ImageEncoder(Encoder):
-    """An image is resized to the network's size (bilinear, antialiased, without keeping its proportions, as
-    keras.applications' own weights were trained) and encoded.
+    """An image is made a square of the network's size and encoded: stretched to it by default, bilinear and antialiased, as
+    keras.applications' own weights were trained.
 
     Args:
         name: what the user asked for.
@@ -27,6 +47,7 @@ class ImageEncoder(Encoder):
         fingerprint: hash of the network's weights and preprocessing.
         trackables: what a SavedModel must carry for the network.
         model: the Keras model inside the network, where it can be trained further.
+        fit: how an image becomes a square.
     """
 
     modality = "image"
@@ -40,16 +61,22 @@ class ImageEncoder(Encoder):
         fingerprint: str,
         trackables: list[Any],
         model: keras.Model | None = None,
+        fit: Fit | None = None,
     ) -> None:
         super().__init__(name, network, dim, fingerprint, trackables)
         self.size = size
+        self.fit = fit or Fit()
         self.model = model
         self.inputs = (tf.TensorSpec([None, size, size, 3], tf.uint8),)
         self._run = tf.function(self._encode, input_signature=self.inputs, autograph=False)
 
     def decode(self, data: bytes, bounds: ExtractionConfig) -> np.ndarray:
-        image = open_image(data, bounds.max_pixels, draft=self.size)
-        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
+        image = open_image(data, bounds.max_pixels, draft=max(self.size, self.fit.shortest))
+        height, width = self.fit.sides(self.size, image.height, image.width)
+        kind = Image.Resampling.BICUBIC if self.fit.bicubic else Image.Resampling.BILINEAR
+        image = image.resize((width, height), kind)
+        left, top = (width - self.size) // 2, (height - self.size) // 2
+        return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
 
     def collate(self, media: Sequence[np.ndarray]) -> tuple[tf.Tensor, ...]:
         return (tf.constant(np.stack(media)),)
@@ -63,9 +90,29 @@ class ImageEncoder(Encoder):
 
     def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tuple[tf.Tensor, tf.Tensor]:
         def prepare(picture: tf.Tensor) -> tf.Tensor:
-            resized = tf.image.resize(picture, [self.size, self.size], antialias=True)
-            return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+            height, width = self._sides(picture)
+            kind = "bicubic" if self.fit.bicubic else "bilinear"
+            # In two steps, rounded each time, first along the side that shrinks more: as Pillow does.
+            tall, wide = tf.unstack(tf.shape(picture)[:2])
+            first = tf.where(height * wide < width * tall, [height, wide], [tall, width])
+            resized = picture
+            for sides in (first, [height, width]):
+                resized = tf.image.resize(resized, sides, kind, antialias=True)
+                resized = tf.clip_by_value(tf.floor(resized + 0.5), 0.0, 255.0)
+            left, top = (width - self.size) // 2, (height - self.size) // 2
+            resized = resized[top : top + self.size, left : left + self.size]
+            resized = tf.ensure_shape(resized, [self.size, self.size, 3])
+            return tf.cast(resized, tf.uint8)
 
         spec = tf.TensorSpec([self.size, self.size, 3], tf.uint8)
         pictures, problems = decode_images(data, bounds.max_pixels, prepare, spec)
         return self._encode(pictures), problems
+
+    def _sides(self, picture: tf.Tensor) -> tuple[tf.Tensor | int, tf.Tensor | int]:
+        """As `Fit.sides`, in a graph."""
+        if not self.fit.shortest:
+            return self.size, self.size
+        height, width = tf.unstack(tf.shape(picture)[:2])
+        longer = self.fit.shortest * tf.maximum(height, width) // tf.minimum(height, width)
+        short = tf.constant(self.fit.shortest)
+        return tf.where(height > width, longer, short), tf.where(height > width, short, longer)

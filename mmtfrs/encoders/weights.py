@@ -85,6 +85,12 @@ class Weights:
         biases = [self.take(f"{name}.bias", (outputs,)) for name in names]
         return self.keep(np.concatenate(kernels, axis=1)), self.keep(np.concatenate(biases))
 
+    def scaled(self, name: str, scale: str, inputs: int, outputs: int) -> tuple[tf.Variable, tf.Variable]:
+        """`dense` of one layer whose output is scaled by another tensor."""
+        values = self.take(scale, (outputs,)) if scale else np.float32(1.0)
+        kernel, bias = self.take(f"{name}.weight", (outputs, inputs)).T, self.take(f"{name}.bias", (outputs,))
+        return self.keep(kernel * values), self.keep(bias * values)
+
     def norm(self, name: str, width: int) -> tuple[tf.Variable, tf.Variable]:
         """`(scale, shift)`."""
         return self.keep(self.take(f"{name}.weight", (width,))), self.keep(self.take(f"{name}.bias", (width,)))

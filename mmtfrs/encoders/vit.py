@@ -1,0 +1,119 @@
+"""Vision transformers, in TensorFlow, from weights as Hugging Face writes them.
+
+An image is cut into square patches, which are tokens behind one that stands for the whole; layers normalize what goes in
+(pre-norm) and add what comes out. DINOv2 scales that by a number for each channel.
+
+References: Dosovitskiy et al., ViT, ICLR 2021; Oquab et al., DINOv2, TMLR 2024.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmtfrs._keras import tf
+from mmtfrs.encoders.bert import attend, dense, normalize
+from mmtfrs.encoders.weights import Weights
+from mmtfrs.errors import EncoderError
+
+
+class _Family(NamedTuple):
+    """What weights of a layer are called."""
+
+    prefix: str
+    norms: tuple[str, str]
+    inner: str
+    outer: str
+    scales: tuple[str, str] = ("", "")
+
+
+FAMILIES = {
+    "vit": _Family("vit.", ("layernorm_before", "layernorm_after"), "intermediate.dense", "output.dense"),
+    "dinov2": _Family("dinov2.", ("norm1", "norm2"), "mlp.fc1", "mlp.fc2", ("layer_scale1.lambda1", "layer_scale2.lambda1")),
+}
+HEADS = ("pooler.", "classifier.", "embeddings.mask_token")  # in the file, and no part of this network
+_ATTENTION = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
+
+
+class ViT:
+    """`[B, size, size, 3] float32`, normalized as the network wants it, -> `[B, 1 + patches, width] float32`.
+
+    Args:
+        config: `config.json`.
+        weights: of the file; what is taken is taken out of it.
+        size: side of the images; positions are resampled where it is not the one that the network was trained on.
+
+    Raises:
+        EncoderError: weights are missing or oddly shaped, or a part is of another kind.
+    """
+
+    def __init__(self, config: Mapping[str, Any], weights: Weights, size: int) -> None:
+        family = FAMILIES[config["model_type"]]
+        if config.get("use_swiglu_ffn"):
+            raise EncoderError("DINOv2 with a SwiGLU layer (giant) is not known here; take small, base or large.")
+        self.width, layers, self._heads = (
+            int(weights.setting(config, name)) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        )
+        self._patch, trained = int(config["patch_size"]), int(config["image_size"])
+        self._epsilon = float(config.get("layer_norm_eps", 1e-12))
+        self._activation = weights.activation(config["hidden_act"])
+        at = "embeddings.patch_embeddings.projection"
+        kernel = weights.take(f"{at}.weight", (self.width, 3, self._patch, self._patch))
+        self._kernel = weights.keep(kernel.transpose(2, 3, 1, 0).reshape(-1, self.width))
+        side, wanted = trained // self._patch, size // self._patch
+        positions = weights.take("embeddings.position_embeddings", (1, 1 + side * side, self.width))[0]
+        grid = _resampled(positions[1:].reshape(side, side, -1), wanted).reshape(-1, self.width)
+        # The bias of the patches and the token of the whole are added once and for all.
+        first = weights.take("embeddings.cls_token", (1, 1, self.width))[0] + positions[:1]
+        self._first = weights.keep(first)
+        self._positions = weights.keep(grid + weights.take(f"{at}.bias", (self.width,)))
+        self._norm = weights.norm("layernorm", self.width)
+        self._layers = [self._layer(family, weights, f"encoder.layer.{number}.") for number in range(layers)]
+
+    def _layer(self, family: _Family, weights: Weights, at: str) -> dict[str, tuple[tf.Variable, tf.Variable]]:
+        inner = weights.shape(f"{at}{family.inner}.weight")[0]
+        scales = [name and at + name for name in family.scales]
+        return {
+            "before": weights.norm(at + family.norms[0], self.width),
+            "attention": weights.dense([at + name for name in _ATTENTION], self.width, self.width),
+            "output": weights.scaled(f"{at}attention.output.dense", scales[0], self.width, self.width),
+            "between": weights.norm(at + family.norms[1], self.width),
+            "inner": weights.dense((at + family.inner,), self.width, inner),
+            "outer": weights.scaled(at + family.outer, scales[1], inner, self.width),
+        }
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        rows, patch = tf.shape(images)[0], self._patch
+        side = images.shape[1] // patch
+        cut = tf.reshape(images[:, : side * patch, : side * patch], [rows, side, patch, side, patch, 3])
+        cut = tf.reshape(tf.transpose(cut, [0, 1, 3, 2, 4, 5]), [rows * side * side, patch * patch * 3])
+        state = tf.reshape(tf.matmul(cut, self._kernel), [rows, side * side, self.width]) + self._positions
+        state = tf.concat([tf.tile(self._first[None], [rows, 1, 1]), state], axis=1)
+        for layer in self._layers:
+            seen = normalize(state, layer["before"], self._epsilon)
+            state += dense(attend(dense(seen, layer["attention"]), self._heads, 0.0), layer["output"])
+            seen = normalize(state, layer["between"], self._epsilon)
+            state += dense(self._activation(dense(seen, layer["inner"])), layer["outer"])
+        return normalize(state, self._norm, self._epsilon)
+
+
+def _resampled(grid: np.ndarray, side: int) -> np.ndarray:
+    """`[S, S, D] -> [side, side, D]`, bicubic as PyTorch has it (a = -0.75, no antialiasing), which the originals use."""
+    size = len(grid)
+    if size == side:
+        return grid
+    table = np.zeros((side, size), np.float32)
+    for place in range(side):
+        center = (place + 0.5) * size / side - 0.5
+        for near in range(math.floor(center) - 1, math.floor(center) + 3):
+            table[place, min(max(near, 0), size - 1)] += _cubic(abs(center - near))
+    return np.einsum("ai,bj,ijd->abd", table, table, grid)
+
+
+def _cubic(distance: float, a: float = -0.75) -> float:
+    if distance < 1:
+        return (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    return a * (distance**3 - 5 * distance**2 + 8 * distance - 4) if distance < 2 else 0.0
