@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmtfrs.encoders.names import AUTO, NETWORK_NAMES, OFFLINE, USE, check_name, is_own
+from mmtfrs.encoders.names import AUTO, HUB, NETWORK_NAMES, OFFLINE, USE, check_name, is_own
 from mmtfrs.errors import EncoderError
 from mmtfrs.utils.extensions import imported
 
@@ -73,6 +73,16 @@ def _load_own(modality: str, path: str) -> Encoder:
     return encoder
 
 
+def _hub(name: str) -> Path | None:
+    """The folder of a model of huggingface.co; None for other names."""
+    kind, _, repository = name.partition(":")
+    if kind != HUB:
+        return None
+    from mmtfrs.encoders.hugging_face import hub_folder
+
+    return hub_folder(repository)
+
+
 def _load_image(name: str) -> Encoder:
     from mmtfrs.encoders.applications import load_application, load_path
 
@@ -86,10 +96,11 @@ def _load_image(name: str) -> Encoder:
     network, _, weights = name.partition(":")
     if network.lower() in NETWORK_NAMES:
         return load_application(network.lower(), weights)
-    if (Path(name) / "config.json").exists():
+    folder = _hub(name) or Path(name)
+    if (folder / "config.json").exists():
         from mmtfrs.encoders.hugging_face import load_image_folder
 
-        return load_image_folder(Path(name))
+        return load_image_folder(folder, name)
     return load_path(Path(name))
 
 
@@ -98,11 +109,16 @@ def _load_text(name: str) -> Encoder:
 
     if name.lower() == "use":
         name = USE
-    if name.lower() == "minilm" or (Path(name) / "config.json").exists():
-        from mmtfrs.encoders.hugging_face import load_text_folder
+    if name.lower() == "minilm":
         from mmtfrs.encoders.published import get
 
-        return load_text_folder(get("minilm"), "minilm") if name.lower() == "minilm" else load_text_folder(Path(name))
+        folder, name = get("minilm"), "minilm"
+    else:
+        folder = _hub(name) or Path(name)
+    if (folder / "config.json").exists():
+        from mmtfrs.encoders.hugging_face import load_text_folder
+
+        return load_text_folder(folder, name)
     kind, _, path = name.partition(":")
     if kind == "tfidf":
         from mmtfrs.encoders.tfidf import load_tfidf

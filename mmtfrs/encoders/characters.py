@@ -49,10 +49,10 @@ class Characters(NamedTuple):
         codes, kinds: `[m] int32`, of what comes out, one after the other; a code of -1 is the code point itself.
     """
 
-    pages: np.ndarray
-    starts: np.ndarray
-    codes: np.ndarray
-    kinds: np.ndarray
+    pages: np.ndarray | tf.Tensor
+    starts: np.ndarray | tf.Tensor
+    codes: np.ndarray | tf.Tensor
+    kinds: np.ndarray | tf.Tensor
 
     def normalize(self, points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """`[C] int32` code points -> `(codes [D], kinds [D], of which of the C each came [D])`."""

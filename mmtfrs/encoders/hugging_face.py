@@ -15,10 +15,11 @@ from mmtfrs.encoders.base import fingerprint, fingerprint_folder
 from mmtfrs.encoders.bert import FAMILIES, HEADS, Bert
 from mmtfrs.encoders.characters import bert_characters
 from mmtfrs.encoders.image import Fit, ImageEncoder
+from mmtfrs.encoders.names import HUB
 from mmtfrs.encoders.text import TextEncoder
 from mmtfrs.encoders.weights import Weights, read_safetensors
 from mmtfrs.encoders.wordpiece import WordPiece
-from mmtfrs.errors import EncoderError
+from mmtfrs.errors import EncoderError, first_line
 
 WEIGHTS = "model.safetensors"
 _CONVERT = (
@@ -27,13 +28,13 @@ _CONVERT = (
 _POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
 
 
-def load_text_folder(path: Path, name: str = "") -> TextEncoder:
+def load_text_folder(path: Path, name: str) -> TextEncoder:
     """A folder with `config.json`, `model.safetensors` and the tokenizer's files; pooling and normalization are those of
     `modules.json`, and the mean over tokens where there is none.
 
     Args:
         path: the folder.
-        name: what the user asked for; the folder if "".
+        name: what the user asked for.
 
     Raises:
         EncoderError: something is missing, damaged, or of a kind that is not known.
@@ -54,14 +55,16 @@ def load_text_folder(path: Path, name: str = "") -> TextEncoder:
         return pool(network(ids, there), there)
 
     dim = network.width * extra
-    return TextEncoder(
-        name or str(path), encode, dim, fingerprint("text-folder/1", fingerprint_folder(path)), weights.variables
-    )
+    return TextEncoder(name, encode, dim, fingerprint("text-folder/1", fingerprint_folder(path)), weights.variables)
 
 
-def load_image_folder(path: Path) -> ImageEncoder:
+def load_image_folder(path: Path, name: str) -> ImageEncoder:
     """A folder with `config.json`, `model.safetensors` and `preprocessor_config.json`: ViT or DINOv2, of which the first token
     is the feature.
+
+    Args:
+        path: the folder.
+        name: what the user asked for.
 
     Raises:
         EncoderError: something is missing, damaged, or of a kind that is not known.
@@ -86,7 +89,7 @@ def load_image_folder(path: Path) -> ImageEncoder:
         return network(images * np.float32(scale / deviation) - np.float32(mean / deviation))[:, 0]
 
     mark = fingerprint("image-folder/1", fingerprint_folder(path))
-    return ImageEncoder(str(path), encode, size, network.width, mark, weights.variables, None, fit)
+    return ImageEncoder(name, encode, size, network.width, mark, weights.variables, None, fit)
 
 
 def _fit(path: Path, told: dict) -> tuple[int, Fit]:
@@ -106,6 +109,38 @@ def _fit(path: Path, told: dict) -> tuple[int, Fit]:
     if side < 1 or square.get("width") != side or (cropped and shortest < side):
         raise EncoderError(f"{where}: an image must become a square, or its shorter side no less than what is cut out of it.")
     return side, Fit(shortest, resample == 3)
+
+
+def hub_folder(name: str) -> Path:
+    """Where a model of huggingface.co lies on this machine: `ORGANIZATION/NAME`, or `ORGANIZATION/NAME@REVISION`. It is looked
+    for in the cache of `huggingface_hub`, and downloaded if it is not there.
+
+    Raises:
+        EncoderError: `huggingface_hub` is not installed, or the model cannot be downloaded.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError:
+        raise EncoderError(f"{HUB}:{name} needs huggingface_hub: pip install 'mmtfrs[hf]'.") from None
+    repository, _, revision = name.partition("@")
+
+    def folder(local: bool) -> Path:
+        wanted = ["*.json", "*.txt", "*.safetensors", "*.model"]
+        found = snapshot_download(repository, revision=revision or None, allow_patterns=wanted, local_files_only=local)
+        return Path(found)
+
+    try:
+        try:
+            return folder(True)
+        except LocalEntryNotFoundError:
+            return folder(False)
+    except Exception as error:  # whatever the network, the server or the disk has to say
+        cause = f"{type(error).__name__}: {first_line(error)}"
+        raise EncoderError(
+            f"{HUB}:{name} could not be downloaded from huggingface.co ({cause[:200]}). "
+            "Download it elsewhere and give its folder."
+        ) from None
 
 
 def read_json(path: Path, name: str, default: Any = None) -> Any:

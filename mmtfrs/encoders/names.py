@@ -9,6 +9,7 @@ from mmtfrs.errors import EncoderError, nearest
 from mmtfrs.utils.extensions import is_import_path
 
 OFFLINE, AUTO = "offline", "auto"
+HUB = "hf"  # before the name of a model on huggingface.co
 USE = "https://tfhub.dev/google/universal-sentence-encoder/4"
 # The networks of keras.applications, in its own spelling without capitals; a test holds them to what it has.
 NETWORK_NAMES = (
@@ -42,6 +43,8 @@ def check_name(modality: str, name: str) -> None:
     kind, _, path = name.partition(":")
     if name.lower() in known or Path(name).exists() or ("://" in name and modality != "image"):
         return
+    if kind == HUB and "/" in path and modality != "audio":
+        return
     if kind.lower() in NAMES[modality] and path:  # NAME:FILE, and random weights for tests of what does not depend on them
         if path == "random" or Path(path).is_file():
             return
@@ -56,4 +59,4 @@ def check_name(modality: str, name: str) -> None:
 
 def is_own(modality: str, name: str) -> bool:
     """Whether a name is the import path of an encoder of the user's own, and no NAME:FILE."""
-    return is_import_path(name) and name.partition(":")[0].lower() not in NAMES[modality]
+    return is_import_path(name) and name.partition(":")[0].lower() not in (*NAMES[modality], HUB)

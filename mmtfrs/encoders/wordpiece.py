@@ -32,9 +32,10 @@ class WordPiece:
     """
 
     def __init__(self, pieces: Sequence[str], unknown: str, characters: Characters, most: int) -> None:
-        self._edges, self._targets, self._ids = _trie(pieces)
+        # As tensors, which an export keeps once; arrays would be in each of its functions.
+        self._edges, self._targets, self._ids = map(tf.constant, _trie(pieces))
         self._unknown = pieces.index(unknown)
-        self._characters = characters
+        self._characters = Characters(*map(tf.constant, characters))
         self._most = most
 
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
@@ -78,7 +79,7 @@ class WordPiece:
             """A character further in each living word; where there is no further, the longest piece so far is taken."""
             end = tf.gather(ends, alive)
             edge = tf.cast(node, tf.int64) * _CODES + tf.cast(tf.gather(padded, at), tf.int64)
-            place = tf.minimum(tf.searchsorted(self._edges, edge), len(self._edges) - 1)
+            place = tf.minimum(tf.searchsorted(self._edges, edge), self._edges.shape[0] - 1)
             goes = (at < end) & (tf.gather(self._edges, place) == edge)
             here = tf.where(goes, tf.gather(self._ids, place), -1)
             at = tf.where(goes, at + 1, at)

@@ -70,7 +70,11 @@ class DeviceTables:
     """All tables of a model: item and user features per modality, and which ids were trained."""
 
     def __init__(self, tables: ModelInputs) -> None:
-        self._adapters = {name: tables.adapters[name] for name in tables.modalities}
+        # Mean and projection as tensors, which an export keeps once; arrays would be in each of its functions.
+        self._adapters = {
+            name: (tf.constant(tables.adapters[name].mean), tf.constant(tables.adapters[name].projection))
+            for name in tables.modalities
+        }
         self.items = {name: DeviceTable(table, f"item_{name}") for name, table in tables.items.items()}
         self.users = {name: DeviceTable(table, f"user_{name}") for name, table in tables.users.items()}
         # An id that no training event has seen has learned nothing: it shares the row of the unknown.
@@ -132,8 +136,8 @@ class DeviceTables:
     def reduced(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> dict[str, tf.Tensor]:
         """`{modality: [B, dim]}` features as an encoder gives them, `[B, M]` presence -> `{modality: [B, r]}`."""
         reduced = {}
-        for index, (name, adapter) in enumerate(self._adapters.items()):
-            features = tf.matmul(media[name] - adapter.mean, adapter.projection)
+        for index, (name, (mean, projection)) in enumerate(self._adapters.items()):
+            features = tf.matmul(media[name] - mean, projection)
             reduced[name] = features * tf.expand_dims(presence[:, index], 1)
         return reduced
 

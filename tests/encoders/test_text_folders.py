@@ -196,6 +196,24 @@ def test_a_folder_that_cannot_be_used_is_told_in_a_line(folder, spoil, told):
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_of_the_hub_is_found_in_its_cache(folder, tmp_path, monkeypatch):
+    """As `huggingface_hub` lays it; what is not there cannot be downloaded here, and says what to do."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    place = tmp_path / "hub" / "models--shop--words"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, place / "snapshots" / commit, ignore=lambda *_: ["hub"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    expected = encoders.load("text", folder)(tf.constant(["red shoes"]))
+    for name in ("hf:shop/words", f"hf:shop/words@{commit}"):
+        encoder = encoders.load("text", name)
+        np.testing.assert_array_equal(encoder(tf.constant(["red shoes"])), expected)
+        assert encoder.name == name
+    with pytest.raises(EncoderError, match=r"hf:shop/other could not be downloaded from huggingface\.co .* give its folder"):
+        encoders.load("text", "hf:shop/other")
+
+
 def test_a_tokenizer_file_is_taken_before_a_vocabulary(folder):
     expected = encoders.load("text", folder)(tf.constant(["red shoes"])).numpy()
     (folder / "vocab.txt").unlink()
