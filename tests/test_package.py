@@ -234,7 +234,7 @@ def test_wheels_have_no_pins_no_test_tools_and_what_the_commands_read(tmp_path):
     needed = [line.removeprefix("Requires-Dist: ") for line in meta.splitlines() if line.startswith("Requires-Dist: ")]
     users = [line for line in needed if "extra ==" not in line]
     assert len(users) > 20 and not [line for line in users if re.search(r"==\s*\d|^(pytest|ruff|keras-tuner|av|scann)", line)]
-    assert set(re.findall(r"^Provides-Extra: (.*)$", meta, re.M)) == {"dev", "video", "tuning", "tfio", "scann", "gpu"}
+    assert set(re.findall(r"^Provides-Extra: (.*)$", meta, re.M)) == {"dev", "video", "tuning", "tfio", "scann", "gpu", "hf"}
     assert any(line.startswith("tensorflow[and-cuda]") and '"gpu"' in line.replace("'", '"') for line in needed)
     for file in (
         "serving/batching.config",
@@ -280,7 +280,11 @@ def test_what_is_imported_is_declared():
         for top in {file.parts[0].partition(".")[0] for file in distribution.files or ()}:
             homes.setdefault(top, set()).add(distribution.metadata["Name"])
     always = names("dependencies")
-    optional = {"tuning": names("tuning"), "mmtfrs": names("video") | names("tfio") | names("scann"), "serving": set()}
+    optional = {
+        "tuning": names("tuning"),
+        "mmtfrs": names("video") | names("tfio") | names("scann") | names("hf"),
+        "serving": set(),
+    }
     # Parts of TensorFlow, of which the same distribution says more than one thing.
     own = {"mmtfrs", "serving", "tuning", "tensorflow", "google"}
     for room, more in optional.items():

@@ -235,8 +235,9 @@ def _read_parquet(path: Path, problems: Problems, needed: set[str], wanted: set[
                 )
                 return None
         for file, schema in zip(files, schemas, strict=True):
-            texts = [name for name in names if wanted is not None and pa.types.is_string(schema.field(name).type)]
-            tables.append(pyarrow.parquet.read_table(file, columns=names, read_dictionary=texts, partitioning=None))
+            here = [name for name in names if name in schema.names]
+            texts = [name for name in here if wanted is not None and pa.types.is_string(schema.field(name).type)]
+            tables.append(pyarrow.parquet.read_table(file, columns=here, read_dictionary=texts, partitioning=None))
         return pa.concat_tables(tables, promote_options="default")
     except (pa.ArrowException, OSError) as error:
         what = "the file has vanished" if isinstance(error, FileNotFoundError) else "this is not a readable Parquet file"

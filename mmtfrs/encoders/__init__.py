@@ -38,7 +38,7 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
     """
     name = str(name_or_path)
     check_name(modality, name)
-    if name == AUTO:
+    if name.lower() == AUTO:
         name = choose(modality)
     if name == OFFLINE:
         from mmtfrs.encoders.offline import load_offline
@@ -78,7 +78,7 @@ def _hub(name: str) -> Path | None:
     kind, _, repository = name.partition(":")
     if kind != HUB:
         return None
-    from mmtfrs.encoders.hugging_face import hub_folder
+    from mmtfrs.encoders.model_folder import hub_folder
 
     return hub_folder(repository)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.encoders.weights import Weights
+from mmtfrs.errors import EncoderError
 
 _FAR = -1e9  # added to what may not be attended to
 _SETTINGS = {  # of this network, and what each family calls it; the first is the usual name
@@ -89,6 +90,8 @@ class Bert:
     def __init__(self, config: Mapping[str, Any], weights: Weights) -> None:
         family = FAMILIES[config["model_type"]]
         width, layers, self._heads, activation = (weights.setting(config, *names) for names in _SETTINGS.values())
+        if int(width) % int(self._heads):
+            raise EncoderError(f"config.json: {self._heads} heads do not divide a width of {width}.")
         self._activation = weights.activation(activation)
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
         self.width, self._first = int(width), int(config.get("pad_token_id") or 0) + 1 if family.past_padding else 0

@@ -14,6 +14,8 @@ from mmtfrs.encoders.base import Encoder
 from mmtfrs.media.decode import open_image
 from mmtfrs.media.decode_graph import decode_images
 
+_LONGEST = 16  # times the shorter side: of what is longer, the middle is resized, which is all that is cut out of it
+
 
 class Fit(NamedTuple):
     """How an image becomes a square.
@@ -26,13 +28,24 @@ class Fit(NamedTuple):
     shortest: int = 0
     bicubic: bool = False
 
-    def sides(self, size: int, height: int, width: int) -> tuple[int, int]:
-        """Height and width that an image is resized to."""
-        if not self.shortest:
-            return size, size
-        short, long = sorted((height, width))
-        longer = self.shortest * long // short
-        return (longer, self.shortest) if height > width else (self.shortest, longer)
+    def square(self, image: Image.Image, size: int) -> np.ndarray:
+        """`[size, size, 3] uint8` of an RGB image."""
+        width = height = size
+        if self.shortest:
+            short, long = sorted(image.size)
+            if long > _LONGEST * short:
+                extra = (long - _LONGEST * short) // 2
+                wide = image.width == long
+                box = (extra, 0, long - extra, short) if wide else (0, extra, short, long - extra)
+                image = image.crop(box)
+                long -= 2 * extra
+            width = height = self.shortest
+            longer = self.shortest * long // short
+            width, height = (longer, height) if image.width > image.height else (width, longer)
+        kind = Image.Resampling.BICUBIC if self.bicubic else Image.Resampling.BILINEAR
+        image = image.resize((width, height), kind)
+        left, top = (width - size) // 2, (height - size) // 2
+        return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
 class ImageEncoder(Encoder):
@@ -72,11 +85,7 @@ class ImageEncoder(Encoder):
 
     def decode(self, data: bytes, bounds: ExtractionConfig) -> np.ndarray:
         image = open_image(data, bounds.max_pixels, draft=max(self.size, self.fit.shortest))
-        height, width = self.fit.sides(self.size, image.height, image.width)
-        kind = Image.Resampling.BICUBIC if self.fit.bicubic else Image.Resampling.BILINEAR
-        image = image.resize((width, height), kind)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
-        return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
+        return self.fit.square(image, self.size)
 
     def collate(self, media: Sequence[np.ndarray]) -> tuple[tf.Tensor, ...]:
         return (tf.constant(np.stack(media)),)
@@ -90,6 +99,7 @@ class ImageEncoder(Encoder):
 
     def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tuple[tf.Tensor, tf.Tensor]:
         def prepare(picture: tf.Tensor) -> tf.Tensor:
+            picture = self._middle(picture)
             height, width = self._sides(picture)
             kind = "bicubic" if self.fit.bicubic else "bilinear"
             # In two steps, rounded each time, first along the side that shrinks more: as Pillow does.
@@ -107,6 +117,14 @@ class ImageEncoder(Encoder):
         spec = tf.TensorSpec([self.size, self.size, 3], tf.uint8)
         pictures, problems = decode_images(data, bounds.max_pixels, prepare, spec)
         return self._encode(pictures), problems
+
+    def _middle(self, picture: tf.Tensor) -> tf.Tensor:
+        """The middle of an image that is very long, as `Fit.square` takes it."""
+        if not self.fit.shortest:
+            return picture
+        sides = tf.shape(picture)[:2]
+        extra = tf.maximum(sides - _LONGEST * tf.reverse(sides, [0]), 0) // 2
+        return picture[extra[0] : sides[0] - extra[0], extra[1] : sides[1] - extra[1]]
 
     def _sides(self, picture: tf.Tensor) -> tuple[tf.Tensor | int, tf.Tensor | int]:
         """As `Fit.sides`, in a graph."""

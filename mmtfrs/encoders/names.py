@@ -30,6 +30,7 @@ NAMES = {
     "text": ("use", "minilm", "tfidf"),
     "audio": ("yamnet", "mfcc", "lstm"),
 }
+_WITH_FILE = (*NETWORK_NAMES, "tfidf", "lstm")  # NAME:FILE
 
 
 def check_name(modality: str, name: str) -> None:
@@ -45,7 +46,8 @@ def check_name(modality: str, name: str) -> None:
         return
     if kind == HUB and "/" in path and modality != "audio":
         return
-    if kind.lower() in NAMES[modality] and path:  # NAME:FILE, and random weights for tests of what does not depend on them
+    # NAME:FILE, and random weights for tests of what does not depend on them.
+    if kind.lower() in _WITH_FILE and kind.lower() in NAMES[modality] and path:
         if path == "random" or Path(path).is_file():
             return
         raise EncoderError(f"{path}: there is no such weights file.")

@@ -70,7 +70,7 @@ PUBLISHED = {
 
 def cache_folder() -> Path:
     """`$MMTFRS_CACHE`, or `mmtfrs` in the user's cache folder."""
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmtfrs"
+    usual = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mmtfrs")
     return Path(os.environ.get("MMTFRS_CACHE") or usual) / "encoders"
 
 
@@ -81,7 +81,7 @@ def here(name: str) -> bool:
     if name == "use":
         hub = os.environ.get("TFHUB_CACHE_DIR") or Path(tempfile.gettempdir()) / "tfhub_modules"
         return (Path(hub) / hashlib.sha1(USE.encode()).hexdigest()).is_dir()
-    keras = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    keras = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))
     return any((keras / "models").glob("yamnet.h5" if name == "yamnet" else f"{name}*notop*.h5"))
 
 

@@ -27,12 +27,12 @@ class FramesEncoder(Encoder):
 
     def __init__(self, image: ImageEncoder, bounds: ExtractionConfig) -> None:
         super().__init__(image.name, image, image.dim, image.fingerprint, image.trackables)
-        self.size = image.size
+        self._image = image
         self.pooling = bounds.frame_pooling
         self.salt = f"video/1/{bounds.frames}/{bounds.frame_pooling}".encode()
 
     def decode(self, data: bytes, bounds: ExtractionConfig) -> np.ndarray:
-        return sample_frames(data, self.size, bounds)
+        return sample_frames(data, lambda frame: self._image.fit.square(frame, self._image.size), bounds)
 
     def collate(self, media: Sequence[np.ndarray]) -> tuple[tf.Tensor, ...]:
         clips = np.repeat(np.arange(len(media)), [len(frames) for frames in media])

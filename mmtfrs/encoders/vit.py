@@ -57,6 +57,8 @@ class ViT:
         self.width, layers, self._heads = (
             int(weights.setting(config, name)) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
         )
+        if self.width % self._heads:
+            raise EncoderError(f"config.json: {self._heads} heads do not divide a width of {self.width}.")
         self._patch, trained = int(config["patch_size"]), int(config["image_size"])
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
         self._activation = weights.activation(config["hidden_act"])

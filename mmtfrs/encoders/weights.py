@@ -139,6 +139,9 @@ class _Storage:
         self.dtype, self.key, self.size = dtype, key, size
         self.values = np.zeros(size, dtype)
 
+    def __setstate__(self, state: object) -> None:
+        raise ValueError("a storage has no state")  # a pickle could set its size to another one
+
 
 _DTYPES = {
     **{f"{name}Storage": dtype for name, dtype in (("Float", "f4"), ("Double", "f8"), ("Half", "f2"), ("Long", "i8"))},
@@ -151,8 +154,8 @@ _DTYPES = {
 
 def _tensor(storage: _Storage, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> np.ndarray:
     """A view of its storage, which is filled later."""
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if all(size) else 0
-    if offset < 0 or min(stride, default=0) < 0 or last >= max(storage.size, 1):
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if all(size) else -1
+    if not isinstance(storage, _Storage) or offset < 0 or min(stride, default=0) < 0 or last >= storage.values.size:
         raise ValueError("a tensor reaches beyond its storage")
     strides = [step * storage.dtype.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(storage.values[offset:], size, strides, writeable=False)
@@ -193,7 +196,10 @@ def _read_zip(path: Path) -> Mapping[str, Any]:
         with packed.open(name) as file:
             state = _Reader(file, storages, path.stat().st_size).load()
         for storage in storages.values():
-            data = packed.read(f"{name[: -len('data.pkl')]}data/{storage.key}")
+            member = f"{name[: -len('data.pkl')]}data/{storage.key}"
+            if packed.getinfo(member).file_size != storage.values.nbytes:
+                raise ValueError("a storage has another size than said")
+            data = packed.read(member)
             storage.values[:] = np.frombuffer(data, storage.dtype, storage.size)
     return state
 

@@ -20,7 +20,7 @@ from mmtfrs.encoders.base import Encoder
 from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.encoders.names import AUTO
 from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder
-from mmtfrs.errors import DataError, EncoderError
+from mmtfrs.errors import DataError, EncoderError, StoreError
 from mmtfrs.features.features import FeatureRows, Features, Reject
 from mmtfrs.features.media_column import ColumnJob
 from mmtfrs.features.precomputed import load_own
@@ -109,12 +109,8 @@ def _encoder(modality: Modality, config: Config, catalog: Catalog, store: Path) 
     """The config's encoder; one that is fitted on a catalog is fitted here, and its file kept in the store. What `auto` is, is
     decided once for a store."""
     name = getattr(config.encoders, modality)
-    if name == AUTO:
-        chosen = store / "encoders.json"
-        known = json.loads(chosen.read_text(encoding="utf-8")) if chosen.exists() else {}
-        name = known.get(modality) or encoders.choose(modality)
-        if modality not in known:
-            write_json(chosen, {**known, modality: name})
+    if name.lower() == AUTO:
+        return _chosen(modality, store / "encoders.json")
     if name == "tfidf":
         from mmtfrs.encoders.tfidf import fit_tfidf
 
@@ -122,6 +118,19 @@ def _encoder(modality: Modality, config: Config, catalog: Catalog, store: Path) 
         fit_tfidf(catalog.media(0, len(catalog), modality), path)
         name = f"tfidf:{path}"
     return encoders.load(modality, name)
+
+
+def _chosen(modality: Modality, path: Path) -> Encoder:
+    """What `auto` was when the store was begun; else what it is now, which is written down once it is there."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        name = str(known.get(modality) or encoders.choose(modality))
+    except (OSError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}). Remove it, or name the encoders.") from None
+    encoder = encoders.load(modality, name)
+    if modality not in known:
+        write_json(path, {**known, modality: name})
+    return encoder
 
 
 def _for_column(encoder: Encoder, column: str, config: Config) -> Encoder:

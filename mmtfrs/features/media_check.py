@@ -45,7 +45,7 @@ def _reason(modality: Modality, path: str, bounds: ExtractionConfig) -> str:
     try:
         data = read_file(Path(path), bounds.max_bytes)
         if modality == VIDEO:
-            sample_frames(data, 64, bounds)
+            sample_frames(data, lambda frame: np.asarray(frame.resize((64, 64))), bounds)
         elif modality == "image":
             open_image(data, bounds.max_pixels, draft=512)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 NO_SOUND = "the video has no audio"
 
 
-def sample_frames(data: bytes, size: int, bounds: ExtractionConfig) -> np.ndarray:
+def sample_frames(data: bytes, square: Callable[[Image.Image], np.ndarray], bounds: ExtractionConfig) -> np.ndarray:
     """`[F, size, size, 3] uint8`: at most `bounds.frames` frames, evenly over a video of any length; fewer if it has fewer.
+
+    Args:
+        data: the file's bytes.
+        square: an RGB image -> `[size, size, 3] uint8`.
+        bounds: limits, and how many frames.
 
     Raises:
         MediaError: this is no video, has no image, is damaged, too large or too long.
@@ -41,7 +46,7 @@ def sample_frames(data: bytes, size: int, bounds: ExtractionConfig) -> np.ndarra
                 raise MediaError(f"the video is longer than extraction.max_seconds ({bounds.max_seconds:g})")
             if number % stride:
                 continue
-            kept.append(np.asarray(frame.to_image().resize((size, size), Image.Resampling.BILINEAR)))
+            kept.append(square(frame.to_image()))
             if len(kept) == 4 * bounds.frames:
                 kept, stride = kept[::2], 2 * stride
     if not kept:

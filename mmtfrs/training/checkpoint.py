@@ -19,7 +19,7 @@ from mmtfrs.models.averaging import averaged
 from mmtfrs.utils.files import write_arrays
 
 _BEST = "best.npz"
-_DAMAGE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -151,6 +151,8 @@ class Checkpoint(keras.callbacks.Callback):
             self._best_weights = []
         else:
             shutil.copyfile(before, path)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # what it is a copy of will be gone
 
 
 def _place(folder: Path, epoch: int) -> Path:

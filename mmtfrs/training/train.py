@@ -82,7 +82,7 @@ def train(
 def _chosen(config: Config, features: Features) -> dict[str, str]:
     """What `auto` was, so that the run is the same everywhere."""
     made = {modality: encoder.name for modality, encoder in features.encoders.items()}
-    return {modality: name for modality, name in made.items() if getattr(config.encoders, modality) == AUTO}
+    return {modality: name for modality, name in made.items() if getattr(config.encoders, modality).lower() == AUTO}
 
 
 def _start(config: Config, tables: ModelInputs, features: Features, split: Split, out: Path, mark: str) -> TwoTower:

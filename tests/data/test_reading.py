@@ -191,6 +191,13 @@ def test_a_file_of_a_folder_that_vanishes_while_it_is_read_is_named(spoil, told,
         Events.read(tmp_path)
 
 
+def test_a_column_of_nothing_may_be_absent_elsewhere(tmp_path):
+    rows = {"user_id": ["u"], "item_id": ["x"], "timestamp": [1]}
+    pyarrow.parquet.write_table(pa.table({**rows, "weight": pa.nulls(1)}), tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(pa.table(rows), tmp_path / "b.parquet")
+    assert len(Events.read(tmp_path)) == 2
+
+
 def test_parquet_timestamps(tmp_path):
     times = pa.array([1_760_000_000_123], pa.timestamp("ms"))
     pyarrow.parquet.write_table(pa.table({"user_id": [1], "item_id": [2], "timestamp": times}), tmp_path / "e.parquet")

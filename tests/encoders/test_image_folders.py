@@ -8,16 +8,18 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import run_cli
+from conftest import FAST, run_cli
 from PIL import Image
 
+import mmtfrs
 from mmtfrs import encoders
 from mmtfrs._keras import tf
 from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders import published
 from mmtfrs.encoders.image import Fit, ImageEncoder
 from mmtfrs.encoders.vit import _resampled
-from mmtfrs.errors import EncoderError
+from mmtfrs.errors import EncoderError, StoreError
+from mmtfrs.training.train import train
 
 BOUNDS = ExtractionConfig()
 
@@ -59,6 +61,22 @@ def test_an_image_is_resized_and_cut_as_pillow_does(size, fit):
     assert np.abs(graph - expected).max() <= 2 and (graph != expected).mean() < 0.1  # halves fall to either side
 
 
+@pytest.mark.parametrize("size", [(100_000, 1), (1, 5000), (1700, 100)])
+def test_of_a_very_long_image_the_middle_is_taken(size):
+    """Not the whole resized first, which would be the memory of a thousand images; the same on the host and in the graph."""
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    fit = Fit(256, True)
+    encoder = ImageEncoder("x", lambda images: tf.reshape(images, [-1, 32 * 32 * 3]), 32, 32 * 32 * 3, "", [], None, fit)
+    found = encoder.encode([data.getvalue()])[0][0].reshape(32, 32, 3)
+    np.testing.assert_array_equal(encoder.encode_serialized(tf.constant([data.getvalue()]), BOUNDS)[0][0], found.ravel())
+    if min(size) > 1:
+        scaled = Image.fromarray(pixels).resize((256 * size[0] // size[1], 256), Image.Resampling.BICUBIC)
+        left = (scaled.width - 32) // 2
+        assert np.abs(np.asarray(scaled.crop((left, 112, left + 32, 144)), float) - found).mean() < 1
+
+
 def test_positions_are_resampled_by_the_cubic_of_a_minus_three_quarters():
     """By hand: two values onto four places; the distances to the nearest are 0.25 and 0.75, and beyond the edge it goes on as it is."""
     near, far = (1.25 * 0.25**3 - 2.25 * 0.25**2 + 1, 1.25 * 0.75**3 - 2.25 * 0.75**2 + 1)
@@ -82,6 +100,9 @@ def test_positions_are_resampled_by_the_cubic_of_a_minus_three_quarters():
             {"do_center_crop": True, "size": {"shortest_edge": 24}, "crop_size": 32},
             "no less than what is cut",
         ),
+        ("config.json", {"num_attention_heads": 5}, "5 heads do not divide a width of 32"),
+        ("preprocessor_config.json", {"image_mean": None}, "is not as Hugging Face writes it"),
+        ("preprocessor_config.json", {"size": [32, 32]}, "is not as Hugging Face writes it"),
         ("preprocessor_config.json", {"resample": 0}, r"images must be resized, bilinear \(2\) or bicubic \(3\)"),
     ],
 )
@@ -139,6 +160,29 @@ def test_encoders_are_listed_and_a_wrong_name_is_refused(monkeypatch, tmp_path):
     assert rows["minilm"]["here"] is False and rows["minilm"]["license"] == "Apache-2.0"
     refused = run_cli("encoders", "get", "minilmm")
     assert refused.returncode == 1 and "unknown encoder `minilmm`. Did you mean `minilm`?" in refused.stderr
+
+
+def test_a_store_keeps_what_auto_was(tmp_path, monkeypatch):
+    """From the first extraction that worked on; a file that cannot be read is told."""
+    catalog = mmtfrs.Catalog.from_dict({"item_id": ["a", "b"], "text": ["a red shoe", ""]})
+    chosen = tmp_path / "store" / "encoders.json"
+    monkeypatch.setattr(encoders, "choose", lambda modality: "tfidf:nowhere.npz")
+    with pytest.raises(EncoderError):
+        mmtfrs.extract(catalog, store=tmp_path / "store", progress=False)
+    assert not chosen.exists()
+    monkeypatch.setattr(encoders, "choose", lambda modality: "offline")
+    for _ in range(2):
+        features = mmtfrs.extract(catalog, store=tmp_path / "store", progress=False)
+        assert json.loads(chosen.read_text()) == {"text": "offline"}
+        monkeypatch.setattr(encoders, "choose", lambda modality: pytest.fail("it is known"))
+    split = mmtfrs.Events(["u", "u", "v"], ["a", "b", "a"], [1, 2, 3]).split("none")
+    train(mmtfrs.Config(**FAST), catalog, features, split, tmp_path / "run", progress=False)
+    used = mmtfrs.Config.read(tmp_path / "run" / "config.yaml").encoders
+    assert (used.text, used.image) == ("offline", "auto")
+    for damaged in ("", "[1]"):
+        chosen.write_text(damaged)
+        with pytest.raises(StoreError, match=r"encoders\.json: cannot be read .*Remove it, or name the encoders"):
+            mmtfrs.extract(catalog, store=tmp_path / "store", progress=False)
 
 
 def test_auto_is_what_is_here_or_what_a_package_carries(monkeypatch, tmp_path):

@@ -155,6 +155,11 @@ _KEY, _BIAS = "encoder.layer.1.attention.self.key.weight", "encoder.layer.0.outp
     ("spoil", "told"),
     [
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json: cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), r"config\.json: is no mapping"),
+        (_json("config.json", vocab_size=None), "is not as Hugging Face writes it"),
+        (_json("config.json", num_attention_heads=3), "3 heads do not divide a width of 8"),
+        (_json("tokenizer.json", normalizer={}), r"is not as Hugging Face writes it \(KeyError: 'model'\)"),
+        (lambda folder: (folder / "vocab.txt").write_bytes(b"\xff"), r"vocab\.txt: cannot be read"),
         (_json("config.json", model_type="gpt2"), r"unknown model_type `gpt2`; text encoders are bert, distilbert, mpnet"),
         (_json("config.json", hidden_act="swish"), "unknown activation `swish`; known are gelu"),
         (_json("config.json", hidden_size=16), r"has the shape \(9, 8\), and config\.json says \(9, 16\)"),
@@ -194,6 +199,25 @@ def test_a_folder_that_cannot_be_used_is_told_in_a_line(folder, spoil, told):
     with pytest.raises(EncoderError, match=told) as caught:
         encoders.load("text", folder)
     assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_read_do_not_change_the_fingerprint(folder):
+    before = encoders.load("text", folder).fingerprint
+    (folder / "README.md").write_text("more")
+    assert encoders.load("text", folder).fingerprint == before
+    tokens = {"unk_token": {"__type": "AddedToken", "content": "[UNK]"}, "cls_token": "[CLS]"}
+    _json("tokenizer_config.json", **tokens)(folder)
+    assert encoders.load("text", folder).fingerprint != before
+
+
+def test_a_cased_tokenizer_behind_small_letters(folder):
+    """sentence-transformers makes texts small before the tokenizer, where it is told to."""
+    expected = encoders.load("text", folder)(tf.constant(["red shoes"])).numpy()
+    _json("tokenizer_config.json", do_lower_case=False)(folder)
+    unknown = encoders.load("text", folder)(tf.constant(["RED shoes"])).numpy()
+    _json("sentence_bert_config.json", max_seq_length=12, do_lower_case=True)(folder)
+    np.testing.assert_array_equal(encoders.load("text", folder)(tf.constant(["RED shoes"])), expected)
+    assert np.abs(unknown - expected).max() > 1e-3
 
 
 def test_a_model_of_the_hub_is_found_in_its_cache(folder, tmp_path, monkeypatch):

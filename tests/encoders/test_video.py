@@ -11,6 +11,7 @@ import mmtfrs
 from mmtfrs import encoders
 from mmtfrs._keras import tf
 from mmtfrs.config.schema import ExtractionConfig
+from mmtfrs.encoders.image import Fit
 from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder, pool_frames
 from mmtfrs.errors import MediaError
 from mmtfrs.media.video import sample_frames, sound_track
@@ -18,6 +19,10 @@ from mmtfrs.media.video import sample_frames, sound_track
 av = pytest.importorskip("av", reason="videos need PyAV")
 BOUNDS = ExtractionConfig()
 GRAYS = (20, 90, 160, 230)
+
+
+def _to(size):
+    return lambda frame: Fit().square(frame, size)
 
 
 def _clip(path=None, frames_per_gray=6, sound=True, size=64) -> bytes:
@@ -45,12 +50,12 @@ def _clip(path=None, frames_per_gray=6, sound=True, size=64) -> bytes:
 
 
 def test_frames_are_spread_evenly():
-    frames = sample_frames(_clip(), 32, ExtractionConfig(frames=4))
+    frames = sample_frames(_clip(), _to(32), ExtractionConfig(frames=4))
     assert frames.shape == (4, 32, 32, 3) and frames.dtype == np.uint8
     np.testing.assert_allclose(frames.mean(axis=(1, 2, 3)), GRAYS, atol=6)
-    many = sample_frames(_clip(frames_per_gray=40), 8, ExtractionConfig(frames=4))
+    many = sample_frames(_clip(frames_per_gray=40), _to(8), ExtractionConfig(frames=4))
     np.testing.assert_allclose(many.mean(axis=(1, 2, 3)), GRAYS, atol=6)
-    assert len(sample_frames(_clip(frames_per_gray=1), 8, BOUNDS)) == 4  # fewer than asked for
+    assert len(sample_frames(_clip(frames_per_gray=1), _to(8), BOUNDS)) == 4  # fewer than asked for
 
 
 def test_sound_track_is_resampled():
@@ -74,7 +79,7 @@ def test_features_are_those_of_the_frames_and_the_sound():
     bounds, data = ExtractionConfig(frames=4), _clip()
     features, present = FramesEncoder(image, bounds).encode([data, b"no video", None], bounds)
     assert present.tolist() == [True, False, False]
-    expected = image.encode_batch(list(sample_frames(data, image.size, bounds))).mean(axis=0)
+    expected = image.encode_batch(list(sample_frames(data, _to(image.size), bounds))).mean(axis=0)
     np.testing.assert_allclose(features[0], expected, rtol=1e-4, atol=1e-5)
     heard, _ = SoundTrackEncoder(audio).encode([data])
     np.testing.assert_allclose(heard[0], audio.encode_batch([sound_track(data, 60.0)])[0], rtol=1e-4, atol=1e-5)
@@ -91,7 +96,7 @@ def test_features_are_those_of_the_frames_and_the_sound():
 )
 def test_bad_videos(data, bounds, message):
     with pytest.raises(MediaError, match=message):
-        sample_frames(data, 32, bounds)
+        sample_frames(data, _to(32), bounds)
     with pytest.raises(MediaError, match="no audio"):
         sound_track(_clip(sound=False), 60.0)
 

@@ -116,6 +116,19 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(view, tmp_path, mon
         read_torch(tmp_path / "w.pth")
 
 
+def test_a_storage_cannot_be_given_another_size(tmp_path, monkeypatch):
+    """By a `BUILD` on what stands for it: tensors would be of memory that is not theirs."""
+    state = {"a": _Tensor("0", np.zeros(4), 0, (4,), (1,))}
+    _old(tmp_path / "w.pth", state, {"0": np.zeros(4)}, monkeypatch)
+    data = (tmp_path / "w.pth").read_bytes()
+    # Behind the persistent id (opcode Q) of the first storage: a dictionary with the size, and BUILD.
+    grown = data.replace(b"Q", b"Q}X\x04\x00\x00\x00sizeM\xff\xffsb", 1)
+    assert grown != data
+    (tmp_path / "w.pth").write_bytes(grown)
+    with pytest.raises(EncoderError, match="a storage has no state"):
+        read_torch(tmp_path / "w.pth")
+
+
 def test_a_storage_larger_than_the_file_is_refused(tmp_path, monkeypatch):
     state = {"a": _Tensor("0", np.zeros(1), 0, (1,), (1,))}
     monkeypatch.setattr(

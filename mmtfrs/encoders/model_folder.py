@@ -1,0 +1,125 @@
+"""A folder of a model as Hugging Face writes it: what is read of it, and a hash of exactly that."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmtfrs.encoders.names import HUB
+from mmtfrs.encoders.weights import Weights, read_safetensors
+from mmtfrs.errors import EncoderError, first_line
+
+WEIGHTS = "model.safetensors"
+_CONVERT = (
+    "from transformers import AutoModel; AutoModel.from_pretrained('{0}').save_pretrained('{0}', safe_serialization=True)"
+)
+
+
+class ModelFolder:
+    """Args:
+
+    path: of the folder. Every method raises `EncoderError` where what is asked for is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read: set[Path] = set()
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def text(self, name: str) -> str:
+        """A file's UTF-8."""
+        try:
+            found = (self.path / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise EncoderError(f"{self.path}: has no {name}, so it is no folder of a Hugging Face model.") from None
+        except (OSError, ValueError) as error:
+            raise EncoderError(f"{self.path / name}: cannot be read ({error}).") from None
+        self._read.add(self.path / name)
+        return found
+
+    def json(self, name: str, default: Any = None) -> Any:
+        """A document of the kind of the default, a mapping if that is None; the default where there is no such file."""
+        if default is not None and not self.has(name):
+            return default
+        try:
+            found = json.loads(self.text(name))
+        except ValueError as error:
+            raise EncoderError(f"{self.path / name}: cannot be read ({error}).") from None
+        if not isinstance(found, type({} if default is None else default)):
+            raise EncoderError(f"{self.path / name}: is no {'list' if isinstance(default, list) else 'mapping'}.")
+        return found
+
+    def weights(self, prefixes: Sequence[str] = ()) -> Weights:
+        """The tensors, in one file or in several."""
+        index = f"{WEIGHTS}.index.json"
+        if self.has(WEIGHTS):
+            files, told = [WEIGHTS], WEIGHTS
+        elif self.has(index):
+            files, told = sorted(set(self.json(index)["weight_map"].values())), index
+        elif self.has("pytorch_model.bin"):
+            raise EncoderError(
+                f"{self.path}: has pytorch_model.bin, and no {WEIGHTS}. Convert it where PyTorch is: "
+                f'python -c "{_CONVERT.format(self.path)}"'
+            )
+        else:
+            raise EncoderError(f"{self.path}: has no {WEIGHTS}.")
+        self._read |= {self.path / file for file in files}
+        arrays = {name: values for file in files for name, values in read_safetensors(self.path / file).items()}
+        return Weights(arrays, self.path / told, prefixes)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and bytes of all that was read; other files do not matter."""
+        digest = hashlib.sha256()
+        for path in sorted(self._read):
+            digest.update(str(path.relative_to(self.path)).encode() + b"\0")
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """What a file does not say as it should is an `EncoderError`."""
+        try:
+            yield
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            cause = f"{type(error).__name__}: {first_line(error)}"
+            raise EncoderError(f"{self.path}: a file of the model is not as Hugging Face writes it ({cause[:200]}).") from error
+
+
+def hub_folder(name: str) -> Path:
+    """Where a model of huggingface.co lies on this machine: `ORGANIZATION/NAME`, or `ORGANIZATION/NAME@REVISION`. It is
+    completed from there, and taken as it is in the cache of `huggingface_hub` where there is no network.
+
+    Raises:
+        EncoderError: `huggingface_hub` is not installed, or the model cannot be downloaded.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise EncoderError(f"{HUB}:{name} needs huggingface_hub: pip install 'mmtfrs[hf]'.") from None
+    repository, _, revision = name.partition("@")
+
+    def folder(local: bool) -> Path:
+        # Another program may have left a part of the files there, and what is missing has a meaning.
+        wanted = ["*.json", "*.txt", "*.safetensors"]
+        found = snapshot_download(repository, revision=revision or None, allow_patterns=wanted, local_files_only=local)
+        return Path(found)
+
+    try:
+        return folder(False)
+    except Exception as error:  # whatever the network, the server or the disk has to say
+        with contextlib.suppress(Exception):
+            return folder(True)
+        cause = f"{type(error).__name__}: {first_line(error)}"
+        raise EncoderError(
+            f"{HUB}:{name} could not be downloaded from huggingface.co ({cause[:200]}). "
+            "Download it elsewhere and give its folder."
+        ) from None
