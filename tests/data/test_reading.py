@@ -195,7 +195,11 @@ def test_a_column_of_nothing_may_be_absent_elsewhere(tmp_path):
     rows = {"user_id": ["u"], "item_id": ["x"], "timestamp": [1]}
     pyarrow.parquet.write_table(pa.table({**rows, "weight": pa.nulls(1)}), tmp_path / "a.parquet")
     pyarrow.parquet.write_table(pa.table(rows), tmp_path / "b.parquet")
-    assert len(Events.read(tmp_path)) == 2
+    with pytest.raises(DataError, match="rows 1, 2: `weight` is not a number"):
+        Events.read(tmp_path)
+    for name, more in (("a", {"price": pa.nulls(1)}), ("b", {})):
+        pyarrow.parquet.write_table(pa.table({"item_id": [name], **more}), tmp_path / f"{name}.parquet")
+    assert Catalog.read(tmp_path).ids.tolist() == ["a", "b"]
 
 
 def test_parquet_timestamps(tmp_path):
