@@ -6,16 +6,20 @@ BIN := $(VENV)/bin
 # Two workers, each with one half of the tests; the one that is done first takes from the other.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-fast test-all fuzz lint lock bench clean setup
+.PHONY: demo test test-fast test-long test-all fuzz lint lock bench clean setup
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
 test: setup
-	$(PYTEST)
+	$(PYTEST) -m "not long"
 
 test-fast: setup
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not long and not slow"
+
+# What kills, fills a disk, searches or trains on real files: minutes that nobody should wait for after each change.
+test-long: setup
+	$(PYTEST) -m long
 
 test-all:
 	bash scripts/test_all.sh

@@ -14,7 +14,7 @@ from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.exporting.request import image_bytes, wav_bytes
 from mmtfrs.models.run_folder import load_part
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

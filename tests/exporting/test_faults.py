@@ -34,7 +34,7 @@ def _serves(folder) -> int:
     return model.current.version
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_export_killed_between_any_two_of_its_changes(run, tmp_path, jobs):
     """The files as they are before each change are those that a kill right there leaves."""
     folder = tmp_path / "m"
@@ -65,7 +65,7 @@ ls -A {folder}/m
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_disk_that_is_full(run, tmp_path):
     """A file system of its own that has room for the version that is there, and for half of another."""
     assert run_cli("export", run, tmp_path / "there").returncode == 0

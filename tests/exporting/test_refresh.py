@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_the_versions_as_they_were(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["1"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_between_any_two_of_its_changes_no_half_version_is_there(tmp_path, jobs):
     """A small shop with texts alone; what is new has to be encoded, and the store is written too."""
     texts = {f"i{n}": f"a text about {n % 7} and {n}" for n in range(40)}

@@ -234,7 +234,7 @@ def _peaks(folder):
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_stays_flat(tmp_path, jobs):
     """20 000 images of 1 280 features are 98 MiB: held in memory they would show."""
     from PIL import Image

@@ -60,7 +60,7 @@ def _working(folder) -> list[int]:
     return sorted(found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path, jobs):
     whole = jobs(_search, tmp_path / "whole", 2)
     killed = jobs(_search, tmp_path / "killed", 2)  # beside it: nothing here depends on how long things take
@@ -99,7 +99,7 @@ def test_a_trial_over_its_time_is_ended(tmp_path):
         write_best(tmp_path / "s", found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_share_a_search_and_one_that_dies_is_survived(tmp_path, jobs):
     """Takes fifteen seconds: three workers load TensorFlow, and what forks their trials does too."""
     folder = tmp_path / "s"
@@ -210,7 +210,7 @@ def test_the_data_of_a_search_is_what_was_given(tmp_path, demo_features):
     assert (read.items["image"][:20] == features.items["image"][:20]).all() and set(read.users) == set(features.users)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_the_command_line_to_a_trained_winner(demo, demo_events, demo_store, tmp_path):
     """Takes twenty seconds: six trainings, three of them the search's."""
     (tmp_path / "c.yaml").write_text(
