@@ -163,7 +163,7 @@ def test_media_are_removed_and_come_back(small):
     assert all(abs(values[0] - whole) < 1e-9 for values in curve.values())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_by_the_command_line(demo, demo_events, demo_store, tmp_path):
     (tmp_path / "c.yaml").write_text(
         json.dumps({"encoders": OFFLINE, **FAST, "model": {**FAST["model"], "modalities": ["text"]}})

@@ -85,7 +85,7 @@ def test_refusals(inputs, tmp_path):
     assert model.config.seed == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_baselines(inputs, tmp_path):
     config, catalog, features, events = inputs
     split = events.split("time")
@@ -104,7 +104,7 @@ def test_baselines(inputs, tmp_path):
         train_baseline("idonly", model, split)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kill_9_then_the_same_command_goes_on(demo, demo_events, demo_store, tmp_path, jobs):
     shutil.copytree(demo_store, tmp_path / "store")
     config = tmp_path / "c.yaml"
@@ -138,7 +138,7 @@ def test_kill_9_then_the_same_command_goes_on(demo, demo_events, demo_store, tmp
     assert mmtfrs.load_run(tmp_path / "r").data.modalities == ("image", "text", "audio")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_refit_uses_all_events_for_as_many_epochs_as_were_best(inputs, tmp_path):
     config, catalog, features, events = inputs
     config = config.replace(training={"epochs": 5, "patience": 2, "refit": True, "learning_rate": 0.05})
@@ -170,7 +170,7 @@ def test_refit_uses_all_events_for_as_many_epochs_as_were_best(inputs, tmp_path)
         evaluate_run(tmp_path / "r", "validation")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_log_without_validation_part_finds_its_epochs_too(inputs, tmp_path, capsys):
     config, catalog, features, events = inputs
     config = config.replace(training={"epochs": 6, "patience": 2, "refit": True, "learning_rate": 0.05})
