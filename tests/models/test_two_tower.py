@@ -391,7 +391,7 @@ print(strategy.num_replicas_in_sync)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_replicas_take_the_steps_of_one():
     """A step of plain SGD on the same global batch, split over 1, 2 and 4 replicas."""
     result = run_python(_DISTRIBUTED)

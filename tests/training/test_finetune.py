@@ -86,6 +86,7 @@ def frozen(colors, tmp_path_factory):
     return _run(colors, tmp_path_factory.mktemp("frozen") / "run", finetune={"blocks": 0})
 
 
+@pytest.mark.long
 def test_the_encoder_learns_what_users_see(colors, frozen, tmp_path):
     tuned, split = _run(colors, tmp_path / "tuned")
     recalls = [mmtfrs.evaluate(model, split.test, ks=(5,))["model"]["recall@5"] for model in (frozen[0], tuned)]
