@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL import __version__ as pillow
 
 from mmtfrs._keras import keras, tf
 from mmtfrs.config.schema import ExtractionConfig
@@ -15,6 +16,8 @@ from mmtfrs.media.decode import open_image
 from mmtfrs.media.decode_graph import decode_images
 
 _LONGEST = 16  # times the shorter side: of what is longer, the middle is resized, which is all that is cut out of it
+
+_BY_SHRINKAGE = int(pillow.partition(".")[0]) >= 13  # first along the side that shrinks more; before, always along the width
 
 
 class Fit(NamedTuple):
@@ -102,9 +105,9 @@ class ImageEncoder(Encoder):
             picture = self._middle(picture)
             height, width = self._sides(picture)
             kind = "bicubic" if self.fit.bicubic else "bilinear"
-            # In two steps, rounded each time, first along the side that shrinks more: as Pillow does.
+            # In two steps, rounded each time: as Pillow does.
             tall, wide = tf.unstack(tf.shape(picture)[:2])
-            first = tf.where(height * wide < width * tall, [height, wide], [tall, width])
+            first = tf.where((height * wide < width * tall) & _BY_SHRINKAGE, [height, wide], [tall, width])
             resized = picture
             for sides in (first, [height, width]):
                 resized = tf.image.resize(resized, sides, kind, antialias=True)
