@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -140,10 +140,10 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_folder(folder: Path) -> str:
-    """SHA-256 over the names and bytes of every file below a folder."""
+def fingerprint_folder(folder: Path, files: Iterable[Path] | None = None) -> str:
+    """SHA-256 over the names and bytes of every file below a folder, or of these of them."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(files if files is not None else (path for path in folder.rglob("*") if path.is_file())):
         digest.update(str(path.relative_to(folder)).encode() + b"\0")
         with path.open("rb") as file:
             while block := file.read(1 << 20):

@@ -95,14 +95,14 @@ class Bert:
         self._activation = weights.activation(activation)
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
         self.width, self._first = int(width), int(config.get("pad_token_id") or 0) + 1 if family.past_padding else 0
-        self._words = weights.take("embeddings.word_embeddings.weight", (int(config["vocab_size"]), self.width))
+        words = weights.take("embeddings.word_embeddings.weight", (int(config["vocab_size"]), self.width))
         positions = weights.take("embeddings.position_embeddings.weight", (int(config["max_position_embeddings"]), self.width))
         self.longest = int(positions.shape[0]) - self._first
         if family.types:
             types = weights.take("embeddings.token_type_embeddings.weight", (int(config["type_vocab_size"]), self.width))
             positions = positions + types[0]
         self._positions = weights.keep(positions)
-        self._words = weights.keep(self._words)
+        self._words = weights.keep(words)
         self._norm = weights.norm("embeddings.LayerNorm", self.width)
         self._distances = None
         if family.distances:

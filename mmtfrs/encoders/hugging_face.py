@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +35,7 @@ def load_text_folder(path: Path, name: str) -> TextEncoder:
     """
     folder = ModelFolder(path)
     with folder.told():
-        config = folder.json("config.json")
-        kind = config.get("model_type")
-        if kind not in FAMILIES:
-            known = ", ".join(FAMILIES)
-            raise EncoderError(f"{path / 'config.json'}: unknown model_type `{kind}`; text encoders are {known}.")
+        config, kind = _config(folder, "text", FAMILIES)
         weights = folder.weights(FAMILIES[kind].prefixes)
         network = Bert(config, weights)
         weights.check_empty(HEADS)
@@ -67,11 +63,8 @@ def load_image_folder(path: Path, name: str) -> ImageEncoder:
     """
     folder = ModelFolder(path)
     with folder.told():
-        config, told = folder.json("config.json"), folder.json("preprocessor_config.json")
-        kind = config.get("model_type")
-        if kind not in IMAGE_FAMILIES:
-            known = ", ".join(IMAGE_FAMILIES)
-            raise EncoderError(f"{path / 'config.json'}: unknown model_type `{kind}`; image encoders are {known}.")
+        config, kind = _config(folder, "image", IMAGE_FAMILIES)
+        told = folder.json("preprocessor_config.json")
         size, fit = _fit(path, told)
         weights = folder.weights((IMAGE_FAMILIES[kind].prefix,))
         network = ViT(config, weights, size)
@@ -86,6 +79,16 @@ def load_image_folder(path: Path, name: str) -> ImageEncoder:
 
     mark = fingerprint("image-folder/1", folder.fingerprint)
     return ImageEncoder(name, encode, size, network.width, mark, weights.variables, None, fit)
+
+
+def _config(folder: ModelFolder, what: str, families: Collection[str]) -> tuple[dict, str]:
+    """`config.json`, and which of the families it is of."""
+    config = folder.json("config.json")
+    kind = config.get("model_type")
+    if kind not in families:
+        known = ", ".join(families)
+        raise EncoderError(f"{folder.path / 'config.json'}: unknown model_type `{kind}`; {what} encoders are {known}.")
+    return config, kind
 
 
 def _fit(path: Path, told: dict) -> tuple[int, Fit]:

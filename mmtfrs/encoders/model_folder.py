@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmtfrs.encoders.base import fingerprint_folder
 from mmtfrs.encoders.names import HUB
 from mmtfrs.encoders.weights import Weights, read_safetensors
 from mmtfrs.errors import EncoderError, first_line
@@ -76,13 +76,7 @@ class ModelFolder:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the names and bytes of all that was read; other files do not matter."""
-        digest = hashlib.sha256()
-        for path in sorted(self._read):
-            digest.update(str(path.relative_to(self.path)).encode() + b"\0")
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
+        return fingerprint_folder(self.path, self._read)
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:

@@ -81,10 +81,10 @@ class ViT:
         return {
             "before": weights.norm(at + family.norms[0], self.width),
             "attention": weights.dense([at + name for name in _ATTENTION], self.width, self.width),
-            "output": weights.scaled(f"{at}attention.output.dense", scales[0], self.width, self.width),
+            "output": weights.dense((f"{at}attention.output.dense",), self.width, self.width, scales[0]),
             "between": weights.norm(at + family.norms[1], self.width),
             "inner": weights.dense((at + family.inner,), self.width, inner),
-            "outer": weights.scaled(at + family.outer, scales[1], inner, self.width),
+            "outer": weights.dense((at + family.outer,), inner, self.width, scales[1]),
         }
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:

@@ -79,17 +79,12 @@ class Weights:
         self.variables.append(tf.Variable(values, trainable=False))
         return self.variables[-1]
 
-    def dense(self, names: Sequence[str], inputs: int, outputs: int) -> tuple[tf.Variable, tf.Variable]:
-        """`(kernel [I, n O], bias [n O])` of layers that take the same, side by side."""
-        kernels = [self.take(f"{name}.weight", (outputs, inputs)).T for name in names]
-        biases = [self.take(f"{name}.bias", (outputs,)) for name in names]
+    def dense(self, names: Sequence[str], inputs: int, outputs: int, scale: str = "") -> tuple[tf.Variable, tf.Variable]:
+        """`(kernel [I, n O], bias [n O])` of layers that take the same, side by side; their outputs scaled by a tensor."""
+        factor = self.take(scale, (outputs,)) if scale else np.float32(1.0)
+        kernels = [self.take(f"{name}.weight", (outputs, inputs)).T * factor for name in names]
+        biases = [self.take(f"{name}.bias", (outputs,)) * factor for name in names]
         return self.keep(np.concatenate(kernels, axis=1)), self.keep(np.concatenate(biases))
-
-    def scaled(self, name: str, scale: str, inputs: int, outputs: int) -> tuple[tf.Variable, tf.Variable]:
-        """`dense` of one layer whose output is scaled by another tensor."""
-        values = self.take(scale, (outputs,)) if scale else np.float32(1.0)
-        kernel, bias = self.take(f"{name}.weight", (outputs, inputs)).T, self.take(f"{name}.bias", (outputs,))
-        return self.keep(kernel * values), self.keep(bias * values)
 
     def norm(self, name: str, width: int) -> tuple[tf.Variable, tf.Variable]:
         """`(scale, shift)`."""
