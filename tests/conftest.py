@@ -20,6 +20,8 @@ from processes import ROOT, Jobs, run_cli, run_python, wait_until
 
 import mmtfrs
 from mmtfrs.data.demo import write_demo
+from mmtfrs.encoders import published
+from mmtfrs.errors import EncoderError
 from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.models.run import load_run, save_run
 from mmtfrs.models.run_folder import load_split
@@ -90,6 +92,16 @@ def demo(once) -> Path:
             csv.writer(target).writerows([[*header, "category"], *named])
 
     return once("demo", make)
+
+
+@pytest.fixture(scope="session")
+def real_encoders() -> None:
+    """What `auto` takes where nothing else is downloaded: real weights, out of the package index."""
+    for name in ("minilm", "efficientnet-lite0"):
+        try:
+            published.get(name)
+        except EncoderError as error:
+            pytest.skip(f"the weights of {name} are not here: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -31,9 +31,9 @@ def _run(code, folder):
     exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.slow
-def test_ten_lines_print_what_the_readme_says(demo, tmp_path, jobs):
-    """Takes fifteen seconds: ten epochs on the whole demo catalog, as the README has them."""
+@pytest.mark.long
+def test_ten_lines_print_what_the_readme_says(demo, tmp_path, jobs, real_encoders):
+    """Takes half a minute: every image and text, and ten epochs on the whole demo catalog, as the README has them."""
     (tmp_path / "demo").symlink_to(demo)
     (code,) = (block for block in _blocks("python") if "TwoTower" in block)
     job = jobs(_run, code, tmp_path)

@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 
 from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.evaluation.scorers import ModelScorer
-from mmtfrs.models.embedder import FRESH
+from mmtfrs.models.parts import FRESH
 from mmtfrs.models.two_tower import TwoTower
 
 _SHARES = (1.0, 0.5, 0.25, 0.0)  # of the media's weight that are tried
@@ -89,33 +89,33 @@ def fit_blend(model: TwoTower, task: RankingTask, seed: int = 0) -> None:
         _blend(model, _Choices(model, task, seed))
 
 
-def _blend(model: TwoTower, choices: _Choices) -> float:
-    """As `fit_blend`; the negative logarithm of the likelihood in nats."""
+def _blend(model: TwoTower, choices: _Choices, learned: bool = True) -> float:
+    """As `fit_blend`, or with likeness and popularity alone; the negative logarithm of the likelihood in nats."""
     scores = model.block_scores(choices.users, choices.pasts, choices.columns)
     count, media = scores.shape[2], model.media_blocks
-    learned = 1.0 / model.temperature
-    found = np.zeros(count)
-    if model.alike.numpy():  # likeness stands in the first block, and of the others nothing was learned
-        start = np.array([_ALIKE, _POPULAR])
-        (found[0], found[-1]), value = choices.weights(scores[..., [0, -1]], start, start, _UNLEARNED)
+    if not learned:
+        start, where = np.array([_ALIKE, _POPULAR]), np.array([model.blocks, count - 1])
+        weights, value = choices.weights(scores[..., where], start, start, _UNLEARNED)
+        found = np.zeros(count)
+        found[where] = weights
     else:
-        if model.combine == "sum":  # media blocks that have one weight
-            scores = np.concatenate([scores[..., :media].mean(axis=2, keepdims=True), scores[..., media:]], axis=2)
-        start = np.append(np.full(scores.shape[2] - 1, learned), 0.0)
-        weights, value = choices.weights(scores, start, np.full(len(start), max(learned, 1.0)), _LEARNED)
-        found[media:] = weights[len(weights) - count + media :]
-        found[:media] = weights[0] / media if model.combine == "sum" else weights[:media]
-    total = found[:-1].sum() or found[-1]  # nothing but popularity, if no block says anything
+        one = media if model.combine == "sum" and media else 1  # blocks of media that have one weight
+        scores = np.concatenate([scores[..., :one].mean(axis=2, keepdims=True), scores[..., one:]], axis=2)
+        start = np.where(np.arange(scores.shape[2]) <= model.blocks - one, 1.0 / model.temperature, 0.0)
+        scale = np.full(len(start), max(1.0 / model.temperature, 1.0))
+        weights, value = choices.weights(scores, start, scale, _LEARNED)
+        found = np.concatenate([np.full(one, weights[0] / one), weights[1:]])
+    total = found[:-1].sum() or found[-1]  # nothing but popularity, if nothing else says anything
     if total > 0:
         model.blend.assign(found / total)
     return value
 
 
 def settle_media(model: TwoTower, task: RankingTask, metric: str) -> None:
-    """Decides what the media's block holds, what it counts, and what counts the guess at the ids of new items.
+    """Decides what the media count, and what counts the guess at the ids of new items.
 
-    Where towers do not plainly make the events more likely than the media's own likeness does, likeness is taken: a short log
-    has taught them nothing that holds. Else see `temper_media`.
+    Where towers do not plainly make the events more likely than the media's own likeness does alone, they are left out: a
+    short log has taught them nothing that holds. Else see `temper_media`.
 
     Args:
         model: at its best epoch.
@@ -125,11 +125,8 @@ def settle_media(model: TwoTower, task: RankingTask, metric: str) -> None:
     if model.voting or not model.media_blocks:
         return
     choices = _Choices(model, task)
-    model.alike.assign(0.0)
     learned, blend = _blend(model, choices), model.blend.numpy()
-    model.alike.assign(1.0)
-    if learned < _blend(model, choices) - _PLAIN:
-        model.alike.assign(0.0)
+    if learned < _blend(model, choices, learned=False) - _PLAIN:
         model.blend.assign(blend)
         temper_media(model, task, metric)
     _settle_fresh(model, choices)
@@ -137,14 +134,14 @@ def settle_media(model: TwoTower, task: RankingTask, metric: str) -> None:
 
 def _settle_fresh(model: TwoTower, choices: _Choices) -> None:
     """Sets `model.fresh` to what makes events most likely when half of the items are asked for as if nobody had taken them."""
-    ids = model.blend.numpy()[-2]
-    if model.id_guess is None or not ids:
+    ids = model.blocks - 1
+    if model.id_guess is None or not model.blend.numpy()[ids]:
         return
     model.fresh.assign(1.0)
     unknown = model.device.item_id_rows.numpy()[choices.columns + 1] == 0
     hidden = unknown | (np.random.default_rng(0).random(len(unknown)) < 0.5)
     scores = model.block_scores(choices.users, choices.pasts, choices.columns, hidden) * model.blend.numpy()
-    guess = np.where(hidden, scores[..., -2], 0.0)
+    guess = np.where(hidden, scores[..., ids], 0.0)
     start = np.array([1.0, FRESH]) / model.temperature
     (rest, fresh), _ = choices.weights(np.stack([scores.sum(axis=2) - guess, guess], axis=2), start, start, _LEARNED)
     model.fresh.assign(fresh / rest if rest > 0 else FRESH)
@@ -168,6 +165,7 @@ def temper_media(model: TwoTower, task: RankingTask, metric: str) -> None:
     for share in _SHARES:
         weights = whole.copy()
         weights[: model.media_blocks] *= share
+        weights[model.blocks : -1] *= share
         if weights[:-1].sum() <= 0:
             continue
         model.blend.assign(weights / weights[:-1].sum())

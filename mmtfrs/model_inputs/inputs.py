@@ -281,15 +281,19 @@ def _media(config: Config, count: int, user_rows: dict[str, int], features: Feat
             )
     made: _Media = {"adapters": {}, "items": {}, "users": {}, "encoders": {}}
     places = IdColumn.of(features.user_ids).looked_up(user_rows)
-    for modality in in_order(name for name in features.items if wanted is None or name in wanted):
-        rows = features.items[modality]
-        if not rows.present.any():
-            continue  # a catalog without this modality has no such part of the towers
+    # A catalog without a modality has no such part of the towers.
+    there = {name: rows for name, rows in features.items.items() if rows.present.any() and (wanted is None or name in wanted)}
+    spaces = {name: encoder.space or name for name, encoder in features.encoders.items()}
+    for modality in in_order(there):
+        rows = there[modality]
         if len(rows) != count:
             raise DataError(
                 f"`features` has {len(rows)} rows of {modality}, the catalog {count} items. Extract them from this catalog."
             )
-        adapter = made["adapters"][modality] = Adapter.fit(rows, config.model.feature_dim, config.seed)
+        if modality not in made["adapters"]:
+            same = {name: each for name, each in there.items() if spaces.get(name, name) == spaces.get(modality, modality)}
+            made["adapters"] |= Adapter.fit_shared(same, config.model.feature_dim, config.seed)
+        adapter = made["adapters"][modality]
         made["items"][modality] = _item_media(config, modality, adapter, rows, count)
         if (theirs := features.users.get(modality)) is not None:
             made["users"][modality] = reduce_media(adapter, theirs, places, len(user_rows))

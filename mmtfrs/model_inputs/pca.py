@@ -8,6 +8,7 @@ several times cheaper; being linear, it is one more matrix product in front of t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -36,19 +37,32 @@ class Adapter:
             dim: components to keep, at most; None keeps the features as they are, centered and scaled.
             seed: of the sample.
         """
-        used = np.unique(features.rows[features.present])
-        if len(used) > _SAMPLE:
-            used = np.sort(np.random.default_rng(seed).choice(used, _SAMPLE, replace=False))
-        sample = np.asarray(features.matrix[used], np.float64)
-        mean = sample.mean(axis=0)
-        centered = sample - mean
-        if dim is None or len(used) < 2:
-            projection = np.eye(sample.shape[1])
+        return cls.fit_shared({"": features}, dim, seed)[""]
+
+    @classmethod
+    def fit_shared(cls, features: Mapping[str, FeatureRows], dim: int | None, seed: int) -> dict[str, Adapter]:
+        """As `fit`, of modalities whose features lie in one space: one projection, of which each is as much a reason as the
+        others, and a mean each, for in such spaces texts lie apart from images.
+
+        Reference: Liang et al., Mind the Gap, NeurIPS 2022.
+        """
+        means, parts = {}, []
+        for name, rows in features.items():
+            used = np.unique(rows.rows[rows.present])
+            if len(used) > _SAMPLE:
+                used = np.sort(np.random.default_rng(seed).choice(used, _SAMPLE, replace=False))
+            sample = np.asarray(rows.matrix[used], np.float64)
+            means[name] = sample.mean(axis=0)
+            parts.append(sample - means[name])
+        together = np.concatenate(parts)
+        if dim is None or len(together) < 2:
+            projection = np.eye(together.shape[1])
         else:
-            projection = components(centered)[:, :dim]
-        scale = np.sqrt(np.mean((centered @ projection) ** 2))
-        projection = projection / (scale if scale > 1e-12 else 1.0)
-        return cls(mean.astype(np.float32), projection.astype(np.float32))
+            sizes = [np.linalg.norm(part) or 1.0 if len(parts) > 1 else 1.0 for part in parts]
+            projection = components(np.concatenate([part / size for part, size in zip(parts, sizes, strict=True)]))[:, :dim]
+        scale = np.sqrt(np.mean((together @ projection) ** 2))
+        projection = (projection / (scale if scale > 1e-12 else 1.0)).astype(np.float32)
+        return {name: cls(mean.astype(np.float32), projection) for name, mean in means.items()}
 
     @property
     def dim(self) -> int:

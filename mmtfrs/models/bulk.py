@@ -10,7 +10,8 @@ from mmtfrs._keras import tf
 from mmtfrs.data.id_column import IdColumn
 from mmtfrs.errors import DataError
 from mmtfrs.model_inputs.item_lists import ItemLists
-from mmtfrs.models.embedder import Embedder, flat
+from mmtfrs.models.embedder import Embedder
+from mmtfrs.models.parts import flat
 from mmtfrs.models.voting import votes
 
 _NO_RATINGS = "this model predicts no ratings. Train it with `loss.rating` above 0 on events with ratings."
@@ -20,11 +21,6 @@ _SHORT = 8  # items of a history from which on it matters how many they are
 
 class BulkEmbedder(Embedder):
     """Embeddings, scores and ratings as NumPy arrays, a batch at a time."""
-
-    @property
-    def voting(self) -> bool:
-        """Whether scores are votes, and so no inner products."""
-        return self.combine == "voting"
 
     def score_matrix(self, queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
         """`[B, W]` queries, `[N, W]` candidates -> `[B, N] float32` scores: inner products, or votes."""
@@ -43,16 +39,19 @@ class BulkEmbedder(Embedder):
             hidden: `[C] bool`, items to be scored as if nobody had taken them.
 
         Returns:
-            `[n, C, K + 1] float32`: the score of each block, and the popularity of each item.
+            `[n, C, K + 2] float32`: the score of each block and of likeness, and the popularity of each item; `K + 1` for a
+            model without likeness.
         """
         users, past = self.data.user_rows(user_ids), pasts.newest(self.config.model.history_length)
         shown = columns + 1 if hidden is None else np.where(hidden, 0, columns + 1)
         ids = self.device.item_id_rows.numpy()[shown]
-        queries = np.concatenate(list(self._batches(lambda *inputs: self.query_blocks(*inputs)[0], users, past)))
-        candidates = np.concatenate(list(self._batches(lambda *inputs: self.candidate_blocks(*inputs)[0], columns + 1, ids)))
-        scores = np.einsum("nkd,ckd->nck", queries, candidates, optimize=True)
-        popular = np.broadcast_to(self.data.popularity[shown][None, :, None], (*scores.shape[:2], 1))
-        return np.concatenate([scores, popular], axis=2)
+        queries = self._batches(lambda *inputs: self.query_parts(*inputs).embedding(), users, past)
+        candidates = self._batches(lambda *inputs: self.candidate_parts(*inputs).embedding(), columns + 1, ids)
+        starts = np.arange(self.blocks + 1) * self.block
+        sides = (np.split(np.concatenate(list(side))[:, :-1], starts[1:], axis=1) for side in (queries, candidates))
+        scores = [query @ candidate.T for query, candidate in zip(*sides, strict=True)]
+        popular = np.broadcast_to(self.data.popularity[shown], scores[0].shape)
+        return np.stack([*scores[: self.blend.shape[0] - 1], popular], axis=2)
 
     def predict_ratings(self, user_ids: IdColumn | Collection[str], pasts: ItemLists, items: np.ndarray) -> np.ndarray:
         """`[n]` users who took these items before, `[n]` item rows -> `[n] float32` ratings. Raises `DataError` if the model
@@ -113,4 +112,4 @@ class BulkEmbedder(Embedder):
     def _ratings(self, users: tf.Tensor, history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         if self.rating is None:
             raise DataError(_NO_RATINGS)
-        return self.rating(flat(self.query_blocks(users, history)[0]), flat(self.candidate_blocks(items)[0]))
+        return self.rating(flat(self.query_parts(users, history).blocks), flat(self.candidate_parts(items).blocks))

@@ -25,7 +25,7 @@ from mmtfrs.errors import RunError
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.storage import load_inputs
 
-FORMAT = 12
+FORMAT = 13
 RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
 WEIGHTS = "weights.npz"
 _PARTS = ("train", "validation", "test")

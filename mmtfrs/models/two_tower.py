@@ -12,7 +12,7 @@ from mmtfrs.data.events import Events
 from mmtfrs.errors import DataError, RunError
 from mmtfrs.model_inputs.pooling import Bags
 from mmtfrs.models.bulk import BulkEmbedder
-from mmtfrs.models.embedder import flat
+from mmtfrs.models.parts import flat
 from mmtfrs.models.training_dataset import TrainingRows
 from mmtfrs.towers.history_transformer import Sequences
 from mmtfrs.utils.static_shapes import compiled
@@ -24,9 +24,9 @@ class TwoTower(BulkEmbedder):
     """A query tower and a candidate tower whose inner product is the score.
 
     Embeddings are `[W]`: blocks of `model.embedding_dim` numbers (a few more where the score needs them), one of the media, or
-    one per modality of a late fusion, and one of the ids; last, the item's popularity. Each block is trained on its own (see
-    `mmtfrs.models.objective`); how much each counts is learned on held-out events (see `mmtfrs.evaluation.blend`) and stands
-    on the query's side. Where they show that a log taught the media's block nothing, it holds the media's own likeness instead.
+    one per modality of a late fusion, and one of the ids; then what the media are alike by themselves (see
+    `mmtfrs.towers.likeness`); last, the item's popularity. Each block is trained on its own (see `mmtfrs.models.objective`);
+    how much each part counts is learned on held-out events (see `mmtfrs.evaluation.blend`) and stands on the query's side.
     An item that nobody took has in the block of the ids what its media say of it (see `mmtfrs.towers.id_guess`).
 
     Args:
@@ -52,7 +52,7 @@ class TwoTower(BulkEmbedder):
         else:
             past = (inputs["past"], inputs["item"]) if "past" in inputs and self.device.given else None
             bags = Bags.of(inputs["history"], inputs.get("size"))
-            query, _ = self.query_blocks(inputs["user"], bags, training=training, past=past)
+            query = self.query_parts(inputs["user"], bags, training=training, past=past).blocks
         asked = query
         if self.id_guess is not None:
             asked = tf.concat([query, query[:, -1:]], axis=1)

@@ -17,8 +17,9 @@ _SAMPLE = 4096  # items from which the components are estimated
 class Likeness(keras.layers.Layer):
     """Reduced features -> a vector whose inner products add up the cosines of the modalities, as far as D numbers can.
 
-    Each modality's features are brought to the same length, put side by side, and reduced to the leading components of all
-    items. A log with an event or two per item teaches towers little that holds on other events; this needs no log.
+    Each modality's features are brought to the same length, put side by side, or added up where modalities lie in one space,
+    and reduced to the leading components of all items. A log with an event or two per item teaches towers little that holds
+    on other events, and towers that learned who takes what forget what does not matter for that; this needs no log.
 
     Args:
         dims: `{modality: r}`, sizes of the reduced features.
@@ -45,14 +46,23 @@ class Likeness(keras.layers.Layer):
         rows = np.arange(len(tables.item_ids))
         if len(rows) > _SAMPLE:
             rows = np.sort(np.random.default_rng(0).choice(rows, _SAMPLE, replace=False))
-        parts = [_unit(np.asarray(media.matrix)[media.rows[rows + 1]]) for media in tables.items.values()]
-        leading = components(np.concatenate(parts, axis=1, dtype=np.float64))[:, :dim]
+        units = {}
+        for name, media in tables.items.items():
+            units[name] = _unit(np.asarray(media.matrix)[media.rows[rows + 1]].astype(np.float64))
+        first: dict[str, str] = {}  # of the modalities of a space, which are reduced in the same way
+        for name, adapter in tables.adapters.items():
+            same = (other for other in first if np.array_equal(adapter.projection, tables.adapters[other].projection))
+            first[name] = next(same, name)
+        spaces = {space: np.zeros_like(units[space]) for space in first.values()}
+        for name, space in first.items():
+            spaces[space] += units[name]
+        leading = components(np.concatenate([*spaces.values()], axis=1))[:, :dim]
         leading = np.pad(leading, [(0, 0), (0, dim - leading.shape[1])])
-        ends = np.cumsum([part.shape[1] for part in parts])[:-1]
-        starts = dict(zip(tables.items, np.split(leading, ends), strict=True))
-        made = cls({name: len(value) for name, value in starts.items()}, dim, **kwargs)
-        for name, value in starts.items():
-            made.components[name].assign(value)
+        ends = np.cumsum([part.shape[1] for part in spaces.values()])[:-1]
+        parts = dict(zip(spaces, np.split(leading, ends), strict=True))
+        made = cls({name: len(parts[space]) for name, space in first.items()}, dim, **kwargs)
+        for name, space in first.items():
+            made.components[name].assign(parts[space])
         return made
 
     def call(self, media: dict[str, tf.Tensor], presence: tf.Tensor) -> tf.Tensor:

@@ -155,7 +155,6 @@ def _fit(job: TunedTower, split: Split, folder: Path, progress: bool) -> int:
     metric = towers.config.evaluation.monitor
     job.compile(optimizer=LazyAdam(config.learning_rate, 0.0))
     job.optimizer.build(job.trainable_variables)  # in the first step, TensorFlow would trace it twice
-    towers.alike.assign(0.0)  # what is trained is what is measured
     measure = None
     if len(split.validation):
         measure = ValidationMetrics(split.validation, (int(metric.partition("@")[2]),), towers)

@@ -83,7 +83,7 @@ def fit_to_best(
     both = inner.known
     if progress:
         print(f"refitting on training and validation events, {best} epochs", file=sys.stderr)
-    settled = {name: getattr(model, name).numpy() for name in ("blend", "alike", "fresh")}  # for want of unseen events later
+    settled = {name: getattr(model, name).numpy() for name in ("blend", "fresh")}  # for want of unseen events later
     config, tables, encoders = model.config, model.data, model.encoders
     del model, tune  # with its optimizer it is as large as four times the weights, and not needed any more
     gc.collect()

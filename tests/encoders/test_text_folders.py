@@ -12,7 +12,6 @@ from safetensors.numpy import load_file, save_file
 
 from mmtfrs import encoders
 from mmtfrs._keras import tf
-from mmtfrs.encoders import published
 from mmtfrs.errors import EncoderError
 
 WIDTH, HEADS, LAYERS, LONGEST = 8, 2, 2, 12
@@ -253,11 +252,7 @@ def test_small_models_answer_as_the_originals_do(real, name):
 
 
 @pytest.fixture(scope="module")
-def minilm():
-    try:
-        published.get("minilm")
-    except EncoderError as error:
-        pytest.skip(f"the weights of MiniLM are not here: {error}")
+def minilm(real_encoders):
     return encoders.load("text", "minilm")
 
 

@@ -19,8 +19,8 @@ from mmtfrs.model_inputs.item_lists import ItemLists
 ITEMS = 60
 
 
-def _asked(truth, users, temperature=0.17, combine="", media=1):
-    """A model whose blocks score at random, and users who choose by the softmax of planted weights of them."""
+def _asked(truth, users, temperature=0.17, combine="", media=1, alike=False):
+    """A model whose parts score at random, and users who choose by the softmax of planted weights of them."""
     rng = np.random.default_rng(1)
     scores = rng.normal(size=(users, ITEMS, len(truth))).astype(np.float32) * 0.3
     chances = scores @ np.array(truth)
@@ -35,7 +35,7 @@ def _asked(truth, users, temperature=0.17, combine="", media=1):
         combine=combine,
         media_blocks=media,
         blend=blend,
-        alike=tf.Variable(0.0),
+        blocks=len(truth) - 1 - alike,
         temperature=temperature,
         data=types.SimpleNamespace(item_ids=np.arange(ITEMS)),
         block_scores=lambda names, pasts, columns, hidden=None: scores[[int(name) for name in names]][:, columns],
@@ -49,6 +49,9 @@ def test_planted_weights_are_found():
     fit_blend(model, task)
     np.testing.assert_allclose(model.blend.numpy(), np.array([6.0, 2.0, 1.0]) / 8, atol=0.08)
     assert model.blend.numpy()[:-1].sum() == pytest.approx(1.0, abs=1e-6)
+    model, task = _asked([4.0, 2.0, 6.0, 1.0], 512, alike=True)  # what media are alike, beside what was learned of them
+    fit_blend(model, task)
+    np.testing.assert_allclose(model.blend.numpy(), np.array([4.0, 2.0, 6.0, 1.0]) / 12, atol=0.08)
 
 
 def test_a_block_that_says_nothing_gets_nothing_and_a_handful_decides_little():
@@ -73,6 +76,7 @@ def test_what_the_guess_at_new_items_counts_is_found():
     model = types.SimpleNamespace(
         voting=False,
         media_blocks=1,
+        blocks=2,
         blend=tf.Variable(blend),
         fresh=tf.Variable(0.9),
         id_guess=object(),

@@ -200,7 +200,7 @@ def test_the_session_loader_of_tf_serving_gives_the_same(servable, loaded):
         "titles": {"item_id": ["item-0005", "nothing"]},
         "embed_query": who | media,
         "embed_candidate": media,
-        "recommend_from_embedding": {"embedding": rng.normal(size=(2, 33)).tolist()} | exclude,
+        "recommend_from_embedding": {"embedding": rng.normal(size=(2, 49)).tolist()} | exclude,
         "embed_query_dense": dense,
         "embed_candidate_dense": dense,
     }
@@ -398,8 +398,9 @@ def test_similar_items(small, loaded):
         "min_score": NO_SCORE.repeat(2),
     }
     answer = loaded.ask("similar_items", inputs)
-    blocks = model.candidate_blocks(tf.range(1, len(catalog) + 1))[0].numpy()
-    alike = np.einsum("k,nkd,kd->n", model.blend.numpy()[:-1], blocks, blocks[5])  # however popular
+    blocks, media, _ = (part.numpy() for part in model.candidate_parts(tf.range(1, len(catalog) + 1)))
+    *shares, share, _ = model.blend.numpy()
+    alike = np.einsum("k,nkd,kd->n", shares, blocks, blocks[5]) + share * media @ media[5]  # however popular
     np.testing.assert_allclose(answer["score"][0], np.sort(alike)[::-1][:100], atol=1e-5)
     assert answer["item_id"][0, 0].decode() == catalog.ids[5] and results(answer, 1) == []
     second = answer["item_id"][0, 1]
@@ -466,7 +467,7 @@ def test_dense_signatures_compile_with_xla(small, exported):
         plain = model.signatures[name](**inputs)["embedding"]
         compiled = tf.function(model.signatures[name], jit_compile=True, autograph=False)(**inputs)["embedding"]
         np.testing.assert_allclose(compiled, plain, atol=1e-4)
-        assert plain.shape == (4, 33)
+        assert plain.shape == (4, 49)
 
 
 def test_recommend_from_embedding_closes_the_circle(loaded):

@@ -99,9 +99,9 @@ def test_layers_are_made_again_from_their_configuration():
     blocks = model.candidate_tower(media, presence, batch["item"])[0]
 
     def embed(rows):
-        return model.candidate_blocks(rows)[0]
+        return model.candidate_parts(rows).blocks
 
-    queries = model.query_blocks(batch["user"], batch["history"])[0]
+    queries = model.query_parts(batch["user"], batch["history"]).blocks
     calls = {
         model.candidate_tower: (media, presence, batch["item"]),
         model.query_tower: (own, own_there, past, there, batch["user"], Bags.of(batch["history"])),

@@ -116,8 +116,8 @@ def test_trains_and_answers_equal_scores(row, tmp_path):
 def test_euclidean_is_the_distance():
     catalog, features, events = planted()
     model = TwoTower(Config(**FAST).replace(model={"score": "euclidean"}), catalog, features, events)
-    query, _ = model.query_blocks(tf.constant([1, 2]), tf.constant([[4], [0]]))
-    candidate, _ = model.candidate_blocks(tf.constant([3, 5]))
+    query = model.query_parts(tf.constant([1, 2]), tf.constant([[4], [0]])).blocks
+    candidate = model.candidate_parts(tf.constant([3, 5])).blocks
     q, c = query[..., :16].numpy() / 2, candidate[..., :16].numpy()
     np.testing.assert_allclose(np.sum(query * candidate, axis=2), -((q - c) ** 2).sum(axis=2), rtol=1e-4, atol=1e-6)
 
@@ -130,7 +130,8 @@ def test_pearson_is_the_correlation():
     models[1].set_weights(models[0].get_weights())
     rows, history = tf.constant([1, 2]), tf.constant([[4], [7]])
     sides = [
-        [side.numpy() for side in (model.query_blocks(rows, history)[0], model.candidate_blocks(rows)[0])] for model in models
+        [side.numpy() for side in (model.query_parts(rows, history).blocks, model.candidate_parts(rows).blocks)]
+        for model in models
     ]
     score = np.sum(sides[1][0] * sides[1][1], axis=2)
     (q, c), expected = sides[0], np.zeros((2, 2))

@@ -154,7 +154,7 @@ def test_what_is_trained_is_what_is_asked():
             for count, place in enumerate(places):
                 history = np.zeros((1, 16), np.int32)
                 history[0, 16 - count :] = items[row, places[:count]]
-                asked, _ = model.query_blocks(tf.gather(batch["user"][row : row + 1], place, axis=1), tf.constant(history))
+                asked = model.query_parts(tf.gather(batch["user"][row : row + 1], place, axis=1), tf.constant(history)).blocks
                 np.testing.assert_allclose(blocks[row, place], asked[0], atol=2e-6)
                 compared += 1
         if compared > 60:

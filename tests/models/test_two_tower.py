@@ -192,14 +192,15 @@ def _shown(model, rows):
 
 
 def test_what_a_request_shows_is_embedded_as_an_item_is():
-    """Alone it is the item's media block and nothing else; beside a user it is added to what the user is asked by."""
+    """Alone it is what was learned of the item's media and what they are alike, half and half, and nothing else; beside a user
+    it is added to what the user is asked by."""
     model, _ = _model()
-    model.blend.assign([0.6, 0.4, 0.3])
+    model.blend.assign([0.5, 0.4, 0.1, 0.3])
     media, presence = _shown(model, np.arange(6))
     item, _ = model.candidate_from_media(media, presence)
     there = presence.numpy().max(axis=1) > 0
-    expected = np.zeros((6, 33), np.float32)
-    expected[there, :16] = item.numpy()[there, :16]
+    expected = np.zeros((6, 16 + 16 + 16 + 1), np.float32)
+    expected[there, :16], expected[there, 32:48] = 0.5 * item.numpy()[there, :16], 0.5 * item.numpy()[there, 32:48]
     nobody, nothing = tf.zeros([6], tf.int32), tf.zeros([6, 3], tf.int32)
     alone, _ = model.query_from_rows(nobody, nothing, media, presence)
     np.testing.assert_allclose(alone[there], expected[there], atol=1e-5)
@@ -209,6 +210,10 @@ def test_what_a_request_shows_is_embedded_as_an_item_is():
         both, _ = model.query_from_rows(users, history, media, presence)
         np.testing.assert_allclose(both, plain + expected, atol=1e-5)
         np.testing.assert_allclose(plain[:, -1], np.full(6, 0.3), atol=1e-6)
+    model.blend.assign([0.1, 0.4, 0.5, 0.0])  # where likeness counts more, it does here too
+    expected[:, :16] /= 3.0
+    expected[:, 32:48] *= 5.0 / 3.0
+    np.testing.assert_allclose(model.query_from_media(media, presence)[0][there], expected[there], atol=1e-5)
 
 
 def test_an_item_that_nobody_took_has_what_its_media_say_of_it():
@@ -218,7 +223,7 @@ def test_an_item_that_nobody_took_has_what_its_media_say_of_it():
     for weight in model.id_guess.weights:
         weight.assign(np.random.default_rng(0).normal(size=weight.shape))
     model.fresh.assign(0.5)
-    known, new = model.candidate_blocks(rows)[0].numpy(), model.candidate_blocks(rows, tf.zeros(60, tf.int32))[0].numpy()
+    known, new = model.candidate_parts(rows).blocks.numpy(), model.candidate_parts(rows, tf.zeros(60, tf.int32)).blocks.numpy()
     media = [value.numpy() for value in model.device.item_media(rows)[0].values()]
     shown = np.concatenate([known[:, 0], *(x / np.maximum(np.linalg.norm(x, axis=1), 1e-6)[:, None] for x in media)], axis=1)
     wide, wide_bias, out, out_bias = (weight.numpy() for weight in model.id_guess.weights)
@@ -277,7 +282,7 @@ def test_gradient_reaches_every_weight(modalities):
     model, events = _model(modalities=modalities, dropout=0.0)
     batch = next(iter(model.dataset(events, batch_size=64)))
     with tf.GradientTape() as tape:
-        query, _ = model.query_blocks(batch["user"], batch["history"], training=True)
+        query = model.query_parts(batch["user"], batch["history"], training=True).blocks
         candidate = model.trained_blocks(batch["item"], training=True)
         if modalities:
             query = tf.concat([query, query[:, -1:]], axis=1)
