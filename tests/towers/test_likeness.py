@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
+
 import numpy as np
 import pytest
 from conftest import FAST
@@ -42,6 +45,34 @@ def test_inner_products_add_up_cosines():
     left = np.linalg.svd(joined, compute_uv=False)[2:]
     short = Likeness.of(model.data, 2)(media, presence).numpy()
     assert np.linalg.norm(joined @ joined.T - short @ short.T) == pytest.approx(np.linalg.norm(left**2), rel=1e-3)
+
+
+def test_a_text_finds_images_where_both_lie_in_one_space():
+    """Images and texts say the same of an item, each around a center of its own; no item has both, no log tells of it."""
+    rng = np.random.default_rng(0)
+    meant = rng.normal(size=(80, 24)).astype(np.float32)
+    image, text = meant + 0.2 * rng.normal(size=meant.shape) + 3.0, 5.0 * meant + rng.normal(size=meant.shape) - 4.0
+    here = np.arange(80) < 40
+    catalog = mmtfrs.Catalog.from_dict({"item_id": [f"i{n}" for n in range(80)]})
+    events = mmtfrs.Events([f"u{n % 9}" for n in range(80)], [f"i{n}" for n in rng.permutation(80)], np.arange(80))
+
+    def found(space):
+        features = mmtfrs.Features.from_arrays({"image": image, "text": text}, {"image": here, "text": ~here})
+        encoders = {name: types.SimpleNamespace(space=space, name=name) for name in ("image", "text")}
+        features = dataclasses.replace(features, encoders=encoders)
+        config = Config(**FAST).replace(model={"embedding_dim": 24, "modalities": ["image", "text"]})
+        model = TwoTower(config, catalog, features, events)
+        model.blend.assign([0.0, 0.0, 1.0, 0.0])
+        media = {"image": tf.zeros([40, 24]), "text": tf.constant(text[here], tf.float32)}
+        asked, _ = model.query_from_media(media, tf.constant([[0.0, 1.0]] * 40))
+        return np.mean((asked.numpy() @ model.candidate_embeddings().T)[:, :40].argmax(axis=1) == np.arange(40)), model
+
+    share, model = found("a space")
+    assert share > 0.9 and found("")[0] < 0.3
+    one, other = (model.data.adapters[name] for name in ("image", "text"))
+    np.testing.assert_array_equal(one.projection, other.projection)
+    np.testing.assert_allclose(one.mean, image[here].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(other.mean, text[~here].mean(axis=0), rtol=1e-5)
 
 
 def _log(users, each, seed):
