@@ -1,10 +1,11 @@
 """The text networks of the BERT family, in TensorFlow, from weights as Hugging Face writes them.
 
 One network: embeddings, then layers of self-attention and a feed-forward part, each added to what went in and normalized
-(post-norm). BERT, DistilBERT and MPNet differ in what their weights are called, where positions begin, and in MPNet's bias of
-distances.
+(post-norm). BERT, DistilBERT, MPNet and RoBERTa differ in what their weights are called, where positions begin, and in MPNet's
+bias of distances.
 
-References: Devlin et al., BERT, NAACL 2019; Sanh et al., DistilBERT, 2019; Song et al., MPNet, NeurIPS 2020.
+References: Devlin et al., BERT, NAACL 2019; Sanh et al., DistilBERT, 2019; Song et al., MPNet, NeurIPS 2020; Conneau et al.,
+XLM-R, ACL 2020.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ FAMILIES = {
         past_padding=True,
         distances="encoder.relative_attention_bias.weight",
     ),
+    **dict.fromkeys(("xlm-roberta", "roberta"), _BERT._replace(prefixes=("roberta.",), past_padding=True)),
 }
 HEADS = ("pooler.", "cls.", "lm_head.", "vocab_", "embeddings.position_ids")  # in the file, and no part of this network
 

@@ -32,16 +32,23 @@ class ModelFolder:
     def has(self, name: str) -> bool:
         return (self.path / name).exists()
 
-    def text(self, name: str) -> str:
-        """A file's UTF-8."""
+    def data(self, name: str) -> bytes:
+        """A file's bytes."""
         try:
-            found = (self.path / name).read_text(encoding="utf-8")
+            found = (self.path / name).read_bytes()
         except FileNotFoundError:
             raise EncoderError(f"{self.path}: has no {name}, so it is no folder of a Hugging Face model.") from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise EncoderError(f"{self.path / name}: cannot be read ({error}).") from None
         self._read.add(self.path / name)
         return found
+
+    def text(self, name: str) -> str:
+        """A file's UTF-8; lines end in a line feed alone."""
+        try:
+            return self.data(name).decode().replace("\r\n", "\n")
+        except ValueError as error:
+            raise EncoderError(f"{self.path / name}: cannot be read ({error}).") from None
 
     def json(self, name: str, default: Any = None) -> Any:
         """A document of the kind of the default, a mapping if that is None; the default where there is no such file."""
@@ -103,7 +110,7 @@ def hub_folder(name: str) -> Path:
 
     def folder(local: bool) -> Path:
         # Another program may have left a part of the files there, and what is missing has a meaning.
-        wanted = ["*.json", "*.txt", "*.safetensors"]
+        wanted = ["*.json", "*.txt", "*.model", "*.safetensors"]
         found = snapshot_download(repository, revision=revision or None, allow_patterns=wanted, local_files_only=local)
         return Path(found)
 
