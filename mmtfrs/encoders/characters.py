@@ -20,6 +20,8 @@ _PAGE = 256
 _PLANES = 0x110000
 _LETTER, SPACE, PUNCTUATION = range(3)  # kinds of what comes out
 _BLANKS = frozenset("\t\n\r \u00a0\u1680\u2028\u2029\u202f\u205f\u3000") | {chr(code) for code in range(0x2000, 0x200B)}
+# Unicode's white space.
+BLANKS = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _IDEOGRAPHS = (  # as BERT has them
     *((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF)),
     *((0xF900, 0xFAFF), (0x2F800, 0x2FA1F)),

@@ -1,4 +1,4 @@
-"""Sequences that a graph looks up in many places at once, and chains that it follows from many places at once."""
+"""What tokenizers do in all places of all texts at once: look up sequences, follow chains, look at the place before."""
 
 from __future__ import annotations
 
@@ -68,3 +68,8 @@ def reached(marks: tf.Tensor, jumps: tf.Tensor) -> tf.Tensor:
 
     shapes = (tf.TensorShape([]), tf.TensorShape([None]), tf.TensorShape([None]))
     return tf.while_loop(lambda goes_on, *_: goes_on, step, (tf.constant(True), marks, jumps), shapes)[1][:-1]
+
+
+def before(values: tf.Tensor, first: int) -> tf.Tensor:
+    """`[N]`: the value before each; before the first, this."""
+    return tf.concat([tf.cast([first], values.dtype), values[:-1]], axis=0)[: tf.size(values)]

@@ -10,7 +10,7 @@ import numpy as np
 from mmtfrs._keras import tf
 from mmtfrs.encoders.characters import Characters
 from mmtfrs.encoders.spelling import Spelling
-from mmtfrs.encoders.trie import Trie, reached
+from mmtfrs.encoders.trie import Trie, before, reached
 from mmtfrs.errors import EncoderError
 
 MARK = "\u2581"  # stands for a space
@@ -101,18 +101,18 @@ class Unigram:
         codes, rows = self._read(codes, rows, tf.size(texts))
         ends, ids = self._best(*self._matches(codes, rows))
         rows = tf.gather(rows, ends)
-        fused = (ids == self._unknown) & (_before(ids, -1) == self._unknown) & (_before(rows, -1) == rows)
+        fused = (ids == self._unknown) & (before(ids, -1) == self._unknown) & (before(rows, -1) == rows)
         ids, rows = tf.boolean_mask(ids, ~fused), tf.boolean_mask(rows, ~fused)
         found = tf.RaggedTensor.from_value_rowids(ids, tf.cast(rows, tf.int64), tf.size(texts, tf.int64))
         return found[:, : self._most]
 
     def _marked(self, codes: tf.Tensor, rows: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Spaces left out, put before each text, and written as marks."""
-        mark, begins = ord(MARK), _before(rows, -1) != rows
+        mark, begins = ord(MARK), before(rows, -1) != rows
         blank = codes == _SPACE
         out = tf.zeros_like(blank)
         if self._spaces.repeated:
-            out |= blank & ~begins & (_before(codes, 0) == _SPACE)
+            out |= blank & ~begins & (before(codes, 0) == _SPACE)
         if self._spaces.leading and not self._spaces.prefix:
             out |= blank & begins
         if self._spaces.trailing:
@@ -121,11 +121,11 @@ class Unigram:
             out |= places > tf.gather(last, rows)
         codes, rows = tf.boolean_mask(codes, ~out), tf.boolean_mask(rows, ~out)
         if self._spaces.prefix:
-            lacks = _before(rows, -1) != rows
+            lacks = before(rows, -1) != rows
             if self._spaces.leading:  # the one that is there is the one that is put there
                 lacks &= codes != _SPACE
             source = tf.repeat(tf.range(tf.size(codes)), tf.where(lacks, 2, 1))
-            added = (_before(source, -1) != source) & tf.gather(lacks, source)
+            added = (before(source, -1) != source) & tf.gather(lacks, source)
             codes, rows = tf.where(added, mark, tf.gather(codes, source)), tf.gather(rows, source)
         return tf.where(codes == _SPACE, mark, codes), rows
 
@@ -133,7 +133,7 @@ class Unigram:
         """Of characters that are in no piece, one in a row; of a text, no more than matters."""
         place = tf.minimum(tf.searchsorted(self._known, codes), self._known.shape[0] - 1)
         strange = tf.gather(self._known, place) != codes
-        kept = ~(strange & tf.concat([[False], strange[:-1]], axis=0)[: tf.size(strange)] & (_before(rows, -1) == rows))
+        kept = ~(strange & tf.concat([[False], strange[:-1]], axis=0)[: tf.size(strange)] & (before(rows, -1) == rows))
         codes, rows = tf.boolean_mask(codes, kept), tf.boolean_mask(rows, kept)
         places = tf.range(tf.size(rows))
         first = tf.math.unsorted_segment_min(places, rows, count)
@@ -198,8 +198,3 @@ class Unigram:
         places = tf.cast(tf.where(marks)[:, 0], tf.int32)
         found = tf.gather_nd(pieces, tf.stack([places, tf.gather(taken, places)], axis=1))
         return places, tf.where(found < 0, self._unknown, tf.gather(self._ids, tf.maximum(found, 0)))
-
-
-def _before(values: tf.Tensor, first: int) -> tf.Tensor:
-    """`[N]`: the value before each."""
-    return tf.concat([[first], values[:-1]], axis=0)[: tf.size(values)]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mmtfrs.encoders.characters import BLANKS
 from mmtfrs.encoders.model_folder import ModelFolder
 from mmtfrs.encoders.sentencepiece_file import UNKNOWN_PENALTY, read_sentencepiece
 from mmtfrs.encoders.spelling import read_charsmap
 from mmtfrs.encoders.unigram import MARK, Spaces, Vocabulary
 from mmtfrs.errors import EncoderError
 
-BLANKS = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _SEVERAL = " {2,}"  # the pattern of spaces of which one is left
+_PUNCTUATION = re.compile(r"\[(?:\\?[!-/:-@\[-`{-~])+\]")  # any pattern of such characters alone
 
 
 class UnigramFiles(NamedTuple):
@@ -22,6 +24,7 @@ class UnigramFiles(NamedTuple):
     ids: of all pieces, special ones too.
     vocabulary, spelling, spaces: as `Unigram` takes them.
     lowercase: letters are made small first.
+    dropped: characters that are left out first.
     """
 
     ids: Mapping[str, int]
@@ -29,6 +32,7 @@ class UnigramFiles(NamedTuple):
     spelling: dict[str, str]
     spaces: Spaces
     lowercase: bool = False
+    dropped: str = ""
 
     @property
     def size(self) -> int:
@@ -55,12 +59,12 @@ def as_fairseq(found: UnigramFiles) -> UnigramFiles:
     return found._replace(ids=ids, vocabulary=vocabulary)
 
 
-def read_json(folder: ModelFolder, patterns: tuple[str, ...] = ()) -> UnigramFiles:
+def read_json(folder: ModelFolder, punctuation: bool = False) -> UnigramFiles:
     """A `tokenizer.json` whose model is `Unigram`.
 
     Args:
         folder: with the file.
-        patterns: of characters that the normalizer replaces, and which the caller replaces.
+        punctuation: whether it may leave out punctuation, and take all blanks for one; the caller does so then.
 
     Raises:
         EncoderError: a part is of another kind.
@@ -79,9 +83,10 @@ def read_json(folder: ModelFolder, patterns: tuple[str, ...] = ()) -> UnigramFil
     special = {*added, names[unknown]}  # which are plain text where a text spells them
     pieces = {piece: (ids[piece], scores[ids[piece]]) for piece in names if piece not in special}
     vocabulary = Vocabulary(pieces, unknown, min(scores) - UNKNOWN_PENALTY)
-    before, words = _flat(made.get("normalizer"), "normalizers"), _flat(made.get("pre_tokenizer"), "pretokenizers")
+    before, words = flat_parts(made.get("normalizer"), "normalizers"), flat_parts(made.get("pre_tokenizer"), "pretokenizers")
     spelling: dict[str, str] = {}
     lowercase = repeated = trailing = False
+    dropped = ""
     for part in before:
         kind, pattern = part.get("type"), (part.get("pattern") or {}).get("Regex")
         if kind == "Precompiled" and not spelling:
@@ -95,7 +100,9 @@ def read_json(folder: ModelFolder, patterns: tuple[str, ...] = ()) -> UnigramFil
             repeated = True
         elif kind == "Strip":
             trailing = trailing or bool(part.get("strip_right"))
-        elif not (kind == "Replace" and pattern in patterns):
+        elif punctuation and kind == "Replace" and part.get("content") == "" and _PUNCTUATION.fullmatch(pattern or ""):
+            dropped += re.sub(r"\\(.)", r"\1", pattern[1:-1])
+        elif not (punctuation and kind == "Replace" and pattern == r"\s+" and part.get("content") == " "):
             raise EncoderError(f"{where}: unknown normalizer {kind} {pattern or ''}; known are those of SentencePiece.")
     if [part.get("type") for part in words][-1:] != ["Metaspace"] or words[-1].get("replacement", MARK) != MARK:
         raise EncoderError(f"{where}: the pre_tokenizer must end in a Metaspace of `{MARK}`.")
@@ -107,7 +114,7 @@ def read_json(folder: ModelFolder, patterns: tuple[str, ...] = ()) -> UnigramFil
     prefix = words[-1].get("prepend_scheme") or ("always" if words[-1].get("add_prefix_space", True) else "never")
     if prefix == "never":
         raise EncoderError(f"{where}: a Metaspace that puts no space before a text is not known here.")
-    return UnigramFiles(ids, vocabulary, spelling, Spaces(True, True, repeated, trailing), lowercase)
+    return UnigramFiles(ids, vocabulary, spelling, Spaces(True, True, repeated, trailing), lowercase, dropped)
 
 
 def check_added(where: Any, added: list[str]) -> None:
@@ -119,8 +126,8 @@ def check_added(where: Any, added: list[str]) -> None:
         )
 
 
-def _flat(part: Any, name: str) -> list[dict]:
+def flat_parts(part: Any, name: str) -> list[dict]:
     """The parts of a sequence of them."""
     if not part:
         return []
-    return [each for inner in part[name] for each in _flat(inner, name)] if part.get("type") == "Sequence" else [part]
+    return [each for inner in part[name] for each in flat_parts(inner, name)] if part.get("type") == "Sequence" else [part]
