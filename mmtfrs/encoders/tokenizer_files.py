@@ -9,7 +9,7 @@ from mmtfrs._keras import tf
 from mmtfrs.encoders.characters import bert_characters, small_characters
 from mmtfrs.encoders.model_folder import ModelFolder
 from mmtfrs.encoders.unigram import Unigram
-from mmtfrs.encoders.unigram_files import UnigramFiles, as_fairseq, check_added, read_json, read_model
+from mmtfrs.encoders.unigram_files import UnigramFiles, check_added, read_fairseq, read_json
 from mmtfrs.encoders.wordpiece import WordPiece
 from mmtfrs.errors import EncoderError
 
@@ -59,7 +59,7 @@ def read_tokens(folder: ModelFolder, size: int, longest: int) -> Tokens:
         begin, end, unknown = (content(told.get(name), token) for name, token in usual.items())
         found = _wordpiece(folder, pieces, settings, (begin, end, unknown), most, lowercase)
     elif folder.has(_XLM_R):
-        found = _unigram(folder, as_fairseq(read_model(folder, _XLM_R)), ("<s>", "</s>"), most, lowercase)
+        found = _unigram(folder, read_fairseq(folder, _XLM_R), ("<s>", "</s>"), most, lowercase)
     else:
         raise EncoderError(
             f"{folder.path}: has no tokenizer.json and no vocab.txt or {_XLM_R}: copy the tokenizer's files beside the weights."

@@ -93,7 +93,8 @@ def clip_tokens(folder: ModelFolder, rows: int, longest: int) -> Tokens:
             flat_parts(made.get("pre_tokenizer"), "pretokenizers"),
         )
         pattern = str((words[0].get("pattern") or {}).get("Regex")) if words else ""
-        pattern = pattern.replace("[\\p{L}]", "\\p{L}").replace("[\\p{N}]", "\\p{N}")
+        pattern = pattern.removeprefix(r"<\|startoftext\|>|<\|endoftext\|>|")  # which are plain text here
+        pattern = pattern.replace(r"[\p{L}]", r"\p{L}").replace(r"[\p{N}]", r"\p{N}")
         kinds = (" ".join(str(part.get("type")) for part in parts) for parts in (before, words))
         if (pattern, model.get("type"), model.get("end_of_word_suffix"), *kinds) != _CLIP:
             raise EncoderError(f"{where}: unknown tokenizer {model.get('type')}; known is CLIP's, pairs of bytes.")

@@ -50,9 +50,11 @@ def read_model(folder: ModelFolder, name: str) -> UnigramFiles:
     return UnigramFiles(ids, found.vocabulary, found.spelling, found.spaces)
 
 
-def as_fairseq(found: UnigramFiles) -> UnigramFiles:
-    """With the ids of XLM-R: those of SentencePiece, one further, behind special ones in an order of their own."""
-    special = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+def read_fairseq(folder: ModelFolder, name: str) -> UnigramFiles:
+    """A file of SentencePiece with the ids of XLM-R: one further, behind special ones in an order of their own."""
+    found, special = read_model(folder, name), {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+    if [found.ids.get(piece) for piece in ("<unk>", "<s>", "</s>")] != [0, 1, 2]:
+        raise EncoderError(f"{folder.path / name}: the first pieces must be <unk>, <s> and </s>, as XLM-R has them.")
     ids = {piece: number + 1 for piece, number in found.ids.items() if number >= len(special) - 1} | special
     pieces = {piece: (number + 1, score) for piece, (number, score) in found.vocabulary.pieces.items()}
     vocabulary = found.vocabulary._replace(pieces=pieces, unknown=special["<unk>"])
@@ -88,7 +90,7 @@ def read_json(folder: ModelFolder, punctuation: bool = False) -> UnigramFiles:
     lowercase = repeated = trailing = False
     dropped = ""
     for part in before:
-        kind, pattern = part.get("type"), (part.get("pattern") or {}).get("Regex")
+        kind, pattern = part.get("type"), str((part.get("pattern") or {}).get("Regex") or "")
         if kind == "Precompiled" and not spelling:
             try:
                 spelling = read_charsmap(base64.b64decode(part.get("precompiled_charsmap") or ""))
@@ -100,10 +102,10 @@ def read_json(folder: ModelFolder, punctuation: bool = False) -> UnigramFiles:
             repeated = True
         elif kind == "Strip":
             trailing = trailing or bool(part.get("strip_right"))
-        elif punctuation and kind == "Replace" and part.get("content") == "" and _PUNCTUATION.fullmatch(pattern or ""):
+        elif punctuation and kind == "Replace" and part.get("content") == "" and _PUNCTUATION.fullmatch(pattern):
             dropped += re.sub(r"\\(.)", r"\1", pattern[1:-1])
         elif not (punctuation and kind == "Replace" and pattern == r"\s+" and part.get("content") == " "):
-            raise EncoderError(f"{where}: unknown normalizer {kind} {pattern or ''}; known are those of SentencePiece.")
+            raise EncoderError(f"{where}: unknown normalizer {kind} {pattern}; known are those of SentencePiece.")
     if [part.get("type") for part in words][-1:] != ["Metaspace"] or words[-1].get("replacement", MARK) != MARK:
         raise EncoderError(f"{where}: the pre_tokenizer must end in a Metaspace of `{MARK}`.")
     for part in words[:-1]:

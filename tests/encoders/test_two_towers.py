@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import huggingface_hub
 import numpy as np
 import pytest
 import tokenizers
@@ -228,6 +229,25 @@ def test_names_are_checked_before_anything_is_loaded(real):
             encoders.load(modality, folder)
     with pytest.raises(EncoderError, match="unknown audio encoder `clip:"):
         encoders.check_name("audio", f"clip:{folder}")
+
+
+def test_a_model_of_the_hub_is_found_in_its_cache(real, tmp_path, monkeypatch):
+    """With what its tokenizer needs, which is asked for by name."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    place = tmp_path / "models--shop--pictures"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    folder = real / "encoders" / "tiny-siglip"
+    shutil.copytree(folder, place / "snapshots" / commit, copy_function=shutil.copyfile)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    asked, download = [], huggingface_hub.snapshot_download
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *_, **more: asked.extend(more["allow_patterns"]) or download(*_, **more)
+    )
+    text, image = (encoders.load(modality, "siglip:hf:shop/pictures") for modality in ("text", "image"))
+    assert text.name == image.name == "siglip:hf:shop/pictures" and text.space == image.space
+    assert text.space == encoders.load("text", f"siglip:{folder}").space and "*.model" in asked
 
 
 _BARE = """

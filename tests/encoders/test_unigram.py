@@ -19,7 +19,7 @@ from mmtfrs.encoders.sentencepiece_file import read_sentencepiece
 from mmtfrs.encoders.spelling import Spelling, read_charsmap
 from mmtfrs.encoders.trie import reached
 from mmtfrs.encoders.unigram import MARK, Spaces, Unigram, Vocabulary
-from mmtfrs.encoders.unigram_files import as_fairseq, read_json, read_model
+from mmtfrs.encoders.unigram_files import read_fairseq, read_json, read_model
 from mmtfrs.errors import EncoderError
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED = range(1, 6)
@@ -174,9 +174,12 @@ def test_spaces_are_made_as_the_normalizer_says(settings, made):
 
 def test_ids_of_xlm_r_are_one_further(tmp_path):
     (tmp_path / "m").write_bytes(_model())
-    found = as_fairseq(read_model(ModelFolder(tmp_path), "m"))
+    found = read_fairseq(ModelFolder(tmp_path), "m")
     assert _run(Unigram(found.vocabulary, found.spelling, found.spaces, 9), ["b猫"]) == [[4, 9, 3]]
     assert (found.ids["<s>"], found.ids["</s>"], found.ids["cd"], found.size) == (0, 2, 12, 13)
+    (tmp_path / "m").write_bytes(_model([PIECES[1], PIECES[0], *PIECES[2:]]))
+    with pytest.raises(EncoderError, match="m: the first pieces must be <unk>, <s> and </s>"):
+        read_fairseq(ModelFolder(tmp_path), "m")
 
 
 def test_what_comes_behind_the_most_is_cut_off():
