@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mmtfrs._keras import tf
@@ -93,10 +93,11 @@ def _unigram(folder: ModelFolder, read: UnigramFiles, around: tuple[str, str], m
     return _Read(Unigram(read.vocabulary, read.spelling, read.spaces, most, characters), first, last, read.size)
 
 
-def special_id(folder: ModelFolder, ids: Any, token: str) -> int:
+def special_id(folder: ModelFolder, ids: Mapping[str, int], token: str) -> int:
+    """Raises `EncoderError` where the vocabulary has no such token."""
     if token not in ids:
         raise EncoderError(f"{folder.path}: the vocabulary has no `{token}`.")
-    return int(ids[token])
+    return ids[token]
 
 
 def _wordpiece(
