@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmtfrs.encoders.names import AUTO, HUB, NETWORK_NAMES, OFFLINE, USE, check_name, is_own
+from mmtfrs.encoders.names import AUTO, HUB, JOINT, NETWORK_NAMES, OFFLINE, USE, check_name, is_own
 from mmtfrs.errors import EncoderError
 from mmtfrs.utils.extensions import imported
 
@@ -26,10 +26,14 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
             image: `efficientnet-lite0`, a keras.applications name (`efficientnetb0`, `vgg16`, ...; pretrained on ImageNet),
             `NAME:random` or `NAME:WEIGHTS.h5`, a Keras model file or folder, a weights file named after its network, a folder
             of Hugging Face (ViT or DINOv2);
-            text: `minilm`, `use`, a TF Hub handle, a folder of Hugging Face (BERT, DistilBERT or MPNet), a local SavedModel
-            folder that maps `[B] string` to `[B, dim]`, or `tfidf:FILE` (`tfidf` alone is fitted on the catalog by `extract`);
+            text: `minilm`, `use`, a TF Hub handle, a folder of Hugging Face (BERT, DistilBERT, MPNet or XLM-R), a local
+            SavedModel folder that maps `[B] string` to `[B, dim]`, or `tfidf:FILE` (`tfidf` alone is fitted on the catalog by
+            `extract`);
             audio: `yamnet`, a checkpoint file in YAMNet's layout, a TF Hub handle, a local SavedModel folder, `mfcc`
             (statistics), `lstm` (a small recurrent reservoir) or `lstm:WEIGHTS.h5`.
+
+            image and text: `clip:FOLDER` and `siglip:FOLDER`, the two encoders of one folder of Hugging Face, whose features
+            lie in one space; `clip:hf:ORGANIZATION/NAME` of huggingface.co.
 
             Any modality: `package.module:name` of your own, which is called and gives an `Encoder`.
 
@@ -48,7 +52,7 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
         return _load_own(modality, name)
     # Downloads write their progress to standard output, which belongs to results.
     with contextlib.redirect_stdout(sys.stderr):
-        return {"image": _load_image, "text": _load_text, "audio": _load_audio}[modality](name)
+        return _joint(modality, name) or {"image": _load_image, "text": _load_text, "audio": _load_audio}[modality](name)
 
 
 def choose(modality: str) -> str:
@@ -81,6 +85,16 @@ def _hub(name: str) -> Path | None:
     from mmtfrs.encoders.model_folder import hub_folder
 
     return hub_folder(repository)
+
+
+def _joint(modality: str, name: str) -> Encoder | None:
+    """One of the two encoders of a folder of CLIP or SigLIP; None for other names."""
+    kind, _, path = name.partition(":")
+    if kind not in JOINT:
+        return None
+    from mmtfrs.encoders.two_towers import load_tower
+
+    return load_tower(modality, kind, _hub(path) or Path(path), name)
 
 
 def _load_image(name: str) -> Encoder:

@@ -32,13 +32,13 @@ class Encoder(abc.ABC):
         trackables: what a SavedModel must carry for `encode_serialized`.
         inputs: the tensors of one batch, as `collate` gives them.
         model: the Keras model inside the network, where it can be trained further.
-        space: the same for encoders of several modalities whose features can be compared; "" where there is no other one.
+        space: the same for encoders whose features can be compared, those of a text and of an image, and "" for others.
     """
 
     modality: Modality
     inputs: tuple[tf.TensorSpec, ...] = ()
     model: keras.Model | None = None
-    space = ""
+    space: str = ""
     salt = b""  # tells features of one file apart that are made in different ways within one space
 
     def __init__(

@@ -1,10 +1,11 @@
 """The text networks of the BERT family, in TensorFlow, from weights as Hugging Face writes them.
 
 One network: embeddings, then layers of self-attention and a feed-forward part, each added to what went in and normalized
-(post-norm). BERT, DistilBERT and MPNet differ in what their weights are called, where positions begin, and in MPNet's bias of
-distances.
+(post-norm). BERT, DistilBERT, MPNet and RoBERTa differ in what their weights are called, where positions begin, and in MPNet's
+bias of distances.
 
-References: Devlin et al., BERT, NAACL 2019; Sanh et al., DistilBERT, 2019; Song et al., MPNet, NeurIPS 2020.
+References: Devlin et al., BERT, NAACL 2019; Sanh et al., DistilBERT, 2019; Song et al., MPNet, NeurIPS 2020; Conneau et al.,
+XLM-R, ACL 2020.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.encoders.layers import FAR, attend, dense, normalize
 from mmtfrs.encoders.weights import Weights
-from mmtfrs.errors import EncoderError
 
-_FAR = -1e9  # added to what may not be attended to
 _SETTINGS = {  # of this network, and what each family calls it; the first is the usual name
     "width": ("hidden_size", "dim"),
     "layers": ("num_hidden_layers", "n_layers"),
@@ -72,6 +72,7 @@ FAMILIES = {
         past_padding=True,
         distances="encoder.relative_attention_bias.weight",
     ),
+    **dict.fromkeys(("xlm-roberta", "roberta"), _BERT._replace(prefixes=("roberta.",), past_padding=True)),
 }
 HEADS = ("pooler.", "cls.", "lm_head.", "vocab_", "embeddings.position_ids")  # in the file, and no part of this network
 
@@ -90,8 +91,7 @@ class Bert:
     def __init__(self, config: Mapping[str, Any], weights: Weights) -> None:
         family = FAMILIES[config["model_type"]]
         width, layers, self._heads, activation = (weights.setting(config, *names) for names in _SETTINGS.values())
-        if int(width) % int(self._heads):
-            raise EncoderError(f"config.json: {self._heads} heads do not divide a width of {width}.")
+        weights.check_heads(int(self._heads), int(width))
         self._activation = weights.activation(activation)
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
         self.width, self._first = int(width), int(config.get("pad_token_id") or 0) + 1 if family.past_padding else 0
@@ -126,7 +126,7 @@ class Bert:
         length = tf.shape(ids)[1]
         state = tf.gather(self._words, ids) + self._positions[self._first : self._first + length]
         state = normalize(state, self._norm, self._epsilon)
-        bias = tf.where(there, 0.0, _FAR)[:, None, None]
+        bias = tf.where(there, 0.0, FAR)[:, None, None]
         if self._distances is not None:
             bias += tf.transpose(tf.gather(self._distances, _buckets(length, int(self._distances.shape[0]))), [2, 0, 1])
         for layer in self._layers:
@@ -135,29 +135,6 @@ class Bert:
             inner = self._activation(dense(state, layer["inner"]))
             state = normalize(state + dense(inner, layer["outer"]), layer["norm"], self._epsilon)
         return state
-
-
-def attend(parts: tf.Tensor, heads: int, bias: tf.Tensor | float) -> tf.Tensor:
-    """`[B, T, 3 D]`, queries, keys and values side by side, -> `[B, T, D]`; the bias is added to the scores."""
-    rows, length = tf.unstack(tf.shape(parts)[:2])
-    width = parts.shape[2] // 3
-    size = width // heads
-    parts = tf.transpose(tf.reshape(parts, [rows, length, 3, heads, size]), [2, 0, 3, 1, 4])
-    query, key, value = tf.unstack(parts)
-    scores = tf.matmul(query, key, transpose_b=True) / math.sqrt(size) + bias
-    return tf.reshape(tf.transpose(tf.matmul(tf.nn.softmax(scores), value), [0, 2, 1, 3]), [rows, length, width])
-
-
-def normalize(values: tf.Tensor, norm: tuple[tf.Variable, tf.Variable], epsilon: float) -> tf.Tensor:
-    mean, variance = tf.nn.moments(values, [-1], keepdims=True)
-    return (values - mean) * tf.math.rsqrt(variance + epsilon) * norm[0] + norm[1]
-
-
-def dense(values: tf.Tensor, layer: tuple[tf.Variable, tf.Variable]) -> tf.Tensor:
-    """`[B, T, I] -> [B, T, O]`, as one product of two matrices, which is the faster way."""
-    kernel, bias = layer
-    flat = tf.nn.bias_add(tf.matmul(tf.reshape(values, [-1, kernel.shape[0]]), kernel), bias)
-    return tf.reshape(flat, [*tf.unstack(tf.shape(values)[:2]), kernel.shape[1]])
 
 
 def _buckets(length: tf.Tensor, count: int, farthest: int = 128) -> tf.Tensor:

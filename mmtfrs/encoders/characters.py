@@ -1,14 +1,15 @@
-"""What BERT's normalizer makes of each character, as tables that a graph looks up.
+"""What a normalizer makes of each character, as tables that a graph looks up.
 
-Each code point becomes none, one or several: control characters go, blanks become spaces, ideographs get spaces around them,
-accents are taken off (NFD without nonspacing marks) and letters made small. All of it is a function of the single character;
-a space is an empty piece, punctuation a piece of its own.
+BERT's: each code point becomes none, one or several. Control characters go, blanks become spaces, ideographs get spaces around
+them, accents are taken off (NFD without nonspacing marks) and letters made small. All of it is a function of the single
+character; a space is an empty piece, punctuation a piece of its own.
 """
 
 from __future__ import annotations
 
 import functools
 import unicodedata
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ _PAGE = 256
 _PLANES = 0x110000
 _LETTER, SPACE, PUNCTUATION = range(3)  # kinds of what comes out
 _BLANKS = frozenset("\t\n\r \u00a0\u1680\u2028\u2029\u202f\u205f\u3000") | {chr(code) for code in range(0x2000, 0x200B)}
+# Unicode's white space.
+BLANKS = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _IDEOGRAPHS = (  # as BERT has them
     *((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF)),
     *((0xF900, 0xFAFF), (0x2F800, 0x2FA1F)),
@@ -66,6 +69,32 @@ class Characters(NamedTuple):
         return tf.where(codes < 0, tf.gather(points, source), codes), tf.gather(self.kinds, found), source
 
 
+def make_characters(
+    one: Callable[[str], str], kind: Callable[[str], int], key: Callable[[int, list[str]], tuple]
+) -> Characters:
+    """Tables of a function of a single character.
+
+    Args:
+        one: what is made of a character.
+        kind: of a character that comes out.
+        key: of a page's first code and its characters; the same for pages of which the same is made.
+    """
+    pages: dict[tuple, int] = {}
+    page_of, starts, codes, kinds = [], [0], [], []
+    for first in range(0, _PLANES, _PAGE):
+        letters = [chr(code) for code in range(first, first + _PAGE)]
+        name = key(first, letters)
+        if name not in pages:
+            pages[name] = len(starts) - 1
+            for letter in letters:
+                text = one(letter)
+                codes += [-1 if each == letter else ord(each) for each in text]
+                kinds += [kind(each) for each in text]
+                starts.append(len(codes))
+        page_of.append(pages[name])
+    return Characters(*(np.array(values, np.int32) for values in (page_of, starts, codes, kinds)))
+
+
 @functools.cache
 def bert_characters(lowercase: bool = True, strip_accents: bool = True, ideographs: bool = True) -> Characters:
     """The tables of one normalizer, made once a process.
@@ -76,20 +105,20 @@ def bert_characters(lowercase: bool = True, strip_accents: bool = True, ideograp
 
     Reference: the `BertNormalizer` and `BertPreTokenizer` of Hugging Face's tokenizers 0.22; a test holds it to them.
     """
-    pages: dict[tuple, int] = {}
-    page_of, starts, codes, kinds = [], [0], [], []
-    for first in range(0, _PLANES, _PAGE):
-        letters = [chr(code) for code in range(first, first + _PAGE)]
-        key = _page_key(first, letters)
-        if key not in pages:
-            pages[key] = len(starts) - 1
-            for letter in letters:
-                text = _one(letter, lowercase, strip_accents, ideographs)
-                codes += [-1 if each == letter else ord(each) for each in text]
-                kinds += [_kind(each) for each in text]
-                starts.append(len(codes))
-        page_of.append(pages[key])
-    return Characters(*(np.array(values, np.int32) for values in (page_of, starts, codes, kinds)))
+    return make_characters(lambda letter: _one(letter, lowercase, strip_accents, ideographs), _kind, _page_key)
+
+
+@functools.cache
+def small_characters(blanks: str = "", dropped: str = "") -> Characters:
+    """The tables that make letters small, one by one, and of some characters a space or nothing."""
+
+    def one(letter: str) -> str:
+        return " " if letter in blanks else "" if letter in dropped else letter.lower()
+
+    def key(first: int, letters: list[str]) -> tuple:
+        return (first,) if any(one(letter) != letter for letter in letters) else ()
+
+    return make_characters(one, lambda _: _LETTER, key)
 
 
 def _page_key(first: int, letters: list[str]) -> tuple:

@@ -10,8 +10,10 @@ import numpy as np
 from mmtfrs._keras import tf
 from mmtfrs.encoders.base import fingerprint
 from mmtfrs.encoders.bert import FAMILIES, HEADS, Bert
-from mmtfrs.encoders.image import Fit, ImageEncoder
+from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.encoders.model_folder import ModelFolder
+from mmtfrs.encoders.names import JOINT
+from mmtfrs.encoders.preprocessor_file import read_preprocessor
 from mmtfrs.encoders.text import TextEncoder
 from mmtfrs.encoders.tokenizer_files import read_tokens
 from mmtfrs.encoders.vit import FAMILIES as IMAGE_FAMILIES
@@ -64,21 +66,16 @@ def load_image_folder(path: Path, name: str) -> ImageEncoder:
     folder = ModelFolder(path)
     with folder.told():
         config, kind = _config(folder, "image", IMAGE_FAMILIES)
-        told = folder.json("preprocessor_config.json")
-        size, fit = _fit(path, told)
+        prepared = read_preprocessor(folder)
         weights = folder.weights((IMAGE_FAMILIES[kind].prefix,))
-        network = ViT(config, weights, size)
+        network = ViT(config, weights, prepared.size)
         weights.check_empty(IMAGE_HEADS)
-        scale = float(told.get("rescale_factor", 1 / 255)) if told.get("do_rescale", True) else 1.0
-        mean, deviation = np.zeros(3), np.ones(3)
-        if told.get("do_normalize", True):
-            mean, deviation = (np.array(told[each], np.float64).reshape(3) for each in ("image_mean", "image_std"))
 
     def encode(images: tf.Tensor) -> tf.Tensor:
-        return network(images * np.float32(scale / deviation) - np.float32(mean / deviation))[:, 0]
+        return network(prepared(images))[:, 0]
 
     mark = fingerprint("image-folder/1", folder.fingerprint)
-    return ImageEncoder(name, encode, size, network.width, mark, weights.variables, None, fit)
+    return ImageEncoder(name, encode, prepared.size, network.width, mark, weights.variables, None, prepared.fit)
 
 
 def _config(folder: ModelFolder, what: str, families: Collection[str]) -> tuple[dict, str]:
@@ -87,26 +84,9 @@ def _config(folder: ModelFolder, what: str, families: Collection[str]) -> tuple[
     kind = config.get("model_type")
     if kind not in families:
         known = ", ".join(families)
-        raise EncoderError(f"{folder.path / 'config.json'}: unknown model_type `{kind}`; {what} encoders are {known}.")
+        hint = f" Both towers of this one have a name of their own: `{kind}:{folder.path}`." if kind in JOINT else ""
+        raise EncoderError(f"{folder.path / 'config.json'}: unknown model_type `{kind}`; {what} encoders are {known}.{hint}")
     return config, kind
-
-
-def _fit(path: Path, told: dict) -> tuple[int, Fit]:
-    """Side of the images, and how they become squares of it."""
-    where = path / "preprocessor_config.json"
-    resample, cropped = told.get("resample", 2), bool(told.get("do_center_crop"))
-    if not told.get("do_resize", True) or resample not in (2, 3):
-        raise EncoderError(f"{where}: images must be resized, bilinear (2) or bicubic (3).")
-    size, crop = (told.get(name) or {} for name in ("size", "crop_size"))
-    if isinstance(size, int):
-        size = {"shortest_edge": size} if cropped else {"height": size, "width": size}
-    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    square = crop if cropped else size
-    shortest = int(size.get("shortest_edge") or 0) if cropped else 0
-    side = int(square.get("height") or 0)
-    if side < 1 or square.get("width") != side or (cropped and shortest < side):
-        raise EncoderError(f"{where}: an image must become a square, or its shorter side no less than what is cut out of it.")
-    return side, Fit(shortest, resample == 3)
 
 
 def _pooling(folder: ModelFolder) -> tuple[Callable[[tf.Tensor, tf.Tensor], tf.Tensor], int]:

@@ -28,29 +28,40 @@ class ModelFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._read: set[Path] = set()
+        self._weights: set[Path] = set()
+        self._documents: dict[str, Any] = {}  # a tokenizer's is large, and asked for more than once
 
     def has(self, name: str) -> bool:
         return (self.path / name).exists()
 
-    def text(self, name: str) -> str:
-        """A file's UTF-8."""
+    def data(self, name: str) -> bytes:
+        """A file's bytes."""
         try:
-            found = (self.path / name).read_text(encoding="utf-8")
+            found = (self.path / name).read_bytes()
         except FileNotFoundError:
             raise EncoderError(f"{self.path}: has no {name}, so it is no folder of a Hugging Face model.") from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise EncoderError(f"{self.path / name}: cannot be read ({error}).") from None
         self._read.add(self.path / name)
         return found
+
+    def text(self, name: str) -> str:
+        """A file's UTF-8; lines end in a line feed alone."""
+        try:
+            return self.data(name).decode().replace("\r\n", "\n")
+        except ValueError as error:
+            raise EncoderError(f"{self.path / name}: cannot be read ({error}).") from None
 
     def json(self, name: str, default: Any = None) -> Any:
         """A document of the kind of the default, a mapping if that is None; the default where there is no such file."""
         if default is not None and not self.has(name):
             return default
-        try:
-            found = json.loads(self.text(name))
-        except ValueError as error:
-            raise EncoderError(f"{self.path / name}: cannot be read ({error}).") from None
+        if name not in self._documents:
+            try:
+                self._documents[name] = json.loads(self.text(name))
+            except ValueError as error:
+                raise EncoderError(f"{self.path / name}: cannot be read ({error}).") from None
+        found = self._documents[name]
         if not isinstance(found, type({} if default is None else default)):
             raise EncoderError(f"{self.path / name}: is no {'list' if isinstance(default, list) else 'mapping'}.")
         return found
@@ -69,14 +80,19 @@ class ModelFolder:
             )
         else:
             raise EncoderError(f"{self.path}: has no {WEIGHTS}.")
-        self._read |= {self.path / file for file in files}
+        self._weights |= {self.path / file for file in files}
         arrays = {name: values for file in files for name, values in read_safetensors(self.path / file).items()}
         return Weights(arrays, self.path / told, prefixes)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the names and bytes of all that was read; other files do not matter."""
-        return fingerprint_folder(self.path, self._read)
+        return fingerprint_folder(self.path, self._read | self._weights)
+
+    @property
+    def space(self) -> str:
+        """SHA-256 over the weights and `config.json`: the same for all encoders that are made of them."""
+        return fingerprint_folder(self.path, self._weights | {self.path / "config.json"})
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
@@ -103,7 +119,7 @@ def hub_folder(name: str) -> Path:
 
     def folder(local: bool) -> Path:
         # Another program may have left a part of the files there, and what is missing has a meaning.
-        wanted = ["*.json", "*.txt", "*.safetensors"]
+        wanted = ["*.json", "*.txt", "*.model", "*.safetensors"]
         found = snapshot_download(repository, revision=revision or None, allow_patterns=wanted, local_files_only=local)
         return Path(found)
 

@@ -10,6 +10,7 @@ from mmtfrs.utils.extensions import is_import_path
 
 OFFLINE, AUTO = "offline", "auto"
 HUB = "hf"  # before the name of a model on huggingface.co
+JOINT = ("clip", "siglip")  # before a folder that has an encoder of images and one of texts
 USE = "https://tfhub.dev/google/universal-sentence-encoder/4"
 # The networks of keras.applications, in its own spelling without capitals; a test holds them to what it has.
 NETWORK_NAMES = (
@@ -46,6 +47,10 @@ def check_name(modality: str, name: str) -> None:
         return
     if kind == HUB and "/" in path and modality != "audio":
         return
+    if kind in JOINT and path and modality != "audio":
+        if Path(path).is_dir() or (path.startswith(f"{HUB}:") and "/" in path):
+            return
+        raise EncoderError(f"{path}: there is no such folder.")
     # NAME:FILE, and random weights for tests of what does not depend on them.
     if kind.lower() in _WITH_FILE and kind.lower() in NAMES[modality] and path:
         if path == "random" or Path(path).is_file():
@@ -61,4 +66,4 @@ def check_name(modality: str, name: str) -> None:
 
 def is_own(modality: str, name: str) -> bool:
     """Whether a name is the import path of an encoder of the user's own, and no NAME:FILE."""
-    return is_import_path(name) and name.partition(":")[0].lower() not in (*NAMES[modality], HUB)
+    return is_import_path(name) and name.partition(":")[0].lower() not in (*NAMES[modality], HUB, *JOINT)

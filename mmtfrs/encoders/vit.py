@@ -15,27 +15,32 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.encoders.bert import attend, dense, normalize
+from mmtfrs.encoders.layers import LayerNames, PreNorm, normalize, patches
 from mmtfrs.encoders.weights import Weights
 from mmtfrs.errors import EncoderError
 
 
 class _Family(NamedTuple):
-    """What weights of a layer are called."""
+    """What all names begin with, and what weights of a layer are called."""
 
     prefix: str
-    norms: tuple[str, str]
-    inner: str
-    outer: str
-    scales: tuple[str, str] = ("", "")
+    names: LayerNames
 
 
+_ATTENTION = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
+_VIT = LayerNames(
+    ("layernorm_before", "layernorm_after"), _ATTENTION, "attention.output.dense", "intermediate.dense", "output.dense"
+)
 FAMILIES = {
-    "vit": _Family("vit.", ("layernorm_before", "layernorm_after"), "intermediate.dense", "output.dense"),
-    "dinov2": _Family("dinov2.", ("norm1", "norm2"), "mlp.fc1", "mlp.fc2", ("layer_scale1.lambda1", "layer_scale2.lambda1")),
+    "vit": _Family("vit.", _VIT),
+    "dinov2": _Family(
+        "dinov2.",
+        _VIT._replace(
+            norms=("norm1", "norm2"), inner="mlp.fc1", outer="mlp.fc2", scales=("layer_scale1.lambda1", "layer_scale2.lambda1")
+        ),
+    ),
 }
 HEADS = ("pooler.", "classifier.", "embeddings.mask_token")  # in the file, and no part of this network
-_ATTENTION = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
 
 
 class ViT:
@@ -54,17 +59,15 @@ class ViT:
         family = FAMILIES[config["model_type"]]
         if config.get("use_swiglu_ffn"):
             raise EncoderError("DINOv2 with a SwiGLU layer (giant) is not known here; take small, base or large.")
-        self.width, layers, self._heads = (
+        self.width, layers, heads = (
             int(weights.setting(config, name)) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
         )
-        if self.width % self._heads:
-            raise EncoderError(f"config.json: {self._heads} heads do not divide a width of {self.width}.")
+        weights.check_heads(heads, self.width)
         self._patch, trained = int(config["patch_size"]), int(config["image_size"])
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
-        self._activation = weights.activation(config["hidden_act"])
+        activation = weights.activation(config["hidden_act"])
         at = "embeddings.patch_embeddings.projection"
-        kernel = weights.take(f"{at}.weight", (self.width, 3, self._patch, self._patch))
-        self._kernel = weights.keep(kernel.transpose(2, 3, 1, 0).reshape(-1, self.width))
+        self._kernel = weights.patches(at, self.width, self._patch)
         side, wanted = trained // self._patch, size // self._patch
         positions = weights.take("embeddings.position_embeddings", (1, 1 + side * side, self.width))[0]
         grid = _resampled(positions[1:].reshape(side, side, -1), wanted).reshape(-1, self.width)
@@ -73,33 +76,12 @@ class ViT:
         self._first = weights.keep(first)
         self._positions = weights.keep(grid + weights.take(f"{at}.bias", (self.width,)))
         self._norm = weights.norm("layernorm", self.width)
-        self._layers = [self._layer(family, weights, f"encoder.layer.{number}.") for number in range(layers)]
-
-    def _layer(self, family: _Family, weights: Weights, at: str) -> dict[str, tuple[tf.Variable, tf.Variable]]:
-        inner = weights.shape(f"{at}{family.inner}.weight")[0]
-        scales = [name and at + name for name in family.scales]
-        return {
-            "before": weights.norm(at + family.norms[0], self.width),
-            "attention": weights.dense([at + name for name in _ATTENTION], self.width, self.width),
-            "output": weights.dense((f"{at}attention.output.dense",), self.width, self.width, scales[0]),
-            "between": weights.norm(at + family.norms[1], self.width),
-            "inner": weights.dense((at + family.inner,), self.width, inner),
-            "outer": weights.dense((at + family.outer,), inner, self.width, scales[1]),
-        }
+        self._layers = PreNorm(weights, family.names, "encoder.layer.{}.", layers, self.width, heads, activation, self._epsilon)
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        rows, patch = tf.shape(images)[0], self._patch
-        side = images.shape[1] // patch
-        cut = tf.reshape(images[:, : side * patch, : side * patch], [rows, side, patch, side, patch, 3])
-        cut = tf.reshape(tf.transpose(cut, [0, 1, 3, 2, 4, 5]), [rows * side * side, patch * patch * 3])
-        state = tf.reshape(tf.matmul(cut, self._kernel), [rows, side * side, self.width]) + self._positions
-        state = tf.concat([tf.tile(self._first[None], [rows, 1, 1]), state], axis=1)
-        for layer in self._layers:
-            seen = normalize(state, layer["before"], self._epsilon)
-            state += dense(attend(dense(seen, layer["attention"]), self._heads, 0.0), layer["output"])
-            seen = normalize(state, layer["between"], self._epsilon)
-            state += dense(self._activation(dense(seen, layer["inner"])), layer["outer"])
-        return normalize(state, self._norm, self._epsilon)
+        state = patches(images, self._kernel, self._patch) + self._positions
+        state = tf.concat([tf.tile(self._first[None], [tf.shape(images)[0], 1, 1]), state], axis=1)
+        return normalize(self._layers(state), self._norm, self._epsilon)
 
 
 def _resampled(grid: np.ndarray, side: int) -> np.ndarray:

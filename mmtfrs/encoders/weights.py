@@ -54,6 +54,10 @@ class Weights:
                 return config[name]
         raise EncoderError(f"{self._path.parent / 'config.json'}: has no `{names[0]}`.")
 
+    def check_heads(self, heads: int, width: int) -> None:
+        if heads < 1 or width % heads:
+            raise EncoderError(f"{self._path.parent / 'config.json'}: {heads} heads do not divide a width of {width}.")
+
     def activation(self, name: str) -> Callable[[tf.Tensor], tf.Tensor]:
         if name not in _ACTIVATIONS:
             raise EncoderError(
@@ -85,6 +89,15 @@ class Weights:
         kernels = [self.take(f"{name}.weight", (outputs, inputs)).T * factor for name in names]
         biases = [self.take(f"{name}.bias", (outputs,)) * factor for name in names]
         return self.keep(np.concatenate(kernels, axis=1)), self.keep(np.concatenate(biases))
+
+    def matrix(self, name: str, inputs: int, outputs: int) -> tf.Variable:
+        """The kernel `[I, O]` of a layer without a bias."""
+        return self.keep(self.take(f"{name}.weight", (outputs, inputs)).T.copy())
+
+    def patches(self, name: str, width: int, patch: int) -> tf.Variable:
+        """The kernel `[patch * patch * 3, width]` of a layer that makes a token of each square of an image."""
+        kernel = self.take(f"{name}.weight", (width, 3, patch, patch))
+        return self.keep(kernel.transpose(2, 3, 1, 0).reshape(-1, width))
 
     def norm(self, name: str, width: int) -> tuple[tf.Variable, tf.Variable]:
         """`(scale, shift)`."""

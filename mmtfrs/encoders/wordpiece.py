@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from mmtfrs._keras import tf
 from mmtfrs.encoders.characters import PUNCTUATION, SPACE, Characters
+from mmtfrs.encoders.trie import Trie
 
-_CODES = 1 << 21  # more than there are code points
 _LONGEST = 100  # characters of a word: a longer one is unknown
-_BEGIN, _FURTHER = 0, 1  # nodes
+_BEGIN, _FURTHER = 0, 1  # roots of words, and of what goes on them
 _MARK = "##"  # before a piece that goes on a word
 
 
 class WordPiece:
     """Texts -> ids of word pieces, the longest first.
 
-    The vocabulary is a trie whose edges are sorted numbers: one binary search takes all words of a batch a character further,
-    so that a batch takes as many rounds as its longest word has characters, and a few more where a piece was tried in vain.
+    The vocabulary is a trie: one search takes all words of a batch a character further, so that a batch takes as many rounds as
+    its longest word has characters, and a few more where a piece was tried in vain.
 
     Args:
         pieces: the vocabulary in the order of its ids.
@@ -32,8 +30,7 @@ class WordPiece:
     """
 
     def __init__(self, pieces: Sequence[str], unknown: str, characters: Characters, most: int) -> None:
-        # As tensors, which an export keeps once; arrays would be in each of its functions.
-        self._edges, self._targets, self._ids = map(tf.constant, _trie(pieces))
+        self._trie = Trie([_entry(piece, number) for number, piece in enumerate(pieces)], roots=2)
         self._unknown = pieces.index(unknown)
         self._characters = Characters(*map(tf.constant, characters))
         self._most = most
@@ -78,17 +75,16 @@ class WordPiece:
         ) -> tuple[tf.Tensor, ...]:
             """A character further in each living word; where there is no further, the longest piece so far is taken."""
             end = tf.gather(ends, alive)
-            edge = tf.cast(node, tf.int64) * _CODES + tf.cast(tf.gather(padded, at), tf.int64)
-            place = tf.minimum(tf.searchsorted(self._edges, edge), self._edges.shape[0] - 1)
-            goes = (at < end) & (tf.gather(self._edges, place) == edge)
-            here = tf.where(goes, tf.gather(self._ids, place), -1)
+            goes, further, here = self._trie.step(node, tf.gather(padded, at))
+            goes &= at < end
+            here = tf.where(goes, here, -1)
             at = tf.where(goes, at + 1, at)
             last, found = tf.where(here >= 0, at, last), tf.where(here >= 0, here, found)
             taken, failed = ~goes & (found >= 0), ~goes & (found < 0)
             ids = tf.tensor_scatter_nd_update(ids, tf.boolean_mask(begun, taken)[:, None], tf.boolean_mask(found, taken))
             ids = self._give_up(ids, tf.boolean_mask(tf.gather(starts, alive), failed), tf.boolean_mask(begun, failed))
             stays = ~(failed | (taken & (last == end)))
-            node = tf.where(taken, _FURTHER, tf.where(goes, tf.gather(self._targets, place), node))
+            node = tf.where(taken, _FURTHER, tf.where(goes, further, node))
             at, begun, found = tf.where(taken, last, at), tf.where(taken, last, begun), tf.where(taken, -1, found)
             return (*(tf.boolean_mask(values, stays) for values in (alive, at, node, begun, last, found)), ids)
 
@@ -121,20 +117,7 @@ def _words(codes: tf.Tensor, kinds: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tens
     return tuple(tf.boolean_mask(values, there) for values in (codes, rows, begins))
 
 
-def _trie(pieces: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`(edges [E] int64, sorted; nodes that they lead to [E] int32; ids of the pieces that end there [E] int32, or -1)`.
-
-    Node 0 is where words begin, node 1 where they go on. Edges: `node * 2^21 + code point`."""
-    nodes: dict[tuple[int, str], int] = {}
-    ends: dict[int, int] = {}
-    for number, piece in enumerate(pieces):
-        goes_on = piece.startswith(_MARK) and len(piece) > len(_MARK)
-        node = _FURTHER if goes_on else _BEGIN
-        for letter in piece[len(_MARK) :] if goes_on else piece:
-            node = nodes.setdefault((node, letter), len(nodes) + 2)
-        ends[node] = number
-    edges = np.array([source * _CODES + ord(letter) for source, letter in nodes], np.int64)
-    targets = np.array(list(nodes.values()), np.int32)
-    order = np.argsort(edges)
-    ids = np.array([ends.get(target, -1) for target in targets], np.int32)
-    return edges[order], targets[order], ids[order]
+def _entry(piece: str, number: int) -> tuple[int, list[int], int]:
+    goes_on = piece.startswith(_MARK) and len(piece) > len(_MARK)
+    letters = piece[len(_MARK) :] if goes_on else piece
+    return _FURTHER if goes_on else _BEGIN, list(map(ord, letters)), number

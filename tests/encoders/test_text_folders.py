@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 
@@ -12,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from mmtfrs import encoders
 from mmtfrs._keras import tf
+from mmtfrs.encoders.sentencepiece_file import read_sentencepiece
 from mmtfrs.errors import EncoderError
+from mmtfrs.testing import check_encoder
 
 WIDTH, HEADS, LAYERS, LONGEST = 8, 2, 2, 12
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "##s", "shoe", "a"]
@@ -179,7 +182,7 @@ _KEY, _BIAS = "encoder.layer.1.attention.self.key.weight", "encoder.layer.0.outp
         ),
         (
             lambda folder: (folder / "vocab.txt").unlink(),
-            r"has no tokenizer\.json and no vocab\.txt: copy the tokenizer's files",
+            r"has no tokenizer\.json and no vocab\.txt or sentencepiece\.bpe\.model: copy the tokenizer's files",
         ),
         (
             lambda folder: (folder / "vocab.txt").write_text("\n".join([*PIECES, "more"])),
@@ -244,11 +247,45 @@ def test_a_tokenizer_file_is_taken_before_a_vocabulary(folder):
     np.testing.assert_array_equal(encoders.load("text", folder)(tf.constant(["red shoes"])), expected)
 
 
-@pytest.mark.parametrize("name", ["tiny-bert", "tiny-distilbert", "tiny-mpnet"])
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-distilbert", "tiny-mpnet", "tiny-xlm-roberta"])
 def test_small_models_answer_as_the_originals_do(real, name):
     texts = [str(text) for text in np.load(real / "encoders" / "minilm.npz")["texts"]]
     expected = np.load(real / "encoders" / name / "reference.npz")["mean"]
     _close(encoders.load("text", real / "encoders" / name), texts, expected)
+
+
+def test_a_tokenizer_of_many_languages_comes_in_either_file(real, tmp_path):
+    """As SentencePiece or as the `tokenizers` library writes it: the same features, also out of an export."""
+    shutil.copytree(real / "encoders" / "tiny-xlm-roberta", tmp_path / "m", copy_function=shutil.copyfile)
+    (tmp_path / "m").chmod(0o755)
+    texts = [text for text in map(str, np.load(real / "encoders" / "minilm.npz")["texts"]) if text.strip()]
+    before = encoders.load("text", tmp_path / "m")
+    check_encoder(before, texts[:4])
+    data = (tmp_path / "m" / "sentencepiece.bpe.model").read_bytes()
+    found, start = read_sentencepiece(data), data.rindex(b"nmt_nfkc") + 12
+    pieces = [["<s>", 0.0], ["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0]]
+    pieces += [[name, found.vocabulary.pieces[name][1]] for name in found.names[3:]] + [["<mask>", 0.0]]
+    made = {
+        "added_tokens": [{"content": name} for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")],
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data[start : start + 240_007]).decode()},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, {"type": "Metaspace"}]},
+        "post_processor": {"type": "RobertaProcessing", "cls": ["<s>", 0], "sep": ["</s>", 2]},
+        "model": {"type": "Unigram", "unk_id": 3, "vocab": pieces},
+    }
+    _json("tokenizer.json", **made)(tmp_path / "m")
+    (tmp_path / "m" / "sentencepiece.bpe.model").unlink()
+    after = encoders.load("text", tmp_path / "m")
+    np.testing.assert_array_equal(after(tf.constant(texts)), before(tf.constant(texts)))
+    assert after.fingerprint != before.fingerprint
+    made["model"]["vocab"] = [*pieces, ["more", -9.0]]
+    _json("tokenizer.json", **made)(tmp_path / "m")
+    with pytest.raises(EncoderError, match="the tokenizer has 809 tokens, and the embedding 808 rows"):
+        encoders.load("text", tmp_path / "m")
+    made["model"]["vocab"] = [piece for piece in pieces if piece[0] != "</s>"]
+    made["added_tokens"] = []
+    _json("tokenizer.json", **made)(tmp_path / "m")
+    with pytest.raises(EncoderError, match="the vocabulary has no `</s>`"):
+        encoders.load("text", tmp_path / "m")
 
 
 @pytest.fixture(scope="module")
