@@ -31,7 +31,8 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
             audio: `yamnet`, a checkpoint file in YAMNet's layout, a TF Hub handle, a local SavedModel folder, `mfcc`
             (statistics), `lstm` (a small recurrent reservoir) or `lstm:WEIGHTS.h5`.
 
-            Any modality: `package.module:name` of your own, which is called and gives an `Encoder`.
+            Any modality: `package.module:name` of your own: a function from a list of media to an array, or what is called
+            without arguments and gives an `Encoder`.
 
     Raises:
         EncoderError: there is no such encoder, or it cannot be downloaded or loaded.
@@ -64,8 +65,12 @@ def choose(modality: str) -> str:
 
 def _load_own(modality: str, path: str) -> Encoder:
     from mmtfrs.encoders.base import Encoder
+    from mmtfrs.encoders.function import FUNCTIONS, takes_a_batch
 
-    encoder = imported(path, f"encoders.{modality}")()
+    found = imported(path, f"encoders.{modality}")
+    if takes_a_batch(found):
+        return FUNCTIONS[modality](path, found)
+    encoder = found()
     if not isinstance(encoder, Encoder) or encoder.modality != modality:
         raise EncoderError(
             f"`encoders.{modality}` {path}: must give a mmtfrs.encoders.base.Encoder of {modality}. Received: {encoder!r}."

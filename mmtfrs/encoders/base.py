@@ -32,9 +32,11 @@ class Encoder(abc.ABC):
         trackables: what a SavedModel must carry for `encode_serialized`.
         inputs: the tensors of one batch, as `collate` gives them.
         model: the Keras model inside the network, where it can be trained further.
+        in_graph: whether `encode_serialized` can run; else an export takes the features themselves.
     """
 
     modality: Modality
+    in_graph = True
     inputs: tuple[tf.TensorSpec, ...] = ()
     model: keras.Model | None = None
     salt = b""  # tells features of one file apart that are made in different ways within one space

@@ -17,6 +17,7 @@ from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.users import Users
 from mmtfrs.encoders.base import Encoder
+from mmtfrs.encoders.function import FunctionEncoder
 from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.encoders.names import AUTO
 from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder
@@ -140,7 +141,7 @@ def _for_column(encoder: Encoder, column: str, config: Config) -> Encoder:
         return encoder
     if encoder.modality == "audio":
         return SoundTrackEncoder(encoder)
-    if not isinstance(encoder, ImageEncoder):
+    if not isinstance(encoder, (ImageEncoder, FunctionEncoder)):
         raise EncoderError(
             f"{encoder.name}: frames of videos need a mmtfrs.encoders.image.ImageEncoder. Received: {type(encoder).__name__}."
         )

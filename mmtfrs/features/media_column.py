@@ -77,6 +77,8 @@ class ColumnJob:
         label = f"{self.table.section}: {self.encoder.modality}" + (" of videos" if self.column == VIDEO else "")
         with progress_bar(label, total, self.progress) as advance:
             limit = 3 * self.bounds.batch_size  # enough to decode while a batch is encoded and written
+            if not self.encoder.in_graph:  # images in their own size
+                limit = min(limit, 2 * self.bounds.workers)
             for row, prepared in ahead(self.pool, self._prepare, self._unknown(advance), limit):
                 self._take(row, prepared)
                 size = sum(each.nbytes for each in self._decoded)
