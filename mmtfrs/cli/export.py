@@ -27,6 +27,7 @@ from mmtfrs.cli.options import (
     Keep,
     MinScore,
     QueryAudio,
+    QueryFeatures,
     QueryImage,
     QueryText,
     Recall,
@@ -34,11 +35,13 @@ from mmtfrs.cli.options import (
     RunFolder,
     Strict,
     TextEncoder,
+    TrustCode,
     User,
 )
 from mmtfrs.config.config import Config
+from mmtfrs.exporting.own_features import OwnFeatures
 from mmtfrs.exporting.request import Query, results
-from mmtfrs.exporting.versions import carried_model, newest_version
+from mmtfrs.exporting.versions import carried_model, facts, newest_version
 from mmtfrs.models.run_folder import check_run
 from mmtfrs.utils.text import split_ids
 
@@ -152,6 +155,8 @@ def recommend(
     diversity: Diversity = 0.0,
     min_score: MinScore = None,
     repeats: Repeats = False,
+    features: QueryFeatures = None,
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Ask an exported model in this process."""
@@ -168,8 +173,9 @@ def recommend(
         diversity=diversity,
         min_score=min_score,
         repeats=repeats,
+        features=features,
     )
-    signature, inputs = query.request()
+    signature, inputs = OwnFeatures.of_facts(facts(path), trust_code).requests([query])[0]
     note(f"loading {path} ...")
     from mmtfrs.exporting.loaded import LoadedModel
 
