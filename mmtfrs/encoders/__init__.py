@@ -27,7 +27,8 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
             `NAME:random` or `NAME:WEIGHTS.h5`, a Keras model file or folder, a weights file named after its network, a folder
             of Hugging Face (ViT or DINOv2);
             text: `minilm`, `use`, a TF Hub handle, a folder of Hugging Face (BERT, DistilBERT or MPNet), a local SavedModel
-            folder that maps `[B] string` to `[B, dim]`, or `tfidf:FILE` (`tfidf` alone is fitted on the catalog by `extract`);
+            folder that maps `[B] string` to `[B, dim]`, or `tfidf:FILE` and `vectors:FILE.npz`, as `extract` has fitted them to
+            a catalog (there `tfidf`, and `vectors:FILE` of GloVe or word2vec);
             audio: `yamnet`, a checkpoint file in YAMNet's layout, a TF Hub handle, a local SavedModel folder, `mfcc`
             (statistics), `lstm` (a small recurrent reservoir) or `lstm:WEIGHTS.h5`.
 
@@ -131,6 +132,10 @@ def _load_text(name: str) -> Encoder:
         if not path:
             raise EncoderError("`tfidf` is fitted on a catalog by `mmtfrs extract`; elsewhere give the file: `tfidf:FILE`.")
         return load_tfidf(path)
+    if kind == "vectors":
+        from mmtfrs.encoders.word_vectors import load_vectors
+
+        return load_vectors(path)
     return load_text_module(name)
 
 

@@ -118,6 +118,12 @@ def _encoder(modality: Modality, config: Config, catalog: Catalog, store: Path) 
         path = (store / "tfidf.npz").resolve()
         fit_tfidf(catalog.media(0, len(catalog), modality), path)
         name = f"tfidf:{path}"
+    kind, _, path = name.partition(":")
+    if kind == "vectors" and not path.endswith(".npz"):
+        from mmtfrs.encoders.word_vectors import fit_vectors
+
+        encoders.check_name(modality, name)
+        return fit_vectors(catalog.media(0, len(catalog), modality), path, store)
     return encoders.load(modality, name)
 
 
