@@ -73,7 +73,8 @@ def export(
 
     model = load_run(run)
     model.config = model.config.replace(export=settings)
-    model.keep_encoders({name: encoders.load(name, path) for name, path in given.items()})
+    step = model.config.extraction.step
+    model.keep_encoders({name: encoders.load(name, path, step(name)) for name, path in given.items()})
     written = export_model(model, folder)
     document = {"path": str(written), "version": int(written.name), "items": len(model.data.item_ids)}
     show(document, as_json, f"{written}: version {written.name}, {len(model.data.item_ids)} items")

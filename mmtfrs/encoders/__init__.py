@@ -14,10 +14,10 @@ from mmtfrs.utils.extensions import imported
 if TYPE_CHECKING:
     from mmtfrs.encoders.base import Encoder
 
-__all__ = ["check_name", "choose", "load"]
+__all__ = ["check_name", "choose", "load", "preprocessed"]
 
 
-def load(modality: str, name_or_path: str | Path) -> Encoder:
+def load(modality: str, name_or_path: str | Path, preprocess: str = "") -> Encoder:
     """Loads the encoder of one modality.
 
     Args:
@@ -34,10 +34,13 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
 
             Any modality: `package.module:name` of your own: a function from a list of media to an array, or what is called
             without arguments and gives an `Encoder`.
+        preprocess: `package.module:name` of a function that each decoded medium goes through before, or "".
 
     Raises:
         EncoderError: there is no such encoder, or it cannot be downloaded or loaded.
     """
+    if preprocess:
+        return preprocessed(load(modality, name_or_path), preprocess)
     name = str(name_or_path)
     check_name(modality, name)
     if name.lower() == AUTO:
@@ -51,6 +54,15 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
     # Downloads write their progress to standard output, which belongs to results.
     with contextlib.redirect_stdout(sys.stderr):
         return {"image": _load_image, "text": _load_text, "audio": _load_audio}[modality](name)
+
+
+def preprocessed(encoder: Encoder, path: str) -> Encoder:
+    """An encoder behind the function at an import path; as it is where there is none."""
+    if not path:
+        return encoder
+    from mmtfrs.encoders.preprocess import Preprocessed
+
+    return Preprocessed(encoder, path, imported(path, f"extraction.preprocess.{encoder.modality}"))
 
 
 def choose(modality: str) -> str:

@@ -33,10 +33,12 @@ class Encoder(abc.ABC):
         inputs: the tensors of one batch, as `collate` gives them.
         model: the Keras model inside the network, where it can be trained further.
         in_graph: whether `encode_serialized` can run; else an export takes the features themselves.
+        preprocess: import path of what is done to a medium before, or "".
     """
 
     modality: Modality
     in_graph = True
+    preprocess = ""
     inputs: tuple[tf.TensorSpec, ...] = ()
     model: keras.Model | None = None
     salt = b""  # tells features of one file apart that are made in different ways within one space

@@ -101,6 +101,10 @@ class FunctionEncoder(Encoder):
             )
         return features
 
+    def prepared(self, medium: np.ndarray, bounds: ExtractionConfig) -> np.ndarray:
+        """A medium that is decoded already, as a video's frame -> what `encode_batch` takes."""
+        return medium
+
     def given(self, medium: np.ndarray) -> Any:
         """A decoded medium as the function takes it."""
         return medium
@@ -139,6 +143,10 @@ class TextFunction(FunctionEncoder, TextEncoder):
     """Of texts."""
 
     probe = "probe"
+
+    def prepared(self, medium: np.ndarray, bounds: ExtractionConfig) -> np.ndarray:
+        """A medium that is decoded already, as a video's frame -> what `encode_batch` takes."""
+        return medium
 
     def given(self, medium: np.ndarray) -> str:
         return medium.item().decode()

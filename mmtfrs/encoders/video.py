@@ -11,6 +11,7 @@ from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.encoders.function import FunctionEncoder
 from mmtfrs.encoders.image import ImageEncoder
+from mmtfrs.encoders.preprocess import Preprocessed
 from mmtfrs.errors import EncoderError
 from mmtfrs.media.video import sample_frames, sound_track
 
@@ -19,14 +20,14 @@ class FramesEncoder(Encoder):
     """A video's frames through an image encoder, pooled to one feature: what an image gives, so both share one space.
 
     Args:
-        image: encodes the frames; one that is a function of the user's own gets them in their own size.
+        image: encodes the frames; functions of the user's own get them in their own size.
         bounds: `frames` sampled evenly over the video, and how their features are pooled: `mean`, or `attention`, whose weights
             are `softmax(x_f . mean(x) / sqrt(d))` of features of unit variance, so that frames unlike the rest count less.
     """
 
     modality = "image"
 
-    def __init__(self, image: ImageEncoder | FunctionEncoder, bounds: ExtractionConfig) -> None:
+    def __init__(self, image: ImageEncoder | FunctionEncoder | Preprocessed, bounds: ExtractionConfig) -> None:
         super().__init__(image.name, image, image.dim, image.fingerprint, image.trackables)
         self._image, self._batch = image, bounds.batch_size
         self.in_graph = image.in_graph
@@ -35,12 +36,15 @@ class FramesEncoder(Encoder):
 
     def decode(self, data: bytes, bounds: ExtractionConfig) -> np.ndarray:
         image = self._image
-        if isinstance(image, FunctionEncoder):
-            return sample_frames(data, np.array, bounds)
+        if not isinstance(image, ImageEncoder):
+            frames = sample_frames(data, np.array, bounds)
+            prepared = np.empty(len(frames), object)  # which may have several sizes
+            prepared[:] = [image.prepared(frame, bounds) for frame in frames]
+            return prepared
         return sample_frames(data, lambda frame: image.fit.square(frame, image.size), bounds)
 
     def encode_batch(self, media: Sequence[np.ndarray]) -> np.ndarray:
-        if not isinstance(self._image, FunctionEncoder):
+        if isinstance(self._image, ImageEncoder):
             return super().encode_batch(media)
         frames = [frame for clip in media for frame in clip]
         parts = [self._image.encode_batch(frames[first : first + self._batch]) for first in range(0, len(frames), self._batch)]
@@ -73,7 +77,8 @@ class SoundTrackEncoder(Encoder):
         self.in_graph = audio.in_graph
 
     def decode(self, data: bytes, bounds: ExtractionConfig) -> np.ndarray:
-        return sound_track(data, bounds.max_seconds)
+        wave = sound_track(data, bounds.max_seconds)
+        return self._audio.prepared(wave, bounds) if isinstance(self._audio, Preprocessed) else wave
 
     def encode_batch(self, media: Sequence[np.ndarray]) -> np.ndarray:
         return self._audio.encode_batch(media)

@@ -156,5 +156,5 @@ def _encoders(model: TwoTower) -> dict[str, Encoder]:
         if not name:
             log.warning("the %s features were made elsewhere: requests carry %s_features, no raw %s", *[modality] * 3)
         elif modality not in found:
-            found[modality] = encoder_room.load(modality, name)
+            found[modality] = encoder_room.load(modality, name, model.config.extraction.step(modality))
     return {modality: found[modality] for modality in model.data.modalities if modality in found}

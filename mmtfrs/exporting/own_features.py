@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mmtfrs.exporting.request import Query
 
 SUFFIX = "_features"  # of the inputs
-FACTS = ("encoder", "fingerprint")  # what an export says of the code that made a modality's features
+FACTS = ("encoder", "preprocess", "fingerprint")  # what an export says of the code that made a modality's features
 
 
 @dataclasses.dataclass
@@ -26,7 +26,8 @@ class OwnFeatures:
 
     Args:
         dims: `{modality: size}` of those whose features a request carries.
-        made_by: `{modality: {"encoder": its name, "fingerprint": ...}}` of those that Python code made.
+        made_by: `{modality: {"encoder": its name, "preprocess": import path or "", "fingerprint": ...}}` of those that Python
+            code made.
         trust_code: whether the code that the export names may be imported and run here.
     """
 
@@ -92,16 +93,17 @@ class OwnFeatures:
         made, ready = self.made_by.get(modality), f"give ready features: Query(features={{{modality!r}: ...}})"
         if made is None:
             raise DataError(f"{modality}: the features of this model were made elsewhere, not by an encoder; {ready}.")
+        code = " and ".join(filter(None, (made["preprocess"], made["encoder"])))
         if not self.trust_code:
             raise DataError(
-                f"{modality}: this model's {modality} is encoded by {made['encoder']}, code that would be imported and run "
+                f"{modality}: this model's {modality} is encoded by {code}, code that would be imported and run "
                 f"here. If you trust the export, say --trust-code (in Python: trust_code=True); or {ready}."
             )
-        encoder = encoders.load(modality, made["encoder"])
+        encoder = encoders.load(modality, made["encoder"], made["preprocess"])
         if encoder.fingerprint != made["fingerprint"]:
             marks = f"{encoder.fingerprint[:12]}, not {made['fingerprint'][:12]}"
             raise DataError(
-                f"{modality}: {made['encoder']} here is not the one that made the model's features ({marks}): its source or "
+                f"{modality}: {code} here is not the one that made the model's features ({marks}): its source or "
                 "its `fingerprint` is another. Take that of the export."
             )
         encoder.dim = self.dims[modality]  # it need not be called for it

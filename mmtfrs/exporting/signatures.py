@@ -54,7 +54,10 @@ class ServingModule(tf.Module):
         media = RequestMedia(model, encoders)
         self._media, self.features = media.inputs, media.features
         code = {name: encoders[name] for name in self.features if name in encoders}
-        self.made_by = {name: {"encoder": each.name, "fingerprint": each.fingerprint} for name, each in code.items()}
+        self.made_by = {
+            name: {"encoder": each.name, "preprocess": each.preprocess, "fingerprint": each.fingerprint}
+            for name, each in code.items()
+        }
         self._encoded = _shared(media, *self._media.values())
         self._query = _shared(self._embed, tf.TensorSpec([None], tf.int32), _ROWS, *self._media.values())
         self._answer = _shared(self._recommend, tf.TensorSpec([None, model.width], tf.float32), _ROWS)

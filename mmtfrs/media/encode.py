@@ -11,10 +11,10 @@ from PIL import Image
 from mmtfrs.media.decode import SAMPLE_RATE
 
 
-def as_png(image: Image.Image) -> bytes:
-    """An image as PNG."""
+def as_png(image: Image.Image, level: int = 6) -> bytes:
+    """An image as PNG, compressed from 0, quickly, to 9."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, "PNG", compress_level=level)
     return buffer.getvalue()
 
 

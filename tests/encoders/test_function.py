@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 
 import numpy as np
@@ -23,20 +22,6 @@ import numpy as np
 def encode(texts):
     return np.array([[len(text), text.count("e"), 1.0] for text in texts])
 """
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    """`own(source)`: the name of a new module with this source."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def make(source: str) -> str:
-        name = f"own_{next(_numbers)}"
-        (tmp_path / f"{name}.py").write_text(source)
-        return name
-
-    return make
 
 
 def test_texts_come_as_they_are(own):

@@ -219,7 +219,7 @@ def test_features_that_do_not_fit(loaded, features, message):
 
 
 def test_other_code_is_refused(loaded):
-    made = {"text": {"encoder": "shop_encoder:encode", "fingerprint": "0" * 64}}
+    made = {"text": {"encoder": "shop_encoder:encode", "preprocess": "", "fingerprint": "0" * 64}}
     with pytest.raises(DataError, match="shop_encoder:encode here is not the one that made the model's features"):
         OwnFeatures({"text": 6}, made, trust_code=True).requests([Query(text="x")])
     with pytest.raises(DataError, match="text: the features of this model were made elsewhere"):
