@@ -75,6 +75,7 @@ class Client:
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._signatures: dict = {}
         self._trust_code, self._own = trust_code, OwnFeatures({}, {})
+        self._answered = 0  # the version that answered last
 
     def __enter__(self) -> Client:
         return self
@@ -150,7 +151,16 @@ class Client:
 
         request = messages.predict_request(self.model, signature, self._absent(signature, inputs) | inputs, self.version)
         request.output_filter.extend(outputs)
-        response = self._call(self._prediction.Predict, request)
+        try:
+            response = self._call(self._prediction.Predict, request)
+        except ServingError as error:
+            if error.code == grpc.StatusCode.INVALID_ARGUMENT:  # a new version may have other inputs
+                self._forget()
+            raise
+        answered = response.model_spec.version.value
+        if self._answered not in (0, answered):
+            self._forget()
+        self._answered = answered
         return {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
 
     def signatures(self) -> dict:
@@ -181,6 +191,10 @@ class Client:
             told = [{fact: answer[fact][row].decode() for fact in FACTS} for row in range(len(dims))]
             made_by = {name: facts for name, facts in zip(dims, told, strict=True) if facts["encoder"]}
         return OwnFeatures(dims, made_by, self._trust_code)
+
+    def _forget(self) -> None:
+        """What is known of a version that may be gone."""
+        self._signatures, self._own = {}, OwnFeatures({}, {})
 
     def _definition(self, signature: str):
         """Its SignatureDef, asked for once; None where the model has no such signature."""

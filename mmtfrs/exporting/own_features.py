@@ -90,7 +90,8 @@ class OwnFeatures:
     def _encoder(self, modality: str) -> Encoder:
         if modality in self._loaded:
             return self._loaded[modality]
-        made, ready = self.made_by.get(modality), f"give ready features: Query(features={{{modality!r}: ...}})"
+        ready = f"give ready features: --features {modality}=FILE.npy (in Python: features={{{modality!r}: ...}})"
+        made = self.made_by.get(modality)
         if made is None:
             raise DataError(f"{modality}: the features of this model were made elsewhere, not by an encoder; {ready}.")
         code = " and ".join(filter(None, (made["preprocess"], made["encoder"])))

@@ -10,7 +10,7 @@ import urllib.request
 import numpy as np
 import pytest
 from asked import texts
-from conftest import FAST, run_cli
+from conftest import FAST, run_cli, unwarmed, wait_until
 
 import mmtfrs
 from mmtfrs._keras import tf
@@ -236,6 +236,27 @@ def test_rest_takes_vectors(server, loaded):
         found = json.load(answer)["predictions"][0]["item_id"]
     expected = loaded.recommend(Query("u4", features={"clip": np.ones(5)}))
     assert [item for item in found if item] == [item for item, _ in expected]
+
+
+def test_a_client_looks_again_when_another_version_answers(shop, tmp_path):
+    shutil.copytree(shop[1], tmp_path / "shop")
+    unwarmed(tmp_path / "shop" / "1")
+    server = Server(tmp_path / "shop", "shop", port=0, poll=0.05)
+    server.start()
+    try:
+        with Client(f"localhost:{server.port}", "shop", trust_code=True) as client:
+            client.recommend(text="word 3")
+            first = client._own
+            client.recommend(text="word 4")
+            assert client._own is first
+            shutil.copytree(tmp_path / "shop" / "1", tmp_path / ".2")
+            (tmp_path / ".2").rename(tmp_path / "shop" / "2")
+            wait_until(lambda: client.status().get(2) == "AVAILABLE" and client.status().get(1) != "AVAILABLE")
+            client.recommend(user="u1")
+            client.recommend(text="word 3")
+            assert client._own is not first and client._own.dims == first.dims
+    finally:
+        server.stop()
 
 
 def test_a_wrong_size_is_refused_by_the_signature(served, loaded):
