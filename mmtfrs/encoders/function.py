@@ -144,10 +144,6 @@ class TextFunction(FunctionEncoder, TextEncoder):
 
     probe = "probe"
 
-    def prepared(self, medium: np.ndarray, bounds: ExtractionConfig) -> np.ndarray:
-        """A medium that is decoded already, as a video's frame -> what `encode_batch` takes."""
-        return medium
-
     def given(self, medium: np.ndarray) -> str:
         return medium.item().decode()
 

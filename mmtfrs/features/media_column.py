@@ -81,7 +81,7 @@ class ColumnJob:
                 limit = min(limit, 2 * self.bounds.workers)
             for row, prepared in ahead(self.pool, self._prepare, self._unknown(advance), limit):
                 self._take(row, prepared)
-                size = sum(each.nbytes for each in self._decoded)
+                size = sum(map(_bytes, self._decoded))
                 if len(self._decoded) >= self.bounds.batch_size or size >= _BATCH_BYTES:
                     self._flush()
                 advance(1)
@@ -172,6 +172,11 @@ class ColumnJob:
         if self._files:
             self.store.remember_files(self._files)
             self._files = []
+
+
+def _bytes(medium: np.ndarray) -> int:
+    """Of a medium, or of frames of several sizes."""
+    return sum(frame.nbytes for frame in medium) if medium.dtype == object and medium.ndim else medium.nbytes
 
 
 def _stat(path: str) -> os.stat_result | None:

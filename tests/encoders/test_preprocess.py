@@ -16,6 +16,7 @@ from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder
 from mmtfrs.errors import ConfigError, DataError, EncoderError, MediaError
 from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.exporting.request import Query
+from mmtfrs.features.media_column import _bytes
 
 STEPS = """
 import numpy as np
@@ -130,7 +131,8 @@ def test_videos(own):
 
     name, bounds = own(STEPS), mmtfrs.Config(extraction={"frames": 4}).extraction
     frames = FramesEncoder(encoders.load("image", f"{name}:sizes", f"{name}:corner"), bounds)
-    assert frames.encode_batch([frames.decode(_clip(), bounds)]).tolist() == [[2, 3, 3]]
+    decoded = frames.decode(_clip(), bounds)
+    assert frames.encode_batch([decoded]).tolist() == [[2, 3, 3]] and _bytes(decoded) == 4 * 2 * 3 * 3
     plain = encoders.load("image", "offline")
     whole, cut = FramesEncoder(plain, bounds), FramesEncoder(encoders.load("image", "offline", f"{name}:corner"), bounds)
     found = [each.encode_batch([each.decode(_clip(), bounds)]) for each in (whole, cut)]
