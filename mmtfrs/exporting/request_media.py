@@ -47,14 +47,14 @@ class RequestMedia:
         for name, given in zip(self.inputs, media, strict=True):
             modality = name.removesuffix(SUFFIX)
             if name in self._encoders:
-                there = tf.strings.length(tf.strings.strip(given) if name == "text" else given) > 0
-                features[name], presence[name], problem = self._encode(self._encoders[name], given, there)
+                features[name], presence[name], problem = self._encode(self._encoders[name], given, _there(name, given))
             elif modality in self.features:
                 features[modality], presence[modality], problem = _taken(name, given)
             else:
                 learned = ", ".join(self._dims) or "ids"
-                there = tf.strings.length(tf.strings.strip(given) if name == "text" else given) > 0
-                problem = told(there, f"{name}: this model cannot be asked by {name}. It has learned from: {learned}.")
+                problem = told(
+                    _there(name, given), f"{name}: this model cannot be asked by {name}. It has learned from: {learned}."
+                )
             problems.append(problem)
         stacked = tf.stack(list(presence.values()), axis=1) if presence else tf.zeros([batch, 0])
         return features, stacked, joined(*problems)
@@ -81,6 +81,11 @@ class RequestMedia:
         features, problems = tf.cond(tf.reduce_any(read), encoded, nothing)
         problems = tf.where(bounded, problems, f"{encoder.modality}: more than {most} bytes")
         return features, tf.cast(given & (problems == ""), tf.float32), problems
+
+
+def _there(name: str, media: tf.Tensor) -> tf.Tensor:
+    """`[B] string` -> `[B] bool`: a blank text is none."""
+    return tf.strings.length(tf.strings.strip(media) if name == "text" else media) > 0
 
 
 def _taken(name: str, given: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
