@@ -17,6 +17,7 @@ from mmtfrs.cli import options
 from mmtfrs.cli.console import CommandLine, note_unknown, print_recommendations, run_app
 from mmtfrs.errors import DataError, Error
 from mmtfrs.exporting import request as messages
+from mmtfrs.exporting.own_features import FACTS, SUFFIX, OwnFeatures
 from mmtfrs.exporting.request import Query
 from mmtfrs.utils.text import split_ids
 from serving.limits import MAX_MESSAGE, MAX_ROWS, proxy, sizes
@@ -46,6 +47,8 @@ class Client:
         timeout: seconds that an answer may take, repeated attempts included.
         retries: how often, from 0 to 4, gRPC makes a call again that found the server UNAVAILABLE; nothing else is repeated.
         backoff: seconds before the first repetition, at least 0.01, doubled before each further one.
+        trust_code: whether functions of Python that the model names may be imported and run here, for what queries show of
+            modalities that its graph does not encode.
 
     Example:
         >>> with Client("localhost:8500", "shop") as client:
@@ -53,7 +56,14 @@ class Client:
     """
 
     def __init__(
-        self, target: str, model: str, version: int | None = None, timeout: float = 30.0, retries: int = 3, backoff: float = 0.1
+        self,
+        target: str,
+        model: str,
+        version: int | None = None,
+        timeout: float = 30.0,
+        retries: int = 3,
+        backoff: float = 0.1,
+        trust_code: bool = False,
     ) -> None:
         self.model, self.version, self.timeout = model, version, timeout
         self._proxy, past = proxy(target)
@@ -64,6 +74,8 @@ class Client:
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._signatures: dict = {}
+        self._trust_code, self._own = trust_code, OwnFeatures({}, {})
+        self._answered = 0  # the version that answered last
 
     def __enter__(self) -> Client:
         return self
@@ -80,7 +92,7 @@ class Client:
         Raises:
             mmtfrs.Error: a file cannot be read, the server refuses the request, or it cannot be reached.
         """
-        return results(self.predict(*(query or Query(**question)).request()), 0, k)
+        return results(self.predict(*self.requests([query or Query(**question)])[0]), 0, k)
 
     def recommend_many(
         self, queries: Sequence[Query], k: int | None = None, batch: int = MAX_ROWS
@@ -91,7 +103,7 @@ class Client:
             mmtfrs.Error: as `recommend`, for the first query that has a problem; `predict` gives what all others are answered.
         """
         answers: list[list[tuple[str, float]]] = [[] for _ in queries]
-        requests = [query.request() for query in queries]
+        requests = self.requests(queries)
         for signature in dict.fromkeys(name for name, _ in requests):
             rows = [row for row, (name, _) in enumerate(requests) if name == signature]
             for start in range(0, len(rows), batch):
@@ -100,6 +112,12 @@ class Client:
                 for place, row in enumerate(part):
                     answers[row] = results(answer, place, k)
         return answers
+
+    def requests(self, queries: Sequence[Query]) -> list[tuple[str, dict[str, np.ndarray]]]:
+        """`(signature, inputs)` of each query, for `predict`; what the model's graph does not encode is encoded here."""
+        if any(query.media or query.features for query in queries) and not self._own.dims:
+            self._own = self._features_of_the_model()
+        return self._own.requests(queries)
 
     def similar_items(self, item: str, exclude: Sequence[str] = (), k: int | None = None, **limits) -> list[tuple[str, float]]:
         """Items like one item, best first, without the item itself; limits are those of `popular`."""
@@ -133,7 +151,16 @@ class Client:
 
         request = messages.predict_request(self.model, signature, self._absent(signature, inputs) | inputs, self.version)
         request.output_filter.extend(outputs)
-        response = self._call(self._prediction.Predict, request)
+        try:
+            response = self._call(self._prediction.Predict, request)
+        except ServingError as error:
+            if error.code == grpc.StatusCode.INVALID_ARGUMENT:  # a new version may have other inputs
+                self._forget()
+            raise
+        answered = response.model_spec.version.value
+        if self._answered not in (0, answered):
+            self._forget()
+        self._answered = answered
         return {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
 
     def signatures(self) -> dict:
@@ -152,6 +179,22 @@ class Client:
         request = GetModelStatusRequest(model_spec=messages.model_spec(self.model, version=self.version))
         found = self._call(self._models.GetModelStatus, request).model_version_status
         return {entry.version: ModelVersionStatus.State.Name(entry.state) for entry in found}
+
+    def _features_of_the_model(self) -> OwnFeatures:
+        """Which features it takes, by the inputs of its signatures, and what code makes them, by an answer of its own."""
+        known = self._definition("serving_default")
+        inputs = known.inputs.items() if known is not None else ()
+        dims = {name.removesuffix(SUFFIX): info.tensor_shape.dim[1].size for name, info in inputs if name.endswith(SUFFIX)}
+        made_by = {}
+        if dims and "encoded_by" in self._signatures:
+            answer = self.predict("encoded_by", {"modality": np.array([name.encode() for name in dims], object)})
+            told = [{fact: answer[fact][row].decode() for fact in FACTS} for row in range(len(dims))]
+            made_by = {name: facts for name, facts in zip(dims, told, strict=True) if facts["encoder"]}
+        return OwnFeatures(dims, made_by, self._trust_code)
+
+    def _forget(self) -> None:
+        """What is known of a version that may be gone."""
+        self._signatures, self._own = {}, OwnFeatures({}, {})
 
     def _definition(self, signature: str):
         """Its SignatureDef, asked for once; None where the model has no such signature."""
@@ -220,10 +263,11 @@ def _root(
     model: options.ModelName = "model",
     version: Annotated[int | None, typer.Option(help="The newest otherwise.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 30.0,
+    trust_code: options.TrustCode = False,
     debug: options.Debug = False,
 ) -> None:
     """Ask a model that TF Serving, or the local server, has loaded."""
-    context.obj = lambda: Client(target, model, version, timeout)
+    context.obj = lambda: Client(target, model, version, timeout, trust_code=trust_code)
 
 
 @app.command()
@@ -241,15 +285,15 @@ def recommend(
     diversity: options.Diversity = 0.0,
     min_score: options.MinScore = None,
     repeats: options.Repeats = False,
+    features: options.QueryFeatures = None,
     as_json: options.Json = False,
 ) -> None:
     """Recommend items."""
     asked = {"user": user, "history": history, "text": text, "image": image, "audio": audio}
     limits = {"exclude": exclude, "allow": allow, "boost": boost, "diversity": diversity, "min_score": min_score}
-    query = Query.parse(**asked, **limits, repeats=repeats)
-    signature, inputs = query.request()
+    query = Query.parse(**asked, **limits, repeats=repeats, features=features)
     with context.obj() as client:
-        answer = client.predict(signature, inputs)
+        answer = client.predict(*client.requests([query])[0])
         note_unknown(user, answer)
         found = results(answer, 0, k)
         titles = client.titles([item for item, _ in found])

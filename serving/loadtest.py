@@ -104,12 +104,13 @@ def loadtest(
     text: options.QueryText = "",
     rows: Annotated[int, typer.Option(min=1, max=MAX_ROWS, help="Queries per request.")] = 1,
     picture: Annotated[Path | None, typer.Option(help="Where a picture of the latencies goes.")] = None,
+    trust_code: options.TrustCode = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Measure latency and errors under a steady rate of requests."""
-    signature, inputs = Query(user, split_ids(history), text).request()
-    with Client(target, model) as client:
+    with Client(target, model, trust_code=trust_code) as client:
+        signature, inputs = client.requests([Query(user, split_ids(history), text)])[0]
         client.predict(signature, inputs)  # a server or model that is not there is told at once
     request = predict_request(model, signature, stack([inputs] * rows))
     if warmup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mmtfrs._keras import tf
 from mmtfrs.exporting.loaded import LoadedModel
 
 
@@ -14,9 +15,12 @@ def texts(values) -> np.ndarray:
 
 def ask_default(model: LoadedModel, rows: int, batch: int = 500, **inputs: np.ndarray) -> np.ndarray:
     """`[rows, k]` item ids of `serving_default`, whose other inputs are empty."""
-    names = ("user_id", "text", "image", "audio")
-    whole = {name: texts([""] * rows) for name in names} | {
-        name: texts([""] * rows)[:, None] for name in ("history", "exclude")
+    specs = model._module.signatures["serving_default"].structured_input_signature[1]
+    whole = {
+        name: texts([""] * rows).reshape([rows, 1][: spec.shape.rank])
+        if spec.dtype == tf.string
+        else np.zeros([rows, spec.shape[1]], np.float32)
+        for name, spec in specs.items()
     }
     whole |= inputs
     parts = [

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import fcntl
 import gc
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.models.run import load_run, save_run
 from mmtfrs.models.run_folder import load_split
 
+_numbers = itertools.count()
 # A traced graph is objects without number that live on: to look through them for cycles is a twentieth of the suite.
 gc.set_threshold(50_000)
 
@@ -45,6 +47,19 @@ def jobs(tmp_path_factory):
     made = Jobs(tmp_path_factory.mktemp("jobs"))
     yield made
     made.end()
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """`own(source)`: the name of a new module with this source."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(source: str) -> str:
+        name = f"own_{next(_numbers)}"
+        (tmp_path / f"{name}.py").write_text(source)
+        return name
+
+    return make
 
 
 @pytest.fixture(scope="session")

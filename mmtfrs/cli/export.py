@@ -27,6 +27,7 @@ from mmtfrs.cli.options import (
     Keep,
     MinScore,
     QueryAudio,
+    QueryFeatures,
     QueryImage,
     QueryText,
     Recall,
@@ -34,11 +35,13 @@ from mmtfrs.cli.options import (
     RunFolder,
     Strict,
     TextEncoder,
+    TrustCode,
     User,
 )
 from mmtfrs.config.config import Config
+from mmtfrs.exporting.own_features import OwnFeatures
 from mmtfrs.exporting.request import Query, results
-from mmtfrs.exporting.versions import carried_model, newest_version
+from mmtfrs.exporting.versions import carried_model, facts, newest_version
 from mmtfrs.models.run_folder import check_run
 from mmtfrs.utils.text import split_ids
 
@@ -70,7 +73,8 @@ def export(
 
     model = load_run(run)
     model.config = model.config.replace(export=settings)
-    model.keep_encoders({name: encoders.load(name, path) for name, path in given.items()})
+    step = model.config.extraction.step
+    model.keep_encoders({name: encoders.load(name, path, step(name)) for name, path in given.items()})
     written = export_model(model, folder)
     document = {"path": str(written), "version": int(written.name), "items": len(model.data.item_ids)}
     show(document, as_json, f"{written}: version {written.name}, {len(model.data.item_ids)} items")
@@ -152,6 +156,8 @@ def recommend(
     diversity: Diversity = 0.0,
     min_score: MinScore = None,
     repeats: Repeats = False,
+    features: QueryFeatures = None,
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Ask an exported model in this process."""
@@ -168,8 +174,9 @@ def recommend(
         diversity=diversity,
         min_score=min_score,
         repeats=repeats,
+        features=features,
     )
-    signature, inputs = query.request()
+    signature, inputs = OwnFeatures.of_facts(facts(path), trust_code).requests([query])[0]
     note(f"loading {path} ...")
     from mmtfrs.exporting.loaded import LoadedModel
 

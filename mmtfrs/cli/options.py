@@ -26,6 +26,13 @@ History = Annotated[str, typer.Option(help="Item ids, oldest first, comma-separa
 QueryText = Annotated[str, typer.Option(help="What is looked for, in words.")]
 QueryImage = Annotated[str, typer.Option(help="An image file.")]
 QueryAudio = Annotated[str, typer.Option(help="An audio file.")]
+QueryFeatures = Annotated[
+    list[str] | None,
+    typer.Option("--features", help="NAME=FILE.npy: one vector, of what is not encoded in the graph; repeatable."),
+]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Import and run the functions that the model's media were encoded by.")
+]
 ItemId = Annotated[str, typer.Argument(help="Item id.")]
 Count = Annotated[int, typer.Option("-k", min=1, help="How many.")]
 Exclude = Annotated[str, typer.Option(help="Item ids to leave out, comma-separated.")]

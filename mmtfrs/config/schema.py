@@ -57,6 +57,13 @@ def _schema(known: tuple[str, ...]) -> pydantic.WithJsonSchema:
     return pydantic.WithJsonSchema({"anyOf": [{"type": "string", "enum": list(known)}, {"type": "string", "pattern": PATTERN}]})
 
 
+def _path(value: str) -> str:
+    if not is_import_path(value):
+        raise ValueError(f"must be package.module:name. Received: {value!r}.")
+    return value
+
+
+ImportPath = Annotated[str, pydantic.AfterValidator(_path), Field(json_schema_extra={"pattern": PATTERN})]
 Fusion = Annotated[str, _check(FUSIONS), _schema(FUSIONS)]
 Score = Annotated[str, _check(SCORES), _schema(SCORES)]
 Positive = Annotated[int, Field(gt=0)]
@@ -121,6 +128,13 @@ class ExtractionConfig(Section):
         default="soundfile",
         description="of audio; features are the same, and soundfile is faster (tensorflow-io: Python 3.10, 3.11)",
     )
+    preprocess: dict[Literal["image", "text", "audio"], ImportPath] = Field(
+        default={}, description="modality -> package.module:name, a function that each decoded medium goes through first"
+    )
+
+    def step(self, modality: Modality) -> str:
+        """The import path of what a modality's media go through first, or ""."""
+        return next((path for name, path in self.preprocess.items() if name == modality), "")
 
 
 class GraphConfig(Section):

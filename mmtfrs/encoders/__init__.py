@@ -14,10 +14,10 @@ from mmtfrs.utils.extensions import imported
 if TYPE_CHECKING:
     from mmtfrs.encoders.base import Encoder
 
-__all__ = ["check_name", "choose", "load"]
+__all__ = ["check_name", "choose", "load", "preprocessed"]
 
 
-def load(modality: str, name_or_path: str | Path) -> Encoder:
+def load(modality: str, name_or_path: str | Path, preprocess: str = "") -> Encoder:
     """Loads the encoder of one modality.
 
     Args:
@@ -27,19 +27,23 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
             `NAME:random` or `NAME:WEIGHTS.h5`, a Keras model file or folder, a weights file named after its network, a folder
             of Hugging Face (ViT or DINOv2);
             text: `minilm`, `use`, a TF Hub handle, a folder of Hugging Face (BERT, DistilBERT, MPNet or XLM-R), a local
-            SavedModel folder that maps `[B] string` to `[B, dim]`, or `tfidf:FILE` (`tfidf` alone is fitted on the catalog by
-            `extract`);
+            SavedModel folder that maps `[B] string` to `[B, dim]`, or `tfidf:FILE` and `vectors:FILE.npz`, as `extract` has
+            fitted them to a catalog (there `tfidf`, and `vectors:FILE` of GloVe or word2vec);
             audio: `yamnet`, a checkpoint file in YAMNet's layout, a TF Hub handle, a local SavedModel folder, `mfcc`
             (statistics), `lstm` (a small recurrent reservoir) or `lstm:WEIGHTS.h5`.
 
             image and text: `clip:FOLDER` and `siglip:FOLDER`, the two encoders of one folder of Hugging Face, whose features
             lie in one space; `clip:hf:ORGANIZATION/NAME` of huggingface.co.
 
-            Any modality: `package.module:name` of your own, which is called and gives an `Encoder`.
+            Any modality: `package.module:name` of your own: a function from a list of media to an array, or what is called
+            without arguments and gives an `Encoder`.
+        preprocess: `package.module:name` of a function that each decoded medium goes through before, or "".
 
     Raises:
         EncoderError: there is no such encoder, or it cannot be downloaded or loaded.
     """
+    if preprocess:
+        return preprocessed(load(modality, name_or_path), preprocess)
     name = str(name_or_path)
     check_name(modality, name)
     if name.lower() == AUTO:
@@ -55,6 +59,15 @@ def load(modality: str, name_or_path: str | Path) -> Encoder:
         return _joint(modality, name) or {"image": _load_image, "text": _load_text, "audio": _load_audio}[modality](name)
 
 
+def preprocessed(encoder: Encoder, path: str) -> Encoder:
+    """An encoder behind the function at an import path; as it is where there is none."""
+    if not path:
+        return encoder
+    from mmtfrs.encoders.preprocess import Preprocessed
+
+    return Preprocessed(encoder, path, imported(path, f"extraction.preprocess.{encoder.modality}"))
+
+
 def choose(modality: str) -> str:
     """What `auto` is on this machine: the Universal Sentence Encoder or EfficientNet-B0 where it was downloaded, else MiniLM
     or EfficientNet-Lite0, which a package index has; for audio YAMNet, which no package index has."""
@@ -68,8 +81,12 @@ def choose(modality: str) -> str:
 
 def _load_own(modality: str, path: str) -> Encoder:
     from mmtfrs.encoders.base import Encoder
+    from mmtfrs.encoders.function import FUNCTIONS, takes_a_batch
 
-    encoder = imported(path, f"encoders.{modality}")()
+    found = imported(path, f"encoders.{modality}")
+    if takes_a_batch(found):
+        return FUNCTIONS[modality](path, found)
+    encoder = found()
     if not isinstance(encoder, Encoder) or encoder.modality != modality:
         raise EncoderError(
             f"`encoders.{modality}` {path}: must give a mmtfrs.encoders.base.Encoder of {modality}. Received: {encoder!r}."
@@ -140,6 +157,10 @@ def _load_text(name: str) -> Encoder:
         if not path:
             raise EncoderError("`tfidf` is fitted on a catalog by `mmtfrs extract`; elsewhere give the file: `tfidf:FILE`.")
         return load_tfidf(path)
+    if kind == "vectors":
+        from mmtfrs.encoders.word_vectors import load_vectors
+
+        return load_vectors(path)
     return load_text_module(name)
 
 

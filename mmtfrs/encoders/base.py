@@ -33,9 +33,13 @@ class Encoder(abc.ABC):
         inputs: the tensors of one batch, as `collate` gives them.
         model: the Keras model inside the network, where it can be trained further.
         space: the same for encoders whose features can be compared, those of a text and of an image, and "" for others.
+        in_graph: whether `encode_serialized` can run; else an export takes the features themselves.
+        preprocess: import path of what is done to a medium before, or "".
     """
 
     modality: Modality
+    in_graph = True
+    preprocess = ""
     inputs: tuple[tf.TensorSpec, ...] = ()
     model: keras.Model | None = None
     space: str = ""

@@ -31,7 +31,7 @@ NAMES = {
     "text": ("use", "minilm", "tfidf"),
     "audio": ("yamnet", "mfcc", "lstm"),
 }
-_WITH_FILE = (*NETWORK_NAMES, "tfidf", "lstm")  # NAME:FILE
+_WITH_FILE = {"image": NETWORK_NAMES, "text": ("tfidf", "vectors"), "audio": ("lstm",)}  # NAME:FILE
 
 
 def check_name(modality: str, name: str) -> None:
@@ -41,7 +41,7 @@ def check_name(modality: str, name: str) -> None:
     """
     if modality not in MODALITIES:
         raise EncoderError(f"`modality` must be one of {', '.join(MODALITIES)}. Received: {modality!r}.")
-    known = (AUTO, *NAMES[modality], OFFLINE)
+    known = (AUTO, *NAMES[modality], *(["vectors:FILE"] if modality == "text" else []), OFFLINE)
     kind, _, path = name.partition(":")
     if name.lower() in known or Path(name).exists() or ("://" in name and modality != "image"):
         return
@@ -52,7 +52,7 @@ def check_name(modality: str, name: str) -> None:
             return
         raise EncoderError(f"{path}: there is no such folder.")
     # NAME:FILE, and random weights for tests of what does not depend on them.
-    if kind.lower() in _WITH_FILE and kind.lower() in NAMES[modality] and path:
+    if kind.lower() in _WITH_FILE[modality] and path:
         if path == "random" or Path(path).is_file():
             return
         raise EncoderError(f"{path}: there is no such weights file.")
@@ -66,4 +66,5 @@ def check_name(modality: str, name: str) -> None:
 
 def is_own(modality: str, name: str) -> bool:
     """Whether a name is the import path of an encoder of the user's own, and no NAME:FILE."""
-    return is_import_path(name) and name.partition(":")[0].lower() not in (*NAMES[modality], HUB, *JOINT)
+    names = (*NAMES[modality], *_WITH_FILE[modality], HUB, *JOINT)
+    return is_import_path(name) and name.partition(":")[0].lower() not in names

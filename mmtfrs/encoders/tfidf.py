@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,21 +24,9 @@ def fit_tfidf(texts: Iterable[str], path: str | Path) -> None:
         texts: of the catalog.
         path: `.npz`; written beside and renamed.
     """
-    documents, count = np.zeros(BUCKETS, np.int64), 0
-    batch: list[str] = []
-    for text in [*texts, None]:
-        if text is not None and text.strip():
-            batch.append(text)
-        if batch and (text is None or len(batch) == 4096):
-            words = _buckets(tf.constant(batch))
-            rows = np.repeat(np.arange(len(batch)), words.row_lengths().numpy())
-            pairs = np.unique(np.stack([rows, words.flat_values.numpy()]), axis=1)
-            documents += np.bincount(pairs[1], minlength=BUCKETS)
-            count += len(batch)
-            batch = []
-    idf = np.log((1.0 + count) / (1.0 + documents)) + 1.0
+    idf = inverse_frequency(*document_counts(texts, _buckets, BUCKETS))
     with replacing(path) as file:
-        np.savez(file, idf=idf.astype(np.float32))
+        np.savez(file, idf=idf)
 
 
 def load_tfidf(path: str | Path) -> TextEncoder:
@@ -85,5 +73,41 @@ class _Network(tf.Module):
 
 def _buckets(texts: tf.Tensor) -> tf.RaggedTensor:
     """`[B]` texts -> the buckets of their words."""
-    words = tf.strings.split(tf.strings.regex_replace(tf.strings.lower(texts, "utf-8"), r"[^\pL\pN]+", " "))
+    words = split_words(tf.strings.lower(texts, "utf-8"))
     return words.with_flat_values(tf.strings.to_hash_bucket_fast(words.flat_values, BUCKETS))
+
+
+def split_words(texts: tf.Tensor) -> tf.RaggedTensor:
+    """`[B]` texts -> their runs of letters and digits."""
+    return tf.strings.split(tf.strings.regex_replace(texts, r"[^\pL\pN]+", " "))
+
+
+def document_counts(texts: Iterable[str], words: Callable[[tf.Tensor], tf.RaggedTensor], size: int) -> tuple[np.ndarray, int]:
+    """In how many texts each word occurs.
+
+    Args:
+        texts: blank ones are left out.
+        words: `[B] string` -> the numbers of their words, from 0 to `size`.
+        size: how many numbers there are.
+
+    Returns:
+        `([size] int64, how many texts there are)`.
+    """
+    documents, count = np.zeros(size, np.int64), 0
+    batch: list[str] = []
+    for text in [*texts, None]:
+        if text is not None and text.strip():
+            batch.append(text)
+        if batch and (text is None or len(batch) == 4096):
+            found = words(tf.constant(batch))
+            rows = np.repeat(np.arange(len(batch)), found.row_lengths().numpy())
+            pairs = np.unique(np.stack([rows, found.flat_values.numpy()]), axis=1)
+            documents += np.bincount(pairs[1], minlength=size)
+            count += len(batch)
+            batch = []
+    return documents, count
+
+
+def inverse_frequency(documents: np.ndarray, count: int) -> np.ndarray:
+    """`[n] float32`: the weight of a word that occurs in so many of `count` texts, as scikit-learn smooths it."""
+    return (np.log((1.0 + count) / (1.0 + documents)) + 1.0).astype(np.float32)

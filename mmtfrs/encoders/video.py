@@ -9,7 +9,9 @@ import numpy as np
 from mmtfrs._keras import tf
 from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.base import Encoder
+from mmtfrs.encoders.function import FunctionEncoder
 from mmtfrs.encoders.image import ImageEncoder
+from mmtfrs.encoders.preprocess import Preprocessed
 from mmtfrs.errors import EncoderError
 from mmtfrs.media.video import sample_frames, sound_track
 
@@ -18,25 +20,38 @@ class FramesEncoder(Encoder):
     """A video's frames through an image encoder, pooled to one feature: what an image gives, so both share one space.
 
     Args:
-        image: encodes the frames.
+        image: encodes the frames; functions of the user's own get them in their own size.
         bounds: `frames` sampled evenly over the video, and how their features are pooled: `mean`, or `attention`, whose weights
             are `softmax(x_f . mean(x) / sqrt(d))` of features of unit variance, so that frames unlike the rest count less.
     """
 
     modality = "image"
 
-    def __init__(self, image: ImageEncoder, bounds: ExtractionConfig) -> None:
+    def __init__(self, image: ImageEncoder | FunctionEncoder | Preprocessed, bounds: ExtractionConfig) -> None:
         super().__init__(image.name, image, image.dim, image.fingerprint, image.trackables)
-        self._image = image
+        self._image, self._batch = image, bounds.batch_size
+        self.in_graph = image.in_graph
         self.pooling = bounds.frame_pooling
         self.salt = f"video/1/{bounds.frames}/{bounds.frame_pooling}".encode()
 
     def decode(self, data: bytes, bounds: ExtractionConfig) -> np.ndarray:
-        return sample_frames(data, lambda frame: self._image.fit.square(frame, self._image.size), bounds)
+        image = self._image
+        if not isinstance(image, ImageEncoder):
+            frames = sample_frames(data, np.array, bounds)
+            prepared = np.empty(len(frames), object)  # which may have several sizes
+            prepared[:] = [image.prepared(frame, bounds) for frame in frames]
+            return prepared
+        return sample_frames(data, lambda frame: image.fit.square(frame, image.size), bounds)
+
+    def encode_batch(self, media: Sequence[np.ndarray]) -> np.ndarray:
+        if isinstance(self._image, ImageEncoder):
+            return super().encode_batch(media)
+        frames = [frame for clip in media for frame in clip]
+        parts = [self._image.encode_batch(frames[first : first + self._batch]) for first in range(0, len(frames), self._batch)]
+        return pool_frames(tf.constant(np.concatenate(parts)), _clips(media), self.pooling).numpy()
 
     def collate(self, media: Sequence[np.ndarray]) -> tuple[tf.Tensor, ...]:
-        clips = np.repeat(np.arange(len(media)), [len(frames) for frames in media])
-        return tf.constant(np.concatenate(media)), tf.constant(clips, tf.int32)
+        return tf.constant(np.concatenate(media)), _clips(media)
 
     def __call__(self, frames: tf.Tensor, clips: tf.Tensor) -> tf.Tensor:
         """`[F, size, size, 3] uint8` frames of all clips and the clip of each -> `[B, dim] float32`."""
@@ -59,9 +74,14 @@ class SoundTrackEncoder(Encoder):
     def __init__(self, audio: Encoder) -> None:
         super().__init__(audio.name, audio, audio.dim, audio.fingerprint, audio.trackables)
         self._audio = audio
+        self.in_graph = audio.in_graph
 
     def decode(self, data: bytes, bounds: ExtractionConfig) -> np.ndarray:
-        return sound_track(data, bounds.max_seconds)
+        wave = sound_track(data, bounds.max_seconds)
+        return self._audio.prepared(wave, bounds) if isinstance(self._audio, Preprocessed) else wave
+
+    def encode_batch(self, media: Sequence[np.ndarray]) -> np.ndarray:
+        return self._audio.encode_batch(media)
 
     def collate(self, media: Sequence[np.ndarray]) -> tuple[tf.Tensor, ...]:
         return self._audio.collate(media)
@@ -72,6 +92,11 @@ class SoundTrackEncoder(Encoder):
 
     def encode_serialized(self, data: tf.Tensor, bounds: ExtractionConfig) -> tuple[tf.Tensor, tf.Tensor]:
         raise EncoderError("videos are encoded when features are extracted, not in the exported graph.")
+
+
+def _clips(media: Sequence[np.ndarray]) -> tf.Tensor:
+    """`[F] int32`: the clip of each frame."""
+    return tf.constant(np.repeat(np.arange(len(media)), [len(frames) for frames in media]), tf.int32)
 
 
 def pool_frames(features: tf.Tensor, clips: tf.Tensor, pooling: str) -> tf.Tensor:

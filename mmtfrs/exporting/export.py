@@ -43,7 +43,7 @@ def export(
         model: trained.
         folder: `saved_models/NAME`; the version appears complete or not at all.
         encoders: of the modalities whose raw media requests may carry; None takes those of the model's features, loaded
-            anew from the config if need be.
+            anew from the config if need be. Those that no graph runs are not in the export, which takes their features.
         before: the index of a version that this one differs little from.
 
     Returns:
@@ -73,10 +73,11 @@ def export(
     facts = {
         "mmtfrs": __version__,
         "modalities": list(model.data.modalities),
-        "learned": [name for name in model.data.modalities if name in encoders],
+        "learned": list(model.data.modalities),
         "histories": model.config.export.histories,
         "items": len(model.data.item_ids),
         "encoders": {name: encoder.name for name, encoder in encoders.items()},
+        "features": {name: {"dim": dim} | module.made_by.get(name, {}) for name, dim in module.features.items()},
         "index": {"name": index.search.name, "effort": index.search.effort, "size": index.search.size},
         "attributes": list(model.data.attributes),
     }
@@ -89,7 +90,7 @@ def export(
         model.config.write(extra / "config.yaml")
         signatures = module.signatures()
         tf.saved_model.save(module, str(part), signatures=signatures, options=_options(index, signatures))
-        write_warmup(signatures, part, encoders, folder.name)
+        write_warmup(signatures, part, [name for name in encoders if name not in module.features], folder.name)
         carried.result()
     versions.prune(folder, model.config.export.keep)
     return folder / str(versions.versions(folder)[-1])
@@ -153,7 +154,7 @@ def _encoders(model: TwoTower) -> dict[str, Encoder]:
     for modality in model.data.modalities:
         name, _ = model.data.encoders[modality]
         if not name:
-            log.warning("the %s features were made elsewhere: requests cannot carry raw %s", modality, modality)
+            log.warning("the %s features were made elsewhere: requests carry %s_features, no raw %s", *[modality] * 3)
         elif modality not in found:
-            found[modality] = encoder_room.load(modality, name)
+            found[modality] = encoder_room.load(modality, name, model.config.extraction.step(modality))
     return {modality: found[modality] for modality in model.data.modalities if modality in found}

@@ -57,7 +57,11 @@ def refresh(
     trained, tables = read_run(carried)
     now = config or trained
     settings = trained.replace(
-        data=now.data.model_dump(), extraction=now.extraction.model_dump(), export=now.export.model_dump()
+        # What made the features, not what that was made from: what is fitted on a catalog would be fitted anew.
+        encoders={modality: name for modality, (name, _) in tables.encoders.items() if name},
+        data=now.data.model_dump(),
+        extraction=now.extraction.model_dump(),
+        export=now.export.model_dump(),
     )
     features = extract(catalog, settings, store, strict=strict, progress=progress)
     model = TwoTower(settings, tables=tables.of_catalog(settings, catalog, features))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
-from PIL import Image
+from numpy.typing import ArrayLike
 
-from mmtfrs.config.schema import MODALITIES, ExtractionConfig
-from mmtfrs.errors import DataError, MediaError
-from mmtfrs.media.decode import ORIENTATION, SAMPLE_RATE, decode_audio, open_image, read_file
+from mmtfrs.config.schema import MODALITIES
+from mmtfrs.errors import DataError
+from mmtfrs.exporting.own_features import SUFFIX
+from mmtfrs.exporting.sent_media import image_bytes, wav_bytes
 from mmtfrs.utils.text import split_ids
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ class Query:
         user: id, "" for an unknown user.
         history: item ids, oldest first.
         text, image, audio: what the query shows; image and audio are paths of files in any format that can be decoded.
+        features: `{modality: [dim] numbers}` that it shows of modalities which the export does not encode.
         exclude: item ids that must not be answered.
         allow: `attribute=value` entries: values of one attribute are alternatives, different attributes must all fit.
         boosts: `{attribute=value: what is added to the scores of such items}`.
@@ -51,10 +51,14 @@ class Query:
     diversity: float = 0.0
     min_score: float | None = None
     repeats: bool = False
+    features: Mapping[str, ArrayLike] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def parse(cls, *, history: str, exclude: str, allow: str, boost: str, **rest: Any) -> Query:
-        """A query of a command line, its lists comma-separated. Raises `DataError` for a boost that is none."""
+    def parse(
+        cls, *, history: str, exclude: str, allow: str, boost: str, features: Sequence[str] | None = None, **rest: Any
+    ) -> Query:
+        """A query of a command line: its lists comma-separated, its features `NAME=FILE.npy` each. Raises `DataError` for a
+        boost or features that are none."""
         boosts = {}
         for entry in split_ids(boost):
             name, _, value = entry.rpartition(":")
@@ -62,19 +66,31 @@ class Query:
                 boosts[name] = float(value)
             except ValueError:
                 raise DataError(f"--boost must be attribute=value:NUMBER. Received: {entry}.") from None
-        return cls(**rest, history=split_ids(history), exclude=split_ids(exclude), allow=split_ids(allow), boosts=boosts)
+        rest |= {"boosts": boosts, "features": dict(map(_vector, features or ()))}
+        return cls(**rest, history=split_ids(history), exclude=split_ids(exclude), allow=split_ids(allow))
 
-    def request(self) -> tuple[str, dict[str, np.ndarray]]:
+    def request(self, shown: Mapping[str, np.ndarray] | None = None) -> tuple[str, dict[str, np.ndarray]]:
         """`(signature, {input: array of one row})`: the one that runs least.
+
+        Args:
+            shown: `{modality: [dim] float32}` of each that the export does not encode, as `OwnFeatures` finds them.
 
         Raises:
             DataError: a file cannot be read or decoded.
         """
         inputs = {"user_id": _row(self.user), "history": _list(self.history), "exclude": _list(self.exclude)}
         filtered = bool(self.allow or self.boosts or self.diversity or self.repeats) or self.min_score is not None
-        if not (self.text or self.image or self.audio or filtered):
+        if not (self.text or self.image or self.audio or self.features or filtered):
             return "recommend_user", inputs
-        inputs |= {"text": _row(self.text), "image": _row(image_bytes(self.image)), "audio": _row(wav_bytes(self.audio))}
+        if shown is None:
+            shown = {name: np.asarray(values, np.float32) for name, values in self.features.items()}
+        raw: dict[str, Callable[[], str | bytes]] = {
+            "text": lambda: self.text,
+            "image": lambda: image_bytes(self.image),
+            "audio": lambda: wav_bytes(self.audio),
+        }
+        inputs |= {name: _row(read()) for name, read in raw.items() if name not in shown}
+        inputs |= {name + SUFFIX: values[None] for name, values in shown.items()}
         if not filtered:
             return "serving_default", inputs
         return "recommend_filtered", inputs | {
@@ -98,6 +114,7 @@ class Query:
             f'text "{" ".join(self.text.split())[:_LETTERS]}"' if self.text.strip() else "",
             f"image {self.image}" if self.image else "",
             f"audio {self.audio}" if self.audio else "",
+            f"features of {_listed(list(self.features))}" if self.features else "",
             f"history {_listed(self.history)}" if self.history else "",
         ]
         first, *more = [part for part in shown if part] or ["an unknown user"]
@@ -186,47 +203,13 @@ def title_results(answer: dict[str, np.ndarray]) -> list[str]:
     return [title.decode() for title in answer["title"]]
 
 
-def image_bytes(path: str | Path) -> bytes:
-    """An image's bytes as the graph can decode them: as they are if that gives the same image, else as PNG."""
-    if not path:
-        return b""
-    data, bounds = _read(path)
+def _vector(entry: str) -> tuple[str, np.ndarray]:
+    """The name and the numbers of `NAME=FILE.npy`."""
+    name, _, path = entry.partition("=")
     try:
-        picture = open_image(data, bounds.max_pixels)
-        with Image.open(io.BytesIO(data)) as original:
-            plain = original.format in ("PNG", "JPEG", "GIF") and original.getexif().get(ORIENTATION, 1) == 1
-            plain = plain and original.mode in ("L", "RGB", "RGBA", "LA", "P")
-    except MediaError as error:
-        raise DataError(f"{path}: {error}.") from None
-    return data if plain else _encode_png(picture)
-
-
-def wav_bytes(path: str | Path) -> bytes:
-    """An audio file's bytes as 16 kHz mono WAV."""
-    if not path:
-        return b""
-    data, bounds = _read(path)
-    try:
-        wave = decode_audio(data, bounds.max_seconds)
-    except MediaError as error:
-        raise DataError(f"{path}: {error}.") from None
-    buffer = io.BytesIO()
-    soundfile.write(buffer, wave, SAMPLE_RATE, format="WAV", subtype="FLOAT")
-    return buffer.getvalue()
-
-
-def _read(path: str | Path) -> tuple[bytes, ExtractionConfig]:
-    bounds = ExtractionConfig()
-    try:
-        return read_file(Path(path), bounds.max_bytes), bounds
-    except MediaError as error:
-        raise DataError(f"{path}: {error}.") from None
-
-
-def _encode_png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+        return name, np.load(path, allow_pickle=False).squeeze()
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"--features must be NAME=FILE.npy. Received: {entry} ({error}).") from None
 
 
 def _row(value: str | bytes) -> np.ndarray:

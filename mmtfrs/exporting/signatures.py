@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mmtfrs._keras import tf
 from mmtfrs.encoders.base import Encoder
+from mmtfrs.exporting.own_features import FACTS
 from mmtfrs.exporting.past import PastItems
 from mmtfrs.exporting.request_media import RequestMedia
 from mmtfrs.index.base import LOWEST
@@ -23,15 +24,19 @@ _ROWS = tf.TensorSpec([None, None], tf.int32)
 class ServingModule(tf.Module):
     """A trained model with its index and encoders, ready to be saved.
 
-    Every input has the batch as its first dimension; absent is the empty string. Encoders run only on the rows that carry a
-    medium. Nothing that a row may hold fails the others: what is wrong with it stands in the output `problem`, a medium that
-    cannot be read counts as missing, and the list of a row whose limits or numbers cannot be understood is empty. The functions
-    close over the model's layers; what the SavedModel must carry hangs on this module.
+    Every input has the batch as its first dimension; absent is the empty string, or features of zeros. Encoders run only on
+    the rows that carry a medium. Nothing that a row may hold fails the others: what is wrong with it stands in the output
+    `problem`, a medium that cannot be read counts as missing, and the list of a row whose limits or numbers cannot be
+    understood is empty. The functions close over the model's layers; what the SavedModel must carry hangs on this module.
 
     Args:
         model: trained.
-        encoders: of the modalities whose raw media requests may carry.
+        encoders: of the modalities whose raw media requests may carry, in the graph or by a client that runs their code.
         index: of its catalog.
+
+    Attributes:
+        features: `{modality: dim}` of those whose features requests carry, as no graph makes them.
+        made_by: `{modality: {fact: text}}` of those of them that code has made.
     """
 
     def __init__(self, model: TwoTower, encoders: dict[str, Encoder], index: Index) -> None:
@@ -46,15 +51,22 @@ class ServingModule(tf.Module):
         # Layers themselves are not attached: their variables are all that the functions need.
         self.model_variables = [*model.weights, *model.device.variables]
         # What several signatures do is one function of theirs: traced, saved and loaded once.
-        self._encoded = _shared(RequestMedia(model, encoders), _TEXTS, _TEXTS, _TEXTS)
-        self._query = _shared(self._embed, tf.TensorSpec([None], tf.int32), _ROWS, _TEXTS, _TEXTS, _TEXTS)
+        media = RequestMedia(model, encoders)
+        self._media, self.features = media.inputs, media.features
+        code = {name: encoders[name] for name in self.features if name in encoders}
+        self.made_by = {
+            name: {"encoder": each.name, "preprocess": each.preprocess, "fingerprint": each.fingerprint}
+            for name, each in code.items()
+        }
+        self._encoded = _shared(media, *self._media.values())
+        self._query = _shared(self._embed, tf.TensorSpec([None], tf.int32), _ROWS, *self._media.values())
         self._answer = _shared(self._recommend, tf.TensorSpec([None, model.width], tf.float32), _ROWS)
         self.encoder_parts = [part for encoder in encoders.values() for part in encoder.trackables]
 
     def signatures(self) -> dict[str, Callable]:
         """`{name: tf.function with its input signature}`."""
         who = {"user_id": _TEXTS, "history": _LISTS}
-        media = dict.fromkeys(("text", "image", "audio"), _TEXTS)
+        media = self._media
         exclude, limits = {"exclude": _LISTS}, {"allow": _LISTS, "min_score": _NUMBERS}
         model = self._model.value
         dense = {name: tf.TensorSpec([None, adapter.dim], tf.float32) for name, adapter in model.data.adapters.items()}
@@ -87,13 +99,13 @@ class ServingModule(tf.Module):
             "embed_query_dense": (self.embed_query_dense, dense),
             "embed_candidate_dense": (self.embed_candidate_dense, dense),
         }
+        if self.made_by:
+            specs["encoded_by"] = (self.encoded_by, {"modality": _TEXTS})
         return {name: _function(method, inputs) for name, (method, inputs) in specs.items()}
 
-    def recommend(
-        self, user_id: tf.Tensor, history: tf.Tensor, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor, exclude: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    def recommend(self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, **media: tf.Tensor) -> dict[str, tf.Tensor]:
         users, sent = self._asked(user_id, history)
-        query, _, problem = self._query(users, self.past.history(users, sent), text, image, audio)
+        query, _, problem = self._query(users, self.past.history(users, sent), *self._ordered(media))
         answer = self._answer(query, self._left_out(users, sent, exclude))
         return answer | {"known": users > 0, "problem": problem}
 
@@ -107,9 +119,6 @@ class ServingModule(tf.Module):
         self,
         user_id: tf.Tensor,
         history: tf.Tensor,
-        text: tf.Tensor,
-        image: tf.Tensor,
-        audio: tf.Tensor,
         exclude: tf.Tensor,
         allow: tf.Tensor,
         min_score: tf.Tensor,
@@ -117,9 +126,10 @@ class ServingModule(tf.Module):
         boost: tf.Tensor,
         diversity: tf.Tensor,
         repeats: tf.Tensor,
+        **media: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         users, sent = self._asked(user_id, history)
-        query, _, problem = self._query(users, self.past.history(users, sent), text, image, audio)
+        query, _, problem = self._query(users, self.past.history(users, sent), *self._ordered(media))
         excluded = self._left_out(users, sent, exclude, repeats)
         boosted = _unpadded(boost_attribute), boost
         ids, scores, limited = self.index.filtered(query, excluded, allow, *boosted, diversity, min_score)
@@ -163,21 +173,25 @@ class ServingModule(tf.Module):
             "problem": told(~finite, "embedding: numbers must be finite")
         }
 
-    def embed_query(
-        self, user_id: tf.Tensor, history: tf.Tensor, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    def embed_query(self, user_id: tf.Tensor, history: tf.Tensor, **media: tf.Tensor) -> dict[str, tf.Tensor]:
         users, sent = self._asked(user_id, history)
-        embedding, weights, problem = self._query(users, self.past.history(users, sent), text, image, audio)
+        embedding, weights, problem = self._query(users, self.past.history(users, sent), *self._ordered(media))
         return {"embedding": embedding, "weights": weights, "known": users > 0, "problem": problem}
 
-    def embed_candidate(self, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor) -> dict[str, tf.Tensor]:
-        features, presence, problem = self._encoded(text, image, audio)
+    def embed_candidate(self, **media: tf.Tensor) -> dict[str, tf.Tensor]:
+        features, presence, problem = self._encoded(*self._ordered(media))
         embedding, weights = self._model.value.candidate_from_media(features, presence)
         return {"embedding": embedding, "weights": weights, "problem": problem}
 
     def titles(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = self.index.rows.lookup(item_id)
         return {"title": tf.where(rows >= 0, tf.gather(self._titles, tf.maximum(rows, 0)), "")}
+
+    def encoded_by(self, modality: tf.Tensor) -> dict[str, tf.Tensor]:
+        same = modality[:, None] == tf.constant(list(self.made_by))[None, :]
+        known, place = tf.reduce_any(same, axis=1), tf.argmax(tf.cast(same, tf.int32), axis=1)
+        facts = {fact: tf.constant([made[fact] for made in self.made_by.values()]) for fact in FACTS}
+        return {fact: tf.where(known, tf.gather(values, place), "") for fact, values in facts.items()}
 
     def embed_query_dense(self, presence: tf.Tensor, **features: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"embedding": self._model.value.query_from_media(features, presence)[0]}
@@ -202,10 +216,11 @@ class ServingModule(tf.Module):
             taken = tf.where(repeats[:, None], -1, taken)
         return tf.concat([excluded, taken], axis=1)
 
-    def _embed(
-        self, users: tf.Tensor, history: tf.Tensor, text: tf.Tensor, image: tf.Tensor, audio: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        features, presence, problem = self._encoded(text, image, audio)
+    def _ordered(self, media: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+        return [media[name] for name in self._media]
+
+    def _embed(self, users: tf.Tensor, history: tf.Tensor, *media: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        features, presence, problem = self._encoded(*media)
         return *self._model.value.query_from_rows(users, history, features, presence), problem
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from PIL import Image
 
 from mmtfrs._keras import tf
 from mmtfrs.exporting.request import predict_request
 from mmtfrs.media.decode import SAMPLE_RATE
+from mmtfrs.media.encode import as_png, as_wav
 
 _FILE = "tf_serving_warmup_requests"  # the name that TF Serving looks for in assets.extra
 
@@ -43,19 +42,12 @@ def write_warmup(signatures: dict, folder: Path, modalities: Collection[str], na
 
 def _example(key: str, spec: tf.TensorSpec, modalities: Collection[str]) -> np.ndarray:
     if spec.dtype == tf.string:
-        media = {"text": b"warm up", "image": _picture, "audio": _sound}.get(key if key in modalities else "", b"")
-        value = media() if callable(media) else media
+        value = _medium(key) if key in modalities else b""
         return np.array([value], object).reshape([1] * spec.shape.rank)  # np.full would cut off audio's trailing zeros
     return np.zeros([1 if size is None else size for size in spec.shape], spec.dtype.as_numpy_dtype)
 
 
-def _picture() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (32, 32)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _sound() -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
+def _medium(modality: str) -> bytes:
+    if modality == "image":
+        return as_png(Image.new("RGB", (32, 32)))
+    return as_wav(np.zeros(SAMPLE_RATE, np.float32), "PCM_16") if modality == "audio" else b"warm up"

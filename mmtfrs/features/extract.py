@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,15 +19,18 @@ from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.users import Users
 from mmtfrs.encoders.base import Encoder
+from mmtfrs.encoders.function import FunctionEncoder
 from mmtfrs.encoders.image import ImageEncoder
 from mmtfrs.encoders.names import AUTO
+from mmtfrs.encoders.preprocess import Preprocessed, Step
 from mmtfrs.encoders.video import FramesEncoder, SoundTrackEncoder
-from mmtfrs.errors import DataError, EncoderError, StoreError
+from mmtfrs.errors import DataError, EncoderError, MediaError, StoreError
 from mmtfrs.features.features import FeatureRows, Features, Reject
 from mmtfrs.features.media_column import ColumnJob
 from mmtfrs.features.precomputed import load_own
 from mmtfrs.features.store import FeatureStore
 from mmtfrs.media import decode_host
+from mmtfrs.utils.extensions import imported
 from mmtfrs.utils.files import replacing, write_json
 
 # Where a modality's media are looked for: a video stands in for an image or audio that an item does not have.
@@ -79,7 +84,8 @@ def extract(
             wanted = config.model.modalities is None or modality in config.model.modalities
             if not wanted or not any(table.count(name) for table in tables for name in _COLUMNS[modality]):
                 continue
-            used[modality] = encoder = _encoder(modality, config, catalog, Path(store))
+            encoder = _encoder(modality, config, catalog, Path(store))
+            used[modality] = encoder = encoders.preprocessed(encoder, config.extraction.step(modality))
             space = opened.space(encoder)
             rows = {}
             for table in tables:
@@ -115,9 +121,24 @@ def _encoder(modality: Modality, config: Config, catalog: Catalog, store: Path) 
         from mmtfrs.encoders.tfidf import fit_tfidf
 
         path = (store / "tfidf.npz").resolve()
-        fit_tfidf(catalog.media(0, len(catalog), modality), path)
+        fit_tfidf(_texts(catalog, config), path)
         name = f"tfidf:{path}"
+    kind, _, path = name.partition(":")
+    if kind == "vectors" and not path.endswith(".npz"):
+        from mmtfrs.encoders.word_vectors import fit_vectors
+
+        encoders.check_name(modality, name)
+        return fit_vectors(_texts(catalog, config), path, store)
     return encoders.load(modality, name)
+
+
+def _texts(catalog: Catalog, config: Config) -> Iterator[str]:
+    """The catalog's texts as they are encoded; none for those that are set aside."""
+    path = config.extraction.step("text")
+    step = Step("text", path, imported(path, "extraction.preprocess.text")) if path else str
+    for text in catalog.media(0, len(catalog), "text"):
+        with contextlib.suppress(MediaError):
+            yield step(text) if text.strip() else ""
 
 
 def _chosen(modality: Modality, path: Path) -> Encoder:
@@ -140,7 +161,7 @@ def _for_column(encoder: Encoder, column: str, config: Config) -> Encoder:
         return encoder
     if encoder.modality == "audio":
         return SoundTrackEncoder(encoder)
-    if not isinstance(encoder, ImageEncoder):
+    if not isinstance(encoder, (ImageEncoder, FunctionEncoder, Preprocessed)):
         raise EncoderError(
             f"{encoder.name}: frames of videos need a mmtfrs.encoders.image.ImageEncoder. Received: {type(encoder).__name__}."
         )

@@ -77,9 +77,11 @@ class ColumnJob:
         label = f"{self.table.section}: {self.encoder.modality}" + (" of videos" if self.column == VIDEO else "")
         with progress_bar(label, total, self.progress) as advance:
             limit = 3 * self.bounds.batch_size  # enough to decode while a batch is encoded and written
+            if not self.encoder.in_graph:  # images in their own size
+                limit = min(limit, 2 * self.bounds.workers)
             for row, prepared in ahead(self.pool, self._prepare, self._unknown(advance), limit):
                 self._take(row, prepared)
-                size = sum(each.nbytes for each in self._decoded)
+                size = sum(map(_bytes, self._decoded))
                 if len(self._decoded) >= self.bounds.batch_size or size >= _BATCH_BYTES:
                     self._flush()
                 advance(1)
@@ -170,6 +172,11 @@ class ColumnJob:
         if self._files:
             self.store.remember_files(self._files)
             self._files = []
+
+
+def _bytes(medium: np.ndarray) -> int:
+    """Of a medium, or of frames of several sizes."""
+    return sum(frame.nbytes for frame in medium) if medium.dtype == object and medium.ndim else medium.nbytes
 
 
 def _stat(path: str) -> os.stat_result | None:

@@ -83,14 +83,15 @@ class FeatureStore:
 
     def space(self, encoder: Encoder) -> FeatureSpace:
         """The features of one encoder."""
+        ask = "select id, dim from spaces where fingerprint = ?", (encoder.fingerprint,)
         with self._mutex:
-            self._db.execute(
-                "insert or ignore into spaces (fingerprint, modality, name, dim) values (?, ?, ?, ?)",
-                (encoder.fingerprint, encoder.modality, encoder.name, encoder.dim),
-            )
-            number, dim = self._db.execute(
-                "select id, dim from spaces where fingerprint = ?", (encoder.fingerprint,)
-            ).fetchone()
+            found = self._db.execute(*ask).fetchone()
+            if found is None:
+                values = encoder.fingerprint, encoder.modality, encoder.name, encoder.dim
+                self._db.execute("insert into spaces (fingerprint, modality, name, dim) values (?, ?, ?, ?)", values)
+                found = self._db.execute(*ask).fetchone()
+        number, dim = found
+        encoder.dim = dim  # a function of the user's own need not be called for it
         path = self.folder / f"{encoder.modality}-{encoder.fingerprint[:16]}.f32"
         return FeatureSpace(self._db, self._mutex, number, path, dim)
 

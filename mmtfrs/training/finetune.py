@@ -10,6 +10,7 @@ import numpy as np
 
 from mmtfrs import encoders
 from mmtfrs._keras import keras, tf
+from mmtfrs.config.config import Config
 from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
@@ -48,7 +49,7 @@ def finetune(
         ConfigError: the encoder cannot be trained, or has fewer blocks.
     """
     config = model.config
-    encoder = encoders.load("image", config.encoders.image)
+    encoder = _encoder(config)
     job = TunedTower(model, encoder, _top_variables(encoder, config.training.finetune.blocks), catalog)
     if not _fit(job, split, folder / "training" / "finetune", progress):
         return model
@@ -65,6 +66,10 @@ def finetune(
     return result
 
 
+def _encoder(config: Config) -> Encoder:
+    return encoders.load("image", config.encoders.image, config.extraction.step("image"))
+
+
 def check_finetune(model: TwoTower) -> None:
     """Raises `ConfigError` for what cannot be tuned, before the training that comes first and takes long."""
     config = model.config
@@ -72,9 +77,7 @@ def check_finetune(model: TwoTower) -> None:
         raise ConfigError("`training.finetune.blocks`: users have images too, which would stay as they were. Use 0 blocks.")
     if "image" not in model.data.items:
         raise ConfigError("`training.finetune` needs items with media of the image encoder. Received: none.")
-    _top_variables(
-        model.encoders.get("image") or encoders.load("image", config.encoders.image), config.training.finetune.blocks
-    )
+    _top_variables(model.encoders.get("image") or _encoder(config), config.training.finetune.blocks)
 
 
 class TunedTower(keras.Model):
