@@ -5,8 +5,8 @@ from __future__ import annotations
 from mmtfrs._keras import tf
 from mmtfrs.models.parts import PartedModel, Parts
 
-# Of what a request shows counts as it is, at least; the rest is what was learned of it. Less, and paraphrases are missed; more, and
-# what a log teaches of a medium is (the digits that a text means): benchmarks/README.md.
+# Of what a request shows counts as it is, at least; the rest is what was learned of it. With less, paraphrases are missed; with
+# more, what a log teaches of a medium, as the digit that a text means (benchmarks/README.md).
 _SHOWN = 0.4
 
 
