@@ -292,6 +292,7 @@ def recommend(
     asked = {"user": user, "history": history, "text": text, "image": image, "audio": audio}
     limits = {"exclude": exclude, "allow": allow, "boost": boost, "diversity": diversity, "min_score": min_score}
     query = Query.parse(**asked, **limits, repeats=repeats, features=features)
+    query.request({})  # a file that cannot be read is told before anything is loaded
     with context.obj() as client:
         answer = client.predict(*client.requests([query])[0])
         note_unknown(user, answer)
