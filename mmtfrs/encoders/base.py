@@ -33,12 +33,14 @@ class Encoder(abc.ABC):
         inputs: the tensors of one batch, as `collate` gives them.
         model: the Keras model inside the network, where it can be trained further.
         space: the same for encoders whose features can be compared, those of a text and of an image, and "" for others.
+        window: batches that are decoded before one is encoded, so that each can be made of media of like length.
         in_graph: whether `encode_serialized` can run; else an export takes the features themselves.
         preprocess: import path of what is done to a medium before, or "".
     """
 
     modality: Modality
     in_graph = True
+    window = 1
     preprocess = ""
     inputs: tuple[tf.TensorSpec, ...] = ()
     model: keras.Model | None = None
@@ -82,6 +84,10 @@ class Encoder(abc.ABC):
         No row may fail the call, which answers others too: the problem of a row that is no such medium says so, as `image: the
         file is damaged`, and its features count for nothing. "" is no problem.
         """
+
+    def length(self, medium: np.ndarray) -> int:
+        """By which decoded media go into the same batch; all the same where it does not matter."""
+        return 0
 
     def encode_batch(self, media: Sequence[np.ndarray]) -> np.ndarray:
         """Decoded media -> `[B, dim]` float32 NumPy features."""

@@ -29,6 +29,7 @@ class TextEncoder(Encoder):
     """
 
     modality = "text"
+    window = 16  # the longest text of a batch says how many tokens all others have
 
     def __init__(
         self, name: str, network: Callable[[tf.Tensor], tf.Tensor], dim: int, fingerprint: str, trackables: list[Any]
@@ -54,6 +55,9 @@ class TextEncoder(Encoder):
         if not text.strip():
             raise MediaError("the text is blank")
         return np.array(data, object)
+
+    def length(self, medium: np.ndarray) -> int:
+        return len(medium.item())
 
     def collate(self, media: Sequence[np.ndarray]) -> tuple[tf.Tensor, ...]:
         return (tf.constant([text.item() for text in media], tf.string),)

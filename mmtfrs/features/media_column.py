@@ -68,6 +68,7 @@ class ColumnJob:
         self.rows = np.array([], np.int64)
         self._waiting: dict[bytes, list[int]] = {}  # digest -> catalog rows of the batch being filled
         self._decoded: list[np.ndarray] = []
+        self._size = 0  # bytes of what was decoded
         self._files: list[tuple[str, os.stat_result, bytes]] = []
 
     def run(self, rows: np.ndarray) -> None:
@@ -81,8 +82,8 @@ class ColumnJob:
                 limit = min(limit, 2 * self.bounds.workers)
             for row, prepared in ahead(self.pool, self._prepare, self._unknown(advance), limit):
                 self._take(row, prepared)
-                size = sum(map(_bytes, self._decoded))
-                if len(self._decoded) >= self.bounds.batch_size or size >= _BATCH_BYTES:
+                full = len(self._decoded) >= self.bounds.batch_size * self.encoder.window
+                if full or self._size >= _BATCH_BYTES:
                     self._flush()
                 advance(1)
             self._flush()
@@ -160,23 +161,30 @@ class ColumnJob:
         else:
             self._waiting[prepared.digest] = [row]
             self._decoded.append(prepared.decoded)
+            self._size += _bytes(prepared.decoded)
 
     def _flush(self) -> None:
-        if self._decoded:
-            digests = list(self._waiting)
-            stored = self.space.append(digests, self.encoder.encode_batch(self._decoded))
-            for number, digest in zip(stored, digests, strict=True):
-                self.rows[self._waiting[digest]] = number
-            self.encoded += len(digests)
-            self._waiting, self._decoded = {}, []
+        """Encodes what was decoded, a batch at a time of media of like length, and stores each."""
+        digests, size = list(self._waiting), self.bounds.batch_size
+        order = sorted(range(len(digests)), key=lambda place: self.encoder.length(self._decoded[place]))
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            features = self.encoder.encode_batch([self._decoded[place] for place in part])
+            stored = self.space.append([digests[place] for place in part], features)
+            for number, place in zip(stored, part, strict=True):
+                self.rows[self._waiting[digests[place]]] = number
+            self.encoded += len(part)
+        self._waiting, self._decoded, self._size = {}, [], 0
         if self._files:
             self.store.remember_files(self._files)
             self._files = []
 
 
 def _bytes(medium: np.ndarray) -> int:
-    """Of a medium, or of frames of several sizes."""
-    return sum(frame.nbytes for frame in medium) if medium.dtype == object and medium.ndim else medium.nbytes
+    """Of a medium: a text, an array, or frames of several sizes."""
+    if medium.dtype != object:
+        return medium.nbytes
+    return sum(frame.nbytes for frame in medium) if medium.ndim else len(medium.item())
 
 
 def _stat(path: str) -> os.stat_result | None:
