@@ -1,16 +1,18 @@
 """The local server beside the same model called in the process, swaps of versions under load, a refresh beside a full export.
 
-    python -m benchmarks.serving [--parts latency,swaps,refresh] [--items 10000] [--catalog 100000] [--image offline]
+    python -m benchmarks.serving [--parts latency,text,swaps,refresh] [--items 10000] [--catalog 100000] [--image offline]
 
 `latency`: `recommend_user` through gRPC on loopback; the baseline is the exported model called in this process. Client and
-server share the machine's cores. `swaps`: ten new versions appear one after the other under a steady load. `refresh`: 1 % of a
-catalog of pictures and texts is new; the baseline is the way without it: every medium encoded, and the export.
+server share the machine's cores. `text`: one raw text through the server with MiniLM; the baseline is the bare encoder. `swaps`:
+ten new versions appear one after the other under a steady load. `refresh`: 1 % of a catalog of pictures and texts is new; the
+baseline is the way without it: every medium encoded, and the export.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,8 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2
 
 import mmtfrs  # first: it chooses Keras 2
+from benchmarks.paraphrases import PAIRS
+from mmtfrs._keras import tf
 from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.exporting.refresh import refresh
 from mmtfrs.exporting.request import Query, predict_request, stack
@@ -123,6 +127,29 @@ def latency(folder: Path) -> None:
     )
 
 
+def text(folder: Path) -> None:
+    texts = [text for pair in PAIRS for text in pair]
+    catalog = mmtfrs.Catalog.from_dict({"item_id": [f"i{row}" for row in range(len(texts))], "text": texts})
+    config = mmtfrs.Config(encoders={"text": "minilm"}, model={"modalities": ("text",)})
+    events = mmtfrs.Events([f"u{row % 20}" for row in range(len(texts))], catalog.ids, np.arange(len(texts)))
+    features = mmtfrs.extract(catalog, config, folder / "texts", progress=False)
+    made = mmtfrs.export(mmtfrs.TwoTower(config, catalog, features, events), folder / "text")
+    encoder, turn = features.encoders["text"], itertools.cycle(texts)
+    with serving(folder / "text") as target, Client(target, "text") as client:
+        calls = {
+            "bare encoder": lambda: encoder(tf.constant([next(turn)])),
+            "server": lambda: client.predict(*Query(text=next(turn)).request()),
+        }
+        for call in calls.values():
+            median(call, 2 * len(texts))
+        rounds = [{name: median(call, len(texts)) for name, call in calls.items()} for _ in range(5)]
+    for name in calls:
+        print(f"p50 of a text of MiniLM, {name:<24} {np.median([each[name] for each in rounds]):8.2f} ms")
+    ratio = np.median([each["server"] / each["bare encoder"] for each in rounds])
+    size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file()) / 1e6
+    print(f"server / bare encoder            {ratio:8.2f}      (at most 1.5); the export has {size:.0f} MB")
+
+
 def swaps(folder: Path, rate: float = 50.0) -> None:
     _, request = question()
     spans: list[tuple[float, float]] = []
@@ -191,7 +218,7 @@ def refreshing(count: int, image: str, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="latency,swaps,refresh")
+    parser.add_argument("--parts", default="latency,text,swaps,refresh")
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--catalog", type=int, default=100_000)
     parser.add_argument("--image", default="offline")
@@ -204,6 +231,8 @@ def main() -> None:
             for part in (latency, swaps):
                 if part.__name__ in parts:
                     part(model)
+        if "text" in parts:
+            text(folder)
         if "refresh" in parts:
             refreshing(options.catalog, options.image, folder)
 
