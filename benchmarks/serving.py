@@ -3,9 +3,9 @@
     python -m benchmarks.serving [--parts latency,text,swaps,refresh] [--items 10000] [--catalog 100000] [--image offline]
 
 `latency`: `recommend_user` through gRPC on loopback; the baseline is the exported model called in this process. Client and
-server share the machine's cores. `text`: one raw text through the server with MiniLM; the baseline is the bare encoder. `swaps`:
-ten new versions appear one after the other under a steady load. `refresh`: 1 % of a catalog of pictures and texts is new; the
-baseline is the way without it: every medium encoded, and the export.
+server share the machine's cores. `text`: one raw text through the server with MiniLM; the baseline is the bare encoder.
+`swaps`: ten new versions appear one after the other under a steady load. `refresh`: 1 % of a catalog of pictures and texts is
+new; the baseline is the way without it: every medium encoded, and the export.
 """
 
 from __future__ import annotations
