@@ -57,10 +57,11 @@ def by_class(model: TwoTower, data: Dataset, seed: int) -> Iterator[tuple[str, d
         shown = np.array([rng.choice(np.setdiff1d(np.flatnonzero(classes == classes[item]), item)) for item in wanted])
         has = np.flatnonzero(presence[shown, index])
         medium = model.query_from_items(tf.constant(rows[shown[has]]), alone).numpy()
+        both = model.query_from_items(tf.constant(rows[shown[has]]), alone, user[has]).numpy()
         pasts = task.pasts.take(has)
         hits = {
             way: _hits(query @ everything.T, wanted[has], pasts)
-            for way, query in (("user", user[has]), ("medium", medium), ("both", user[has] + medium))
+            for way, query in (("user", user[has]), ("medium", medium), ("both", both))
         }
         better = max(hits["user"], hits["medium"], key=np.mean)
         metrics |= {f"{way}@20": float(np.mean(value)) for way, value in hits.items()}

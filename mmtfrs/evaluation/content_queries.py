@@ -53,14 +53,29 @@ def content_queries(model: TwoTower, task: RankingTask, seed: int = 0) -> dict[s
         if len(others):
             without = model.candidate_from_items(rows, 1.0 - alone)
             metrics[f"cross-modal@{_K}"] = _found(model, tf.gather(queries, others), without, asked[others], _K)
-        results[name] = metrics | _personal(model, task, everything, asked, queries, rng)
+        results[name] = metrics | _personal(model, task, everything, asked, alone, queries, rng)
     return results
 
 
 def _personal(
-    model: TwoTower, task: RankingTask, everything: tf.Tensor, asked: np.ndarray, queries: tf.Tensor, rng: np.random.Generator
+    model: TwoTower,
+    task: RankingTask,
+    everything: tf.Tensor,
+    asked: np.ndarray,
+    alone: np.ndarray,
+    queries: tf.Tensor,
+    rng: np.random.Generator,
 ) -> dict[str, float]:
-    """Recall of one item of each user, by the user, by a medium like the item's, and by both."""
+    """Recall of one item of each user, by the user, by a medium like the item's, and by both.
+
+    Args:
+        model, task: as `content_queries` has them.
+        everything: `[N, W]`, the catalog.
+        asked: `[A]` items that have the modality.
+        alone: `[1, M]`, 1 at the modality.
+        queries: `[A, W]`, by the medium of each and nothing else.
+        rng: of what is drawn.
+    """
     places = np.full(len(model.data.item_ids), -1)
     places[asked] = np.arange(len(asked))
     wanted = [rng.choice(items) for items in task.relevant]
@@ -70,10 +85,11 @@ def _personal(
     wanted = np.array(wanted)[users]
     # The item that is most like the wanted one, in the space of this modality alone.
     likeness = tf.linalg.set_diag(tf.matmul(queries, queries, transpose_b=True), tf.fill([len(asked)], -np.inf)).numpy()
-    medium = tf.gather(queries, likeness.argmax(axis=1)[places[wanted]])
+    nearest = likeness.argmax(axis=1)[places[wanted]]
     names, pasts = task.users[users], task.pasts.take(users)
     user = tf.constant(model.query_embeddings(names, pasts))
-    ways = {"user": user, "medium": medium, "both": user + medium}
+    both = model.query_from_items(tf.constant(asked[nearest] + 1, tf.int32), alone, user)
+    ways = {"user": user, "medium": tf.gather(queries, nearest), "both": both}
     return {"users": len(users)} | {
         f"{way}@{_K}": _found(model, query, everything, wanted, _K, pasts) for way, query in ways.items()
     }

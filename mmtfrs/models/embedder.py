@@ -6,8 +6,9 @@ from mmtfrs._keras import tf
 from mmtfrs.models.parts import PartedModel, Parts
 
 # Of what a request shows counts as it is, at least; the rest is what was learned of it. With less, paraphrases are missed; with
-# more, what a log teaches of a medium, as the digit that a text means (benchmarks/README.md).
-_SHOWN = 0.4
+# more, what a log teaches of a medium, as the digit that a text means (benchmarks/README.md). Of who asks, likes are known: what
+# is shown says which of them is meant.
+_ALONE, _BESIDE = 0.4, 0.2
 
 
 class Embedder(PartedModel):
@@ -57,9 +58,9 @@ class Embedder(PartedModel):
         embedding = parts.embedding(tf.fill([tf.shape(users)[0]], self.blend[-1]))
         if media is None or not self.media_blocks:
             return embedding, parts.weights
-        shown = self._shown(self.device.reduced(media, presence), presence)
         there = tf.reduce_max(presence, axis=1, keepdims=True)
         somebody = tf.cast((users > 0) | tf.reduce_any(history > 0, axis=1), tf.float32)[:, None]
+        shown = self._shown(self.device.reduced(media, presence), presence, _ALONE + (_BESIDE - _ALONE) * somebody)
         embedding = embedding * (1.0 - there * (1.0 - somebody)) + shown.embedding() * there
         return embedding, tf.where(there > 0, shown.weights, parts.weights)
 
@@ -68,10 +69,12 @@ class Embedder(PartedModel):
         shown = self._shown(self.device.reduced(media, presence), presence)
         return shown.embedding(), shown.weights
 
-    def query_from_items(self, items: tf.Tensor, presence: tf.Tensor) -> tf.Tensor:
-        """`[B] int32` item rows, `[B, M]` which of their media are shown -> `[B, W]`: a query by these alone."""
+    def query_from_items(self, items: tf.Tensor, presence: tf.Tensor, beside: tf.Tensor | None = None) -> tf.Tensor:
+        """`[B] int32` item rows, `[B, M]` which of their media are shown -> `[B, W]`: a query by these alone, or beside
+        `[B, W]` queries of users."""
         media, there = self.device.item_media(items)
-        return self._shown(*_masked(media, there * presence)).embedding()
+        shown = self._shown(*_masked(media, there * presence), _ALONE if beside is None else _BESIDE).embedding()
+        return shown if beside is None else beside + shown
 
     def candidate_from_items(self, items: tf.Tensor, presence: tf.Tensor, ids: bool = True) -> tf.Tensor:
         """As `query_from_items`, the embeddings of items that have no other media, and with or without what their ids know."""
@@ -84,17 +87,19 @@ class Embedder(PartedModel):
         sizes = [self.block] * self.blocks + ([self.likeness.dim] if self.likeness is not None else [])
         return candidates * tf.concat([tf.repeat(self.blend[:-1], sizes), tf.zeros([1])], axis=0)
 
-    def _shown(self, reduced: dict[str, tf.Tensor], presence: tf.Tensor) -> Parts:
-        """Media as a query for what is like them, nothing in the block of the ids."""
+    def _shown(self, reduced: dict[str, tf.Tensor], presence: tf.Tensor, least: tf.Tensor | float = _ALONE) -> Parts:
+        """Media as a query for what is like them, nothing in the block of the ids; of likeness `least` at least, `[B, 1]` or
+        the same for all."""
         blocks, weights, _ = self._fused(reduced, presence)
         parts = Parts(self.score.query(blocks), self._alike((reduced, presence)), weights)
-        media = tf.concat([self.blend[: self.media_blocks], self.blend[self.blocks : -1]], axis=0) + 1e-6
-        media /= tf.reduce_sum(media)
-        if self.likeness is not None:  # what is asked for is told by what it is, not only by who likes it
-            alike = tf.maximum(media[-1], _SHOWN)
-            media = tf.concat([media[:-1] * (1.0 - alike) / tf.reduce_sum(media[:-1]), [alike]], axis=0)
-        ids = tf.zeros([self.blocks - self.media_blocks])
-        return parts.weighted(tf.concat([media[: self.media_blocks], ids, media[self.media_blocks :]], axis=0))
+        if self.likeness is None:
+            media = self.blend[: self.media_blocks] + 1e-6
+            return parts.weighted(tf.pad(media / tf.reduce_sum(media), [[0, self.blocks - self.media_blocks]]))
+        # What is asked for is told by what it is, not only by who likes it.
+        learned, alike = self.blend[: self.media_blocks] + 1e-6, self.blend[self.blocks] + 1e-6
+        least = tf.maximum(alike / (tf.reduce_sum(learned) + alike), tf.fill([tf.shape(presence)[0], 1], 1.0) * least)
+        learned = tf.pad(learned / tf.reduce_sum(learned), [[0, self.blocks - self.media_blocks]])
+        return parts.weighted(tf.concat([learned * (1.0 - least), least], axis=1))
 
 
 def _masked(media: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:

@@ -208,7 +208,9 @@ def test_what_a_request_shows_is_embedded_as_an_item_is():
     for users, history in ((tf.range(1, 7), nothing), (nobody, tf.fill([6, 3], 7))):
         plain, _ = model.query_from_rows(users, history)
         both, _ = model.query_from_rows(users, history, media, presence)
-        np.testing.assert_allclose(both, plain + expected, atol=1e-5)
+        beside = np.zeros_like(expected)
+        beside[there, :16], beside[there, 32:48] = 0.8 * item.numpy()[there, :16], 0.2 * item.numpy()[there, 32:48]
+        np.testing.assert_allclose(both, plain + beside, atol=1e-5)
         np.testing.assert_allclose(plain[:, -1], np.full(6, 0.3), atol=1e-6)
     model.blend.assign([0.1, 0.4, 0.5, 0.0])  # where likeness counts more, it does here too
     expected[:, :16] *= (1 / 6) / 0.6
