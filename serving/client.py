@@ -74,7 +74,8 @@ class Client:
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._signatures: dict = {}
-        self._trust_code, self._own = trust_code, OwnFeatures({}, {})
+        self._trust_code = trust_code
+        self._own: OwnFeatures | None = None  # not known yet
         self._answered = 0  # the version that answered last
 
     def __enter__(self) -> Client:
@@ -115,9 +116,9 @@ class Client:
 
     def requests(self, queries: Sequence[Query]) -> list[tuple[str, dict[str, np.ndarray]]]:
         """`(signature, inputs)` of each query, for `predict`; what the model's graph does not encode is encoded here."""
-        if any(query.media or query.features for query in queries) and not self._own.dims:
+        if self._own is None and any(query.request({})[0] != "recommend_user" for query in queries):
             self._own = self._features_of_the_model()
-        return self._own.requests(queries)
+        return (self._own or OwnFeatures({}, {})).requests(queries)
 
     def similar_items(self, item: str, exclude: Sequence[str] = (), k: int | None = None, **limits) -> list[tuple[str, float]]:
         """Items like one item, best first, without the item itself; limits are those of `popular`."""
@@ -194,7 +195,7 @@ class Client:
 
     def _forget(self) -> None:
         """What is known of a version that may be gone."""
-        self._signatures, self._own = {}, OwnFeatures({}, {})
+        self._signatures, self._own = {}, None
 
     def _definition(self, signature: str):
         """Its SignatureDef, asked for once; None where the model has no such signature."""

@@ -88,8 +88,6 @@ def run_app(command: typer.Typer) -> None:
     if not any(isinstance(handler, _Lines) for handler in root.handlers):
         root.addHandler(_Lines())
     logging.getLogger("mmtfrs").setLevel(logging.INFO)
-    if "" not in sys.path and os.getcwd() not in sys.path:  # import paths of the user's own; behind all that is installed
-        sys.path.append(os.getcwd())
     try:
         command()
     except BrokenPipeError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmtfrs.encoders.names import AUTO, HUB, JOINT, NETWORK_NAMES, OFFLINE, USE, check_name, is_own
-from mmtfrs.errors import EncoderError
+from mmtfrs.errors import EncoderError, first_line
 from mmtfrs.utils.extensions import imported
 
 if TYPE_CHECKING:
@@ -86,7 +86,13 @@ def _load_own(modality: str, path: str) -> Encoder:
     found = imported(path, f"encoders.{modality}")
     if takes_a_batch(found):
         return FUNCTIONS[modality](path, found)
-    encoder = found()
+    try:
+        encoder = found()
+    except Exception as error:  # whatever the user's function does
+        raise EncoderError(
+            f"`encoders.{modality}` {path}: called without arguments, it failed ({type(error).__name__}: {first_line(error)}). "
+            "A function of a batch has one argument, without a default."
+        ) from error
     if not isinstance(encoder, Encoder) or encoder.modality != modality:
         raise EncoderError(
             f"`encoders.{modality}` {path}: must give a mmtfrs.encoders.base.Encoder of {modality}. Received: {encoder!r}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -48,7 +49,10 @@ def code_fingerprint(path: str, function: Any) -> str:
     mark = getattr(function, "fingerprint", "")
     if not isinstance(mark, str):
         raise EncoderError(f"{path}: the attribute `fingerprint` must be a text. Received: {mark!r}.")
-    modules = [path.partition(":")[0], *([function.__module__] if inspect.isfunction(function) else [])]
+    while isinstance(function, functools.partial):
+        function = function.func
+    names = (path.partition(":")[0], getattr(function, "__module__", None), type(function).__module__)
+    modules = [name for name in names if name and name not in ("builtins", "functools")]
     return fingerprint("function/1", path, mark, *(_source(sys.modules.get(name)) for name in dict.fromkeys(modules)))
 
 

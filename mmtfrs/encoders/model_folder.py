@@ -99,7 +99,7 @@ class ModelFolder:
         """What a file does not say as it should is an `EncoderError`."""
         try:
             yield
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             cause = f"{type(error).__name__}: {first_line(error)}"
             raise EncoderError(f"{self.path}: a file of the model is not as Hugging Face writes it ({cause[:200]}).") from error
 

@@ -72,6 +72,7 @@ class Preprocessed(Encoder):
         mark = fingerprint("preprocess/1", encoder.fingerprint, self._kind.fingerprint)
         self.modality, self.preprocess, self.space = encoder.modality, path, encoder.space
         self.name, self.fingerprint, self.trackables, self._network = encoder.name, mark, [], encoder
+        self.window = encoder.window
 
     @property
     def dim(self) -> int:
@@ -99,6 +100,9 @@ class Preprocessed(Encoder):
         if self.modality == "text":
             return made.encode("utf-8", "surrogatepass")
         return as_png(Image.fromarray(made), 0) if self.modality == "image" else as_wav(made.astype(np.float32))
+
+    def length(self, medium: np.ndarray) -> int:
+        return self._encoder.length(medium)
 
     def encode_batch(self, media: Sequence[np.ndarray]) -> np.ndarray:
         return self._encoder.encode_batch(media)

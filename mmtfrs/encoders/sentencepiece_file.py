@@ -71,7 +71,10 @@ def read_sentencepiece(data: bytes) -> SentencePieceFile:
 
 def _piece(data: bytes) -> tuple[str, float, int]:
     fields = dict(_fields(data))
-    (score,) = struct.unpack("<f", _bytes(fields.get(2, b"\0" * 4)))
+    number = _bytes(fields.get(2, b"\0" * 4))
+    if len(number) != 4:
+        raise ValueError("a piece's score is no number")
+    (score,) = struct.unpack("<f", number)
     kind = fields.get(3, _NORMAL)
     if not isinstance(kind, int) or not _NORMAL <= kind <= _BYTE:
         raise ValueError("a piece is of no known type")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def load_tfidf(path: str | Path) -> TextEncoder:
     try:
         with np.load(path) as saved:
             idf = saved["idf"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise EncoderError(f"{path}: this is no file of fitted TF-IDF weights ({error}).") from None
     if idf.shape != (BUCKETS,):
         raise EncoderError(f"{path}: TF-IDF weights must be [{BUCKETS}]. Received: {list(idf.shape)}.")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
 
 from mmtfrs._keras import tf
 from mmtfrs.encoders.byte_pairs import BytePairs
 from mmtfrs.encoders.characters import bert_characters, small_characters
 from mmtfrs.encoders.model_folder import ModelFolder
-from mmtfrs.encoders.tokenizer_files import check_size, content, special_id
+from mmtfrs.encoders.tokenizer_files import Tokens, check_size, content, special_id
 from mmtfrs.encoders.unigram import MARK, Spaces, Unigram
 from mmtfrs.encoders.unigram_files import check_added, flat_parts, read_json, read_model
 from mmtfrs.errors import EncoderError
 
-Tokens = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 _MODEL = "spiece.model"
 # What Python takes for white space, which is more than Unicode does.
 _BLANKS = "".join(letter for letter in map(chr, range(0x3001)) if letter.isspace()) + MARK

@@ -60,7 +60,8 @@ def _opened(path: Path, file: BinaryIO) -> tuple[int, int, Iterator[Row]]:
         dim = len(fields) - 1
         if dim < 1 or b"\0" in first:
             raise EncoderError(f"{path}: line 1 must be `word v1 v2 ...` or `count dim`. Received: {first[:60]!r}.")
-        return _lines(path), dim, _text(path, 0, dim)
+        count = min(_lines(path), path.stat().st_size // (2 * dim + 2) + 1)  # a word, and a digit and a space for each number
+        return count, dim, _text(path, 0, dim)
     count, dim = int(fields[0]), int(fields[1])
     head = file.read(_LONGEST_WORD)
     binary = not _is_text(head)

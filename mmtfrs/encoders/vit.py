@@ -62,7 +62,6 @@ class ViT:
         self.width, layers, heads = (
             int(weights.setting(config, name)) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
         )
-        weights.check_heads(heads, self.width)
         self._patch, trained = int(config["patch_size"]), int(config["image_size"])
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
         activation = weights.activation(config["hidden_act"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def load_vectors(path: str | Path) -> WordVectors:
     try:
         with np.load(path, allow_pickle=False) as saved:
             source, weights, mark = Path(str(saved["path"])), saved["weights"], str(saved["mark"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise EncoderError(f"{path}: this is no file of the weights of word vectors ({error}).") from None
     if not source.is_file() or _mark(source, weights) != mark:
         raise EncoderError(f"{path}: its word vectors, {source}, are {'other ones' if source.is_file() else 'not there'}.")

@@ -40,6 +40,8 @@ class _Choices:
         place = np.full(items + 1, -1)
         place[self.columns] = np.arange(len(self.columns))
         self._wanted[relevant.owners, place[relevant.items]] = np.repeat(1.0 / relevant.counts, relevant.counts)
+        if task.repeats:  # what was taken may be asked for again
+            return
         past = place[self.pasts.items - 1]
         self._taken[self.pasts.owners[past >= 0], past[past >= 0]] = True
 

@@ -88,10 +88,11 @@ def _personal(
     nearest = likeness.argmax(axis=1)[places[wanted]]
     names, pasts = task.users[users], task.pasts.take(users)
     user = tf.constant(model.query_embeddings(names, pasts))
+    left_out = None if task.repeats else pasts
     both = model.query_from_items(tf.constant(asked[nearest] + 1, tf.int32), alone, user)
     ways = {"user": user, "medium": tf.gather(queries, nearest), "both": both}
     return {"users": len(users)} | {
-        f"{way}@{_K}": _found(model, query, everything, wanted, _K, pasts) for way, query in ways.items()
+        f"{way}@{_K}": _found(model, query, everything, wanted, _K, left_out) for way, query in ways.items()
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,9 +208,12 @@ def _vector(entry: str) -> tuple[str, np.ndarray]:
     """The name and the numbers of `NAME=FILE.npy`."""
     name, _, path = entry.partition("=")
     try:
-        return name, np.load(path, allow_pickle=False).squeeze()
-    except (OSError, ValueError, EOFError) as error:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"--features must be NAME=FILE.npy. Received: {entry} ({error}).") from None
+    if not isinstance(found, np.ndarray):
+        raise DataError(f"--features must be NAME=FILE.npy, of one array. Received: {entry}.")
+    return name, found.squeeze()
 
 
 def _row(value: str | bytes) -> np.ndarray:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import sys
 from typing import Any
 
 from mmtfrs.errors import ConfigError, first_line
@@ -17,8 +19,14 @@ def is_import_path(name: str) -> bool:
 
 
 def imported(path: str, setting: str) -> Any:
-    """What stands at `package.module:Name`. Raises `ConfigError`, which names the setting, if it is not there."""
+    """What stands at `package.module:Name`. Raises `ConfigError`, which names the setting, if it is not there.
+
+    Only from here on is the working folder a place of modules, behind all that is installed: a stranger's files, among which a
+    command is started, are not imported because a library looks for something optional.
+    """
     module, _, name = path.partition(":")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         found = importlib.import_module(module)
     except Exception as error:  # whatever the user's module does when it is imported

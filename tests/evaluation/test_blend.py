@@ -41,7 +41,9 @@ def _asked(truth, users, temperature=0.17, combine="", media=1, alike=False):
         block_scores=lambda names, pasts, columns, hidden=None: scores[[int(name) for name in names]][:, columns],
     )
     names = [str(row) for row in range(users)]
-    return model, types.SimpleNamespace(users=np.array(names), pasts=ItemLists.of(past), relevant=ItemLists.of(relevant))
+    return model, types.SimpleNamespace(
+        repeats=False, users=np.array(names), pasts=ItemLists.of(past), relevant=ItemLists.of(relevant)
+    )
 
 
 def test_planted_weights_are_found():
@@ -86,7 +88,9 @@ def test_what_the_guess_at_new_items_counts_is_found():
         block_scores=lambda names, pasts, columns, hidden: parts[[int(name) for name in names]][:, columns],
     )
     users = np.arange(2000).astype(str)
-    asked = types.SimpleNamespace(users=users, pasts=ItemLists.nothing(2000), relevant=ItemLists.of(took[:, None]))
+    asked = types.SimpleNamespace(
+        repeats=False, users=users, pasts=ItemLists.nothing(2000), relevant=ItemLists.of(took[:, None])
+    )
     _settle_fresh(model, _Choices(model, asked))
     assert model.fresh.numpy() == pytest.approx(0.4, abs=0.12)
 
