@@ -21,6 +21,7 @@ from mmtfrs.errors import MediaError
 from mmtfrs.features.features import Reject
 from mmtfrs.features.store import FeatureSpace, FeatureStore
 from mmtfrs.media.video import NO_SOUND
+from mmtfrs.utils.finite import bad_rows
 from mmtfrs.utils.prefetch import ahead
 from mmtfrs.utils.progress import progress_bar
 
@@ -145,8 +146,7 @@ class ColumnJob:
         if prepared.reason == NO_SOUND:
             return  # a video without audio track is fine
         if prepared.reason:
-            name = self.table.table.column(self.column)[row].as_py()
-            self.rejects.append(Reject(self.table.section, str(self.table.ids[row]), self.column, name[:200], prepared.reason))
+            self._reject(row, prepared.reason)
             return
         if prepared.file is not None:
             self._files.append(prepared.file)
@@ -161,10 +161,20 @@ class ColumnJob:
             self._waiting[prepared.digest] = [row]
             self._decoded.append(prepared.decoded)
 
+    def _reject(self, row: int, reason: str) -> None:
+        name = self.table.table.column(self.column)[row].as_py()
+        self.rejects.append(Reject(self.table.section, str(self.table.ids[row]), self.column, name[:200], reason))
+
     def _flush(self) -> None:
         if self._decoded:
             digests = list(self._waiting)
-            stored = self.space.append(digests, self.encoder.encode_batch(self._decoded))
+            features = self.encoder.encode_batch(self._decoded)
+            bad = bad_rows(features)
+            for place in bad:
+                for row in self._waiting[digests[place]]:
+                    self._reject(row, f"{self.encoder.name} makes features of it that are not finite")
+            digests = [digest for place, digest in enumerate(digests) if place not in bad]
+            stored = self.space.append(digests, np.delete(features, bad, axis=0))
             for number, digest in zip(stored, digests, strict=True):
                 self.rows[self._waiting[digest]] = number
             self.encoded += len(digests)
