@@ -10,7 +10,7 @@ from mmtfrs.encoders.base import Encoder
 from mmtfrs.exporting.own_features import SUFFIX
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.utils.finite import LARGEST
-from mmtfrs.utils.row_problems import joined, told
+from mmtfrs.utils.row_problems import are_finite, joined, told
 
 
 class RequestMedia:
@@ -68,7 +68,7 @@ class RequestMedia:
 
         def encoded() -> tuple[tf.Tensor, tf.Tensor]:
             found, problems = encoder.encode_serialized(tf.gather_nd(media, rows), self._bounds)
-            good = tf.reduce_all(tf.abs(found) <= LARGEST, axis=1)  # NaN is not
+            good = tf.reduce_all(are_finite(found), axis=1)
             problems = joined(problems, told((problems == "") & ~good, f"{encoder.modality}: its features are not finite"))
             found = tf.where(problems[:, None] == "", found, 0.0)
             # Strings cannot be scattered: each row looks up its own, those without a medium the one behind them all.
@@ -91,7 +91,7 @@ def _there(name: str, media: tf.Tensor) -> tf.Tensor:
 
 def _taken(name: str, given: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """`[B, dim]` features of requests -> those that are numbers, presence `[B] float32` and problems `[B]`."""
-    good = tf.reduce_all(tf.abs(given) <= LARGEST, axis=1)  # NaN is not
+    good = tf.reduce_all(are_finite(given), axis=1)
     features = tf.where(good[:, None], given, 0.0)
     problem = told(~good, f"{name}: numbers must be finite, and {LARGEST:g} at most")
     return features, tf.cast(tf.reduce_any(features != 0.0, axis=1), tf.float32), problem

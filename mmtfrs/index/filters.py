@@ -8,7 +8,7 @@ import numpy as np
 
 from mmtfrs._keras import tf
 from mmtfrs.utils.finite import LARGEST
-from mmtfrs.utils.row_problems import joined, told
+from mmtfrs.utils.row_problems import are_finite, joined, told
 
 
 class Attributes(tf.Module):
@@ -74,7 +74,7 @@ class Attributes(tf.Module):
     def boosts(self, named: tf.Tensor, boost: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B, J]` values and what each adds to a score -> `[B, V] float32`, and problems `[B]`."""
         values, _, problem = self.numbers(named, "boost_attribute")
-        finite = tf.abs(boost) <= LARGEST  # NaN is not
+        finite = are_finite(boost)
         problem = joined(problem, told(~tf.reduce_all(finite, axis=1), f"boost: must be finite, and {LARGEST:g} at most"))
         return self._scatter(values, tf.where(finite, boost, 0.0), self.count), problem
 
