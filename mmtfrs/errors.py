@@ -46,6 +46,10 @@ class RunError(Error):
     """A run folder is missing, incomplete, of another version, or holds other settings."""
 
 
+class TrainingError(Error):
+    """A training has diverged: its loss, weights or metrics are no finite numbers."""
+
+
 class ExportError(Error):
     """A SavedModel cannot be written or loaded."""
 

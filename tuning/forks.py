@@ -15,7 +15,10 @@ import traceback
 from pathlib import Path
 
 from mmtfrs.cli.console import run_app
+from mmtfrs.errors import Error
 from tuning.lifeline import PARENT, die_with_parent
+
+ERROR = "error.txt"  # in a trial's folder: why it failed
 
 
 class Forks:
@@ -94,11 +97,21 @@ def _trial(folder: Path, server: int) -> None:
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
+        (folder / ERROR).write_text(told(error), encoding="utf-8")
     finally:
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)  # what the server has to do at its end is not the trial's to do
+
+
+def told(error: BaseException) -> str:
+    """An error in one line: ours in its own words; another's with its name, and without what Keras says around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, Error):
+        return " ".join(lines)
+    lines = [line for line in lines if not line.startswith("Exception encountered when calling")]
+    return f"{type(error).__name__}: {lines[0] if lines else 'it says no more'}"
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Job:
     objective: name of the metric.
     trials: how many at most.
     mark: tells the data from other data.
+    items, events: how many the training part has.
     """
 
     config: Config
@@ -46,6 +47,8 @@ class Job:
     objective: str
     trials: int
     mark: str
+    items: int | None = None
+    events: int | None = None
 
     @classmethod
     def of(cls, config: Config, data: SearchData, method: str, objective: str, trials: int) -> Job:
@@ -54,10 +57,11 @@ class Job:
             raise TuningError("a search chooses on the validation part, and this split has none. Set `data.validation_share`.")
         check(config, tuple(data.features.items), method, objective, trials)
         tables = data.tables(config)
-        return cls(config, tables.modalities, method, objective, trials, data.mark(tables))
+        sizes = len(tables.item_ids), len(data.split.train)
+        return cls(config, tables.modalities, method, objective, trials, data.mark(tables), *sizes)
 
     def space(self) -> Space:
-        return Space(self.config, self.modalities)
+        return Space(self.config, self.modalities, self.items, self.events)
 
     def goal(self) -> Objective:
         return Objective.named(self.objective, self.config)
@@ -100,6 +104,8 @@ class Job:
                 saved["objective"],
                 saved["trials"],
                 saved["data"],
+                saved.get("items"),
+                saved.get("events"),
             )
         except (OSError, ValueError, KeyError) as error:
             raise TuningError(f"{folder}: not a search folder ({error}). Give the --out of a `tuning.search`.") from None
@@ -110,6 +116,8 @@ class Job:
             "objective": self.objective,
             "trials": self.trials,
             "data": self.mark,
+            "items": self.items,
+            "events": self.events,
             "modalities": list(self.modalities),
             "space": self.space().describe(),
             "config": self.config.model_dump(mode="json"),

@@ -14,7 +14,7 @@ from typing import Any
 from mmtfrs.config.config import Config
 from mmtfrs.errors import TuningError
 from mmtfrs.utils.files import write_json
-from tuning.forks import Forks
+from tuning.forks import ERROR, Forks
 
 _forks: Forks | None = None
 _LOOK = 0.2  # seconds between two looks at a running trial
@@ -50,6 +50,7 @@ def run_trial(folder: Path, look: Callable[[], None] = lambda: None, minutes: fl
     Raises:
         TuningError: it ended without a result, or was over its time.
     """
+    (folder / ERROR).unlink(missing_ok=True)  # of an earlier attempt
     forks = _trial_forks()
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     forks.start(folder)
@@ -86,5 +87,7 @@ def failure_reason(folder: Path, code: int) -> str:
     """Why a process ended without a result."""
     if code < 0:
         return f"ended by signal {-code}" + (", as the system does when memory runs out" if code == -9 else "")
+    if (folder / ERROR).exists():
+        return (folder / ERROR).read_text(encoding="utf-8")
     lines = [line for line in (folder / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"

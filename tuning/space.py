@@ -107,14 +107,18 @@ class Space:
     Args:
         config: base settings; its `tuning` section changes the default space.
         modalities: those that the data has; more than one makes which of them are used a choice of all and of all but one.
+        items, events: how many the training part has. From the usual space is left out what makes no difference on so few, or
+            cannot be with the base settings; never the base settings' own value. None: nothing is left out for it.
 
     Raises:
         TuningError: an unknown setting, an empty choice, a bad range, or a value that the setting does not take.
     """
 
-    def __init__(self, config: Config, modalities: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, config: Config, modalities: tuple[str, ...] = (), items: int | None = None, events: int | None = None
+    ) -> None:
         self.base = config
-        wanted = dict(DEFAULT) if config.tuning.defaults else {}
+        wanted = _usual(config, modalities, items, events) if config.tuning.defaults else {}
         if config.tuning.defaults and len(modalities) > 1:
             some = itertools.combinations(modalities, len(modalities) - 1)
             wanted[MODALITIES] = Choice((tuple(modalities), *some))
@@ -172,6 +176,28 @@ class Space:
 
     def __iter__(self) -> Iterator[tuple[str, Choice | Range]]:
         return iter(self.parts.items())
+
+
+def _usual(config: Config, modalities: tuple[str, ...], items: int | None, events: int | None) -> dict[str, Choice | Range]:
+    """The default space without what the base settings or the data rule out."""
+    wanted = dict(DEFAULT)
+    if not modalities:
+        for name in ("model.fusion", "model.hidden", "model.feature_dim"):
+            del wanted[name]
+    out: dict[str, set] = {"model.fusion": set(), "model.history_encoder": set(), "loss.negatives": set()}
+    if len(modalities) == 1:  # a late fusion of one modality is that modality
+        out["model.fusion"] = {name for name in FUSIONS if name.startswith("late_")}
+    if not (config.model.use_item_id and config.model.history_length):
+        out["model.history_encoder"] = {"transformer"}
+    if items is not None and items <= config.loss.uniform:  # every item at once is less work than so many draws
+        out["loss.negatives"] = {"mixed"}
+    if events is not None:  # a batch has all events at most
+        out["training.batch_size"] = {size for size in (1024, 2048) if size // 2 >= events}
+    for name, values in out.items():
+        if name in wanted and values:
+            kept = [each for each in wanted[name].ends() if each not in values or each == _default_of(config, name)]
+            wanted[name] = Choice(tuple(kept))
+    return wanted
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,9 @@ class Trials:
         result = read_result(folder)
         if result is not None:
             score = result["metrics"].get(self.objective.name)
+            if score is None or not math.isfinite(score):
+                note = f"the trial has no finite {self.objective.name}: {score}"
+                return Row(name, "failed", spec["values"], None, {}, curve, seconds, note)
             note = "pruned" if result["pruned"] else ""
             return Row(name, "completed", spec["values"], score, result["metrics"], curve, seconds, note)
         state = folder / "trial.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -86,8 +87,8 @@ class ProcessTuner(BaseTuner):
                 raise FailedTrialError(str(error)) from None
         metrics = result["metrics"]
         value = metrics.get(self.objective.name)
-        if value is None or value != value:
-            raise FailedTrialError(f"the trial has no {self.objective.name}")
+        if value is None or not math.isfinite(value):
+            raise FailedTrialError(f"the trial has no finite {self.objective.name}: {value}")
         return {self.objective.name: value}
 
     def _begin(self, folder: Path, trial) -> None:

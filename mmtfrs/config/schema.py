@@ -73,7 +73,7 @@ Weight = Annotated[float, Field(ge=0.0)]
 
 
 class Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class ColumnsConfig(Section):
@@ -194,7 +194,7 @@ class LossConfig(Section):
     """What is minimized, and against which negatives."""
 
     name: Loss = "softmax"
-    temperature: Annotated[float, Field(gt=0)] = Field(
+    temperature: Annotated[float, Field(ge=0.001)] = Field(
         default=0.17, description="scores are divided by it, and by 0.4 of it where a transformer reads the histories"
     )
     margin: Weight = Field(default=0.2, description="of the hinge loss")

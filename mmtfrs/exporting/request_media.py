@@ -9,9 +9,8 @@ from mmtfrs.config.schema import MODALITIES
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.exporting.own_features import SUFFIX
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.utils.row_problems import joined, told
-
-_LARGEST = 1e15  # of a feature: the squares of larger ones are soon beyond float32
+from mmtfrs.utils.finite import LARGEST
+from mmtfrs.utils.row_problems import are_finite, joined, told
 
 
 class RequestMedia:
@@ -69,7 +68,9 @@ class RequestMedia:
 
         def encoded() -> tuple[tf.Tensor, tf.Tensor]:
             found, problems = encoder.encode_serialized(tf.gather_nd(media, rows), self._bounds)
-            found = tf.where(problems[:, None] == "", found, 0.0)  # not even NaN
+            good = tf.reduce_all(are_finite(found), axis=1)
+            problems = joined(problems, told((problems == "") & ~good, f"{encoder.modality}: its features are not finite"))
+            found = tf.where(problems[:, None] == "", found, 0.0)
             # Strings cannot be scattered: each row looks up its own, those without a medium the one behind them all.
             places = tf.where(read, tf.cumsum(tf.cast(read, tf.int32)) - 1, tf.shape(rows)[0])
             problems = tf.gather(tf.concat([problems, [""]], axis=0), places)
@@ -90,7 +91,7 @@ def _there(name: str, media: tf.Tensor) -> tf.Tensor:
 
 def _taken(name: str, given: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """`[B, dim]` features of requests -> those that are numbers, presence `[B] float32` and problems `[B]`."""
-    good = tf.reduce_all(tf.abs(given) <= _LARGEST, axis=1)  # NaN is not
+    good = tf.reduce_all(are_finite(given), axis=1)
     features = tf.where(good[:, None], given, 0.0)
-    problem = told(~good, f"{name}: numbers must be finite, and {_LARGEST:g} at most")
+    problem = told(~good, f"{name}: numbers must be finite, and {LARGEST:g} at most")
     return features, tf.cast(tf.reduce_any(features != 0.0, axis=1), tf.float32), problem

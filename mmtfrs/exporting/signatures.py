@@ -12,7 +12,8 @@ from mmtfrs.exporting.request_media import RequestMedia
 from mmtfrs.index.base import LOWEST
 from mmtfrs.index.index import Index
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.utils.row_problems import joined, told
+from mmtfrs.utils.finite import LARGEST
+from mmtfrs.utils.row_problems import are_finite, joined, told
 from mmtfrs.utils.untracked import Untracked
 
 _TEXTS = tf.TensorSpec([None], tf.string)
@@ -167,10 +168,10 @@ class ServingModule(tf.Module):
         return _listed(ids, scores) | {"problem": problem}
 
     def recommend_from_embedding(self, embedding: tf.Tensor, exclude: tf.Tensor) -> dict[str, tf.Tensor]:
-        finite = tf.reduce_all(tf.math.is_finite(embedding), axis=1)
+        finite = tf.reduce_all(are_finite(embedding), axis=1)
         answer = self._answer(tf.where(finite[:, None], embedding, 0.0), self.index.rows_of(exclude))
         return _listed(answer["item_id"], answer["score"], finite) | {
-            "problem": told(~finite, "embedding: numbers must be finite")
+            "problem": told(~finite, f"embedding: numbers must be finite, and {LARGEST:g} at most")
         }
 
     def embed_query(self, user_id: tf.Tensor, history: tf.Tensor, **media: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -194,10 +195,20 @@ class ServingModule(tf.Module):
         return {fact: tf.where(known, tf.gather(values, place), "") for fact, values in facts.items()}
 
     def embed_query_dense(self, presence: tf.Tensor, **features: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"embedding": self._model.value.query_from_media(features, presence)[0]}
+        return {"embedding": self._model.value.query_from_media(*self._dense(features, presence))[0]}
 
     def embed_candidate_dense(self, presence: tf.Tensor, **features: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"embedding": self._model.value.candidate_from_media(features, presence)[0]}
+        return {"embedding": self._model.value.candidate_from_media(*self._dense(features, presence))[0]}
+
+    def _dense(self, features: dict[str, tf.Tensor], presence: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Features of which those that are no finite numbers are missing, as there is no `problem` to tell it by."""
+        names = list(self._model.value.data.modalities)
+        presence = tf.where(are_finite(presence), presence, 0.0)
+        if not names:
+            return features, presence
+        good = {name: tf.reduce_all(are_finite(features[name]), axis=1) for name in names}
+        features = {name: tf.where(good[name][:, None], features[name], 0.0) for name in names}
+        return features, presence * tf.cast(tf.stack(list(good.values()), axis=1), tf.float32)
 
     def _recommend(self, embedding: tf.Tensor, excluded: tf.Tensor) -> dict[str, tf.Tensor]:
         return _listed(*self.index(embedding, excluded))

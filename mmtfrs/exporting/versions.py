@@ -6,11 +6,11 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from mmtfrs.errors import ExportError
+from mmtfrs.utils.leftovers import GONE, part_folder
 
 FACTS = "mmtfrs.json"  # in assets.extra
 MODEL = "model"  # the folder in assets.extra that carries the trained model, for a refresh
@@ -33,7 +33,8 @@ def some_versions(folder: str | Path) -> list[int]:
 
 @contextlib.contextmanager
 def new_version(folder: str | Path) -> Iterator[Path]:
-    """Gives an empty folder beside the versions, and renames it to the next free number when all went well.
+    """Gives an empty folder beside the versions, and renames it to the next free number when all went well. Its name is no
+    number, so TF Serving does not look at it; what killed exports have left is removed.
 
     Raises:
         ExportError: the folder cannot be written.
@@ -41,26 +42,20 @@ def new_version(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Not a number, so TF Serving does not look at it.
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
-    except OSError as error:
-        raise ExportError(f"{folder}: the export cannot be written ({error}).") from None
-    try:
-        yield part
-        part.chmod(0o755)
-        _flush(part)
-        while True:
-            target = folder / str(max(versions(folder), default=0) + 1)
-            try:
-                part.rename(target)
-                break
-            except OSError:
-                if not target.exists():  # else another export took the number: take the next
-                    raise
+        with part_folder(folder) as part:
+            yield part
+            part.chmod(0o755)
+            _flush(part)
+            while True:
+                target = folder / str(max(versions(folder), default=0) + 1)
+                try:
+                    part.rename(target)
+                    break
+                except OSError:
+                    if not target.exists():  # else another export took the number: take the next
+                        raise
     except OSError as error:
         raise ExportError(f"{folder}: the export cannot be written ({error}).") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def facts(version: Path) -> dict:
@@ -80,7 +75,7 @@ def prune(folder: str | Path, keep: int) -> list[int]:
     folder = Path(folder)
     gone = versions(folder)[:-keep] if keep else []
     for version in gone:
-        going = folder / f".gone-{version}"
+        going = folder / f"{GONE}{version}"
         (folder / str(version)).rename(going)
         shutil.rmtree(going, ignore_errors=True)
     return gone

@@ -101,9 +101,9 @@ def extract(
             matrix = space.matrix()
             for section, found in rows.items():
                 made[section][modality] = FeatureRows(matrix, found, encoder.fingerprint)
+        _write_rejects(Path(store), rejects)
     for modality, path in config.data.features.items():
         made["items"][modality] = load_own(modality, path, catalog)
-    _write_rejects(Path(store), rejects)
     if strict and rejects:
         lines = "\n".join(f"{each.table} {each.id}: {each.modality} {each.medium}: {each.reason}" for each in rejects)
         raise DataError(f"{len(rejects)} media cannot be used (--strict):\n{lines}")

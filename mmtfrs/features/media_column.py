@@ -21,6 +21,7 @@ from mmtfrs.errors import MediaError
 from mmtfrs.features.features import Reject
 from mmtfrs.features.store import FeatureSpace, FeatureStore
 from mmtfrs.media.video import NO_SOUND
+from mmtfrs.utils.finite import bad_rows
 from mmtfrs.utils.prefetch import ahead
 from mmtfrs.utils.progress import progress_bar
 
@@ -146,8 +147,7 @@ class ColumnJob:
         if prepared.reason == NO_SOUND:
             return  # a video without audio track is fine
         if prepared.reason:
-            name = self.table.table.column(self.column)[row].as_py()
-            self.rejects.append(Reject(self.table.section, str(self.table.ids[row]), self.column, name[:200], prepared.reason))
+            self._reject(row, prepared.reason)
             return
         if prepared.file is not None:
             self._files.append(prepared.file)
@@ -163,6 +163,10 @@ class ColumnJob:
             self._decoded.append(prepared.decoded)
             self._size += _bytes(prepared.decoded)
 
+    def _reject(self, row: int, reason: str) -> None:
+        name = self.table.table.column(self.column)[row].as_py()
+        self.rejects.append(Reject(self.table.section, str(self.table.ids[row]), self.column, name[:200], reason))
+
     def _flush(self) -> None:
         """Encodes what was decoded, a batch at a time of media of like length, and stores each."""
         digests, size = list(self._waiting), self.bounds.batch_size
@@ -170,10 +174,15 @@ class ColumnJob:
         for start in range(0, len(order), size):
             part = order[start : start + size]
             features = self.encoder.encode_batch([self._decoded[place] for place in part])
-            stored = self.space.append([digests[place] for place in part], features)
-            for number, place in zip(stored, part, strict=True):
-                self.rows[self._waiting[digests[place]]] = number
-            self.encoded += len(part)
+            bad = bad_rows(features)
+            for place in bad:
+                for row in self._waiting[digests[part[place]]]:
+                    self._reject(row, f"{self.encoder.name} makes features of it that are not finite")
+            good = [digests[place] for number, place in enumerate(part) if number not in bad]
+            stored = self.space.append(good, np.delete(features, bad, axis=0))
+            for number, digest in zip(stored, good, strict=True):
+                self.rows[self._waiting[digest]] = number
+            self.encoded += len(good)
         self._waiting, self._decoded, self._size = {}, [], 0
         if self._files:
             self.store.remember_files(self._files)

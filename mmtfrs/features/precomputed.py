@@ -10,8 +10,7 @@ from mmtfrs.data.catalog import Catalog
 from mmtfrs.encoders.base import fingerprint
 from mmtfrs.errors import DataError
 from mmtfrs.features.features import FeatureRows
-
-_CHUNK = 65_536
+from mmtfrs.utils.finite import LARGEST, bad_rows
 
 
 def load_own(modality: str, path: str | Path, catalog: Catalog) -> FeatureRows:
@@ -43,13 +42,11 @@ def load_own(modality: str, path: str | Path, catalog: Catalog) -> FeatureRows:
             f"{path}: must have one row of {modality} per item. Received: {len(matrix)} rows, {len(catalog)} items. "
             f"List the ids of its rows in {listed.name}, or bring the missing ones."
         )
-    for start in range(0, len(matrix), _CHUNK):
-        bad = np.flatnonzero(~np.isfinite(matrix[start : start + _CHUNK]).all(axis=1)) + start
-        if len(bad):
-            raise DataError(
-                f"{path}: the {modality} features must be finite numbers. Received: NaN or infinity in {len(bad)} or more "
-                f"rows, the first is row {bad[0]}. Leave items without features out, and list the others in {listed.name}."
-            )
+    if len(bad := bad_rows(matrix)):
+        raise DataError(
+            f"{path}: the {modality} features must be finite numbers, {LARGEST:g} at most. Received: others in {len(bad)} "
+            f"rows, the first is row {bad[0]}. Leave items without features out, and list the others in {listed.name}."
+        )
     return FeatureRows(matrix, rows, "own/" + fingerprint(modality, np.asarray(matrix)))
 
 

@@ -7,6 +7,7 @@ index in one transaction: killed in between, the matrix has a tail that no row r
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -51,6 +52,9 @@ class FeatureStore:
             raise StoreError(
                 f"{self.folder}: another process is extracting into this feature store. Wait for it, or use another."
             ) from None
+        for left in self.folder.glob("*.part"):  # of a process that was killed: none that lives is without the lock
+            with contextlib.suppress(OSError):
+                left.unlink()
         self._mutex = threading.Lock()
         try:
             self._db = sqlite3.connect(self.folder / "index.sqlite", check_same_thread=False, isolation_level=None)

@@ -19,7 +19,7 @@ class LateFusion(Fusion):
         voting: each modality, and the ids, vote for the items of their own top lists.
     The first two are one inner product of the concatenated blocks, with the weights on the query's side, and so served by any
     index. Voting is not: a vote depends on the rank among all items, which no fixed pair of vectors gives; it is served by
-    scoring the blocks apart, exactly.
+    scoring the blocks apart, exactly. Of one modality there is nothing to decide: it is one vector, as of any other fusion.
 
     Reference: decision-level fusion in Baltrusaitis, Ahuja and Morency, Multimodal Machine Learning: A Survey and Taxonomy,
     2017, arXiv:1705.09406; voting as in Borda counts, Aslam and Montague, Models for Metasearch, SIGIR 2001.
@@ -41,7 +41,8 @@ class LateFusion(Fusion):
     def fuse(self, vectors: tf.Tensor, presence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         layers = zip(self.hidden, self.out, tf.unstack(vectors, axis=1), strict=True)
         blocks = [out(hidden(vector)) for hidden, out, vector in layers]
-        return tf.stack(blocks, axis=1), masked_share(tf.ones_like(presence), presence)
+        fused = tf.stack(blocks, axis=1) if self.blocks > 1 else blocks[0]
+        return fused, masked_share(tf.ones_like(presence), presence)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "combine": self.combine}

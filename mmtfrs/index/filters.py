@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.utils.row_problems import joined, told
+from mmtfrs.utils.finite import LARGEST
+from mmtfrs.utils.row_problems import are_finite, joined, told
 
 
 class Attributes(tf.Module):
@@ -73,8 +74,8 @@ class Attributes(tf.Module):
     def boosts(self, named: tf.Tensor, boost: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`[B, J]` values and what each adds to a score -> `[B, V] float32`, and problems `[B]`."""
         values, _, problem = self.numbers(named, "boost_attribute")
-        finite = tf.math.is_finite(boost)
-        problem = joined(problem, told(~tf.reduce_all(finite, axis=1), "boost: must be finite"))
+        finite = are_finite(boost)
+        problem = joined(problem, told(~tf.reduce_all(finite, axis=1), f"boost: must be finite, and {LARGEST:g} at most"))
         return self._scatter(values, tf.where(finite, boost, 0.0), self.count), problem
 
     def boosted(self, boosts: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:

@@ -277,7 +277,7 @@ def _where(
 
 
 def _number(min_score: tf.Tensor) -> tf.Tensor:
-    return told(tf.math.is_nan(min_score), "min_score: must be a number")
+    return told(~tf.math.is_finite(min_score), "min_score: must be finite")
 
 
 def _from(rows: tf.Tensor, scores: tf.Tensor, min_score: tf.Tensor, problem: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -15,6 +15,7 @@ from mmtfrs.model_inputs.storage import save_inputs
 from mmtfrs.models.run_folder import FORMAT, WEIGHTS, damaged, read_run, write_split
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.utils.files import replacing, write_arrays, write_json
+from mmtfrs.utils.finite import not_finite
 
 
 def save_run(
@@ -83,7 +84,9 @@ def load_run(folder: str | Path) -> TwoTower:
 
 
 def save_weights(model: TwoTower, path: Path) -> None:
-    """All weights as one `.npz`, by position and name; complete or not at all."""
+    """All weights as one `.npz`, by position and name; complete or not at all. Raises `RunError` where one is not finite."""
+    if name := not_finite(model.weights):
+        raise RunError(f"{path}: the weights {name} are not finite: the training has diverged. Lower the learning rate.")
     with replacing(path) as file:
         write_arrays(file, ((f"{number:03d}/{weight.name}", weight.numpy()) for number, weight in enumerate(model.weights)))
 
@@ -96,5 +99,7 @@ def load_weights(model: TwoTower, path: Path) -> None:
             if names != list(saved.files):
                 raise ValueError(f"{path.name} holds the weights of another model")
             model.set_weights([saved[name] for name in names])
+        if name := not_finite(model.weights):
+            raise ValueError(f"the weights {name} are not finite")
     except (OSError, ValueError, KeyError) as error:
         raise damaged(path.parent, error) from error

@@ -45,6 +45,11 @@ class TrainingRows:
             "item": self.histories.lists.items,
             "weight": events.weights[kept] * balance(users, config.loss.user_balance),
         }
+        if not self.columns["weight"].any():
+            raise DataError(
+                "every training event has the weight 0, so nothing would be learned. Give those that count one above 0, or "
+                "leave the column out."
+            )
         if config.loss.rating:
             if events.ratings is None:
                 raise DataError(

@@ -18,6 +18,7 @@ import numpy as np
 from mmtfrs.config.config import Config, check_baselines
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
+from mmtfrs.errors import TrainingError
 from mmtfrs.evaluation.ease import CONTENT_WEIGHTS, MAX_ITEMS, PENALTIES, EaseScorer, gram_matrix, inversion_seconds
 from mmtfrs.evaluation.item_knn import ItemKNNScorer
 from mmtfrs.evaluation.ranking_task import RankingTask, content_vectors, evaluated
@@ -94,7 +95,10 @@ def train_baseline(
         baseline = TwoTower(config, tables=tables)
         load_weights(baseline, path)
         return baseline
-    baseline, _ = fit_to_best(TwoTower(config, tables=tables.on(split.train)), split)
+    try:
+        baseline, _ = fit_to_best(TwoTower(config, tables=tables.on(split.train)), split)
+    except TrainingError as error:
+        raise TrainingError(f"baseline {name}: {error} Or leave it out of the baselines.") from None
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(baseline, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ import numpy as np
 from mmtfrs._keras import keras
 from mmtfrs.errors import RunError
 from mmtfrs.models.averaging import averaged
+from mmtfrs.training.divergence import diverged
 from mmtfrs.utils.files import write_arrays
 
 _BEST = "best.npz"
@@ -86,6 +88,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs = {name: float(value) for name, value in (logs or {}).items()}
+        for name, each in logs.items():
+            if not math.isfinite(each):  # before anything is noted: such an epoch is none, let alone the best
+                raise diverged(self.model, epoch + 1, f"{name} is {each}")
         self.epoch = epoch + 1
         rate = self.model.optimizer.learning_rate
         self.history.append(logs | {"learning_rate": float(rate), "seconds": time.monotonic() - self._began})

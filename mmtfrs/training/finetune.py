@@ -27,6 +27,7 @@ from mmtfrs.models.lazy_adam import LazyAdam
 from mmtfrs.models.run_folder import RUN
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.checkpoint import Checkpoint
+from mmtfrs.training.divergence import Divergence
 from mmtfrs.training.fit import EpochLines
 
 
@@ -170,7 +171,8 @@ def _fit(job: TunedTower, split: Split, folder: Path, progress: bool) -> int:
         measure.set_model(job)
         measure.on_epoch_end(-1, logs)
         checkpoint.begin(job, logs[f"val_{metric}"])
-    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: job.refresh()), measure, checkpoint]
+    refresh = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: job.refresh())
+    callbacks = [Divergence(), refresh, measure, checkpoint]
     callbacks += [EpochLines(config.epochs, checkpoint, "fine-tuning epoch")] if progress else []
     if done < config.epochs:
         batches = job.dataset(split.train, config.batch_size, done)

@@ -16,13 +16,14 @@ from mmtfrs.config.config import Config
 from mmtfrs.data.events import Events
 from mmtfrs.data.id_column import IdColumn
 from mmtfrs.data.splits import Split
-from mmtfrs.errors import DataError
+from mmtfrs.errors import DataError, TrainingError
 from mmtfrs.evaluation.blend import settle_media
 from mmtfrs.evaluation.callback import ValidationMetrics
 from mmtfrs.evaluation.scorers import ModelScorer, PopularityScorer
 from mmtfrs.models.lazy_adam import LazyAdam
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.checkpoint import Checkpoint
+from mmtfrs.training.divergence import Divergence
 
 _RETURNING, _RETURNING_SHARE = 1000, 0.25  # known users, of all, from which the newest events are what epochs are chosen by
 _FEW = 50
@@ -253,6 +254,9 @@ def fit(
 
     Returns:
         The logs of every epoch.
+
+    Raises:
+        TrainingError: it has diverged; model and folder have the epochs before.
     """
     config = model.config
     optimizer = LazyAdam(config.training.learning_rate, config.training.ema_momentum)
@@ -265,7 +269,7 @@ def fit(
         config.training.lr_decay,
     )
     done = checkpoint.resume(model)
-    callbacks: list[keras.callbacks.Callback] = []
+    callbacks: list[keras.callbacks.Callback] = [Divergence()]
     measure = None
     if monitored:
         ks = {20, int(config.evaluation.monitor.partition("@")[2])}
@@ -281,7 +285,11 @@ def fit(
         callbacks.append(EpochLines(epochs, checkpoint))
     callbacks += more
     if not checkpoint.finished and done < epochs:
-        model.fit(model.dataset(split.train, epoch=done), epochs=epochs, initial_epoch=done, callbacks=callbacks, verbose=0)
+        try:
+            model.fit(model.dataset(split.train, epoch=done), epochs=epochs, initial_epoch=done, callbacks=callbacks, verbose=0)
+        except TrainingError:
+            checkpoint.restore_best(model)
+            raise
     checkpoint.restore_best(model)
     if measure is not None:
         settle_media(model, measure.task(model), config.evaluation.monitor)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from mmtfrs._keras import tf
+from mmtfrs.utils.finite import LARGEST
 
 
 def told(wrong: tf.Tensor, text: str | tf.Tensor) -> tf.Tensor:
     """`[B] bool`, and a text or one per row -> `[B] string`, "" where all is well."""
     return tf.where(wrong, text, "")
+
+
+def are_finite(values: tf.Tensor) -> tf.Tensor:
+    """`[...]` floating -> `[...] bool`: neither NaN nor beyond `LARGEST`, in operations that ONNX has."""
+    return ~((values > LARGEST) | (values < -LARGEST) | ~tf.math.is_finite(values))
 
 
 def joined(*problems: tf.Tensor) -> tf.Tensor:

@@ -349,8 +349,54 @@ def test_repeats_and_a_least_score(small, loaded):
     bar = np.array([usual[9][1]], np.float32)
     assert _ask_filtered(loaded, min_score=bar) == usual[:10]
     assert _ask_filtered(loaded, min_score=np.array([99.0], np.float32)) == []
-    with pytest.raises(DataError, match="min_score: must be a number"):
-        _ask_filtered(loaded, min_score=np.array([np.nan], np.float32))
+
+
+def test_numbers_that_are_none_are_their_own_rows_problem(loaded):
+    """The first and the last row of three ask as if they were alone; the middle one has an empty list and says why."""
+    bad = (np.nan, np.inf, -np.inf, 3e38)
+    inputs = {"user_id": _column(["user-0003"] * 3), "history": _strings([[""]] * 3), "exclude": _strings([[""]] * 3)}
+    inputs |= _absent(3)
+    inputs |= {
+        "allow": _strings([[""]] * 3),
+        "boost_attribute": _strings([["category=food"]] * 3),
+        "boost": np.ones((3, 1), np.float32),
+        "diversity": np.zeros(3, np.float32),
+        "min_score": np.repeat(NO_SCORE, 3),
+        "repeats": np.zeros(3, bool),
+    }
+    by_vector = {"embedding": np.ones((3, 49), np.float32), "exclude": _strings([[""]] * 3)}
+    cases = [("recommend_filtered", inputs, name) for name in ("boost", "diversity", "min_score")]
+    for signature, asked, name in [*cases, ("recommend_from_embedding", by_vector, "embedding")]:
+        usual = loaded.ask(signature, asked)
+        for value in bad[:3] if name == "min_score" else bad:
+            changed = asked[name].copy()
+            changed[1] = value
+            answer = loaded.ask(signature, asked | {name: changed})
+            with pytest.raises(DataError, match=f"^{name}: "):
+                results(answer, 1)
+            assert not any(answer["item_id"][1]) and np.isfinite(answer["score"]).all()
+            for row in (0, 2):
+                assert results(answer, row) == results(usual, row) != []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_a_dense_feature_that_is_no_number_is_missing(loaded, value):
+    rng = np.random.default_rng(0)
+    inputs = {
+        name: rng.normal(size=(2, dim)).astype(np.float32) for name, dim in (("image", 1280), ("text", 512), ("audio", 1024))
+    }
+    inputs["presence"] = np.ones((2, 3), np.float32)
+    for name in ("embed_query_dense", "embed_candidate_dense"):
+        whole = loaded.ask(name, inputs)["embedding"]
+        broken = inputs | {"text": inputs["text"].copy()}
+        broken["text"][1, 7] = value
+        without = inputs | {"presence": np.array([[1, 1, 1], [1, 0, 1]], np.float32)}
+        answer = loaded.ask(name, broken)["embedding"]
+        np.testing.assert_allclose(answer[0], whole[0], atol=1e-6)
+        np.testing.assert_allclose(answer[1], loaded.ask(name, without)["embedding"][1], atol=1e-6)
+        assert np.abs(answer[1] - whole[1]).max() > 1e-3
+        unsure = inputs | {"presence": np.array([[1, 1, 1], [1, value, 1]], np.float32)}
+        np.testing.assert_allclose(loaded.ask(name, unsure)["embedding"], answer, atol=1e-6)
 
 
 def test_popular_items(small, loaded):

@@ -51,6 +51,7 @@ def test_an_export_killed_between_any_two_of_its_changes(run, tmp_path, jobs):
     assert _serves(whole) == 1
     mmtfrs.export(model, half)  # goes on as if nothing had been
     assert versions(half) == [1, 2] and _serves(half) == 2
+    assert not [path for path in half.iterdir() if not path.name.isdigit()]
 
 
 _FULL = """

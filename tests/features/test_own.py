@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import mmtfrs
+from mmtfrs.encoders.text import TextEncoder
 from mmtfrs.errors import DataError
 from mmtfrs.features.precomputed import load_own
 
@@ -39,7 +40,12 @@ def test_in_the_order_of_its_ids(tmp_path):
         (np.zeros((3, 4), np.int64), None, r"floating numbers. Received: int64 \[3, 4\]"),
         (np.zeros(3, np.float32), None, r"Received: float32 \[3\]"),
         (np.array([["x"]] * 3), None, "Received: <U1"),
-        (np.array([[0.0], [np.nan], [1.0]]), None, "NaN or infinity in 1 or more rows, the first is row 1"),
+        (
+            np.array([[0.0], [np.nan], [1.0]]),
+            None,
+            "finite numbers, 1e\\+15 at most. Received: others in 1 rows, the first is row 1",
+        ),
+        (np.array([[0.0], [0.0], [1e300]]), None, "Received: others in 1 rows, the first is row 2"),
         (np.zeros((3, 1)), ["a", "b"], "must list each row's item once. Received: 2 ids, 2 different, 3 rows"),
         (np.zeros((2, 1)), ["x", "y"], "no id is in the catalog"),
     ],
@@ -68,3 +74,22 @@ def test_reach_the_model_and_its_dense_signatures(tmp_path):
 
     signature = ServingModule(model, {}, make_index(model)).signatures()["embed_candidate_dense"]
     assert set(signature.structured_input_signature[1]) == {"clip", "presence"}
+
+
+def test_a_medium_of_which_an_encoder_makes_no_numbers_is_set_aside(tmp_path, monkeypatch):
+    """The rows of the others are theirs, also behind it."""
+    encode = TextEncoder.encode_batch
+
+    def broken(self, media):
+        features = encode(self, media).copy()
+        features[[b"two" in medium.item() for medium in media]] = np.nan
+        return features
+
+    catalog = mmtfrs.Catalog.from_dict({"item_id": ["a", "b", "c", "d"], "text": ["one", "two", "three", "two"]})
+    config = mmtfrs.Config(encoders={"text": "offline"})
+    whole = mmtfrs.extract(catalog, config, store=tmp_path / "whole", progress=False).items["text"]
+    monkeypatch.setattr(TextEncoder, "encode_batch", broken)
+    found = mmtfrs.extract(catalog, config, store=tmp_path / "store", progress=False)
+    assert found.items["text"].present.tolist() == [True, False, True, False] and found.encoded == 2
+    np.testing.assert_array_equal(found.items["text"][:][[0, 2]], whole[:][[0, 2]])
+    assert [(each.id, "are not finite" in each.reason) for each in found.rejects] == [("b", True), ("d", True)]

@@ -9,10 +9,13 @@ import pytest
 import yaml
 from conftest import ROOT, run_cli, wait_until
 
+from mmtfrs._keras import keras, tf
 from mmtfrs.errors import TuningError
+from mmtfrs.utils.files import write_json
 from tuning.distributed import LocalWorkers
+from tuning.forks import ERROR, told
 from tuning.lifeline import start
-from tuning.process import failure_reason
+from tuning.process import failure_reason, run_trial
 
 _CHILD = "from tuning.lifeline import die_with_parent; die_with_parent(); import time; print('up', flush=True); time.sleep(60)"
 _PARENT = f"""
@@ -57,6 +60,28 @@ def _alive(pid):
 def test_why_a_trial_failed(tmp_path, code, log, told):
     (tmp_path / "log.txt").write_text(log)
     assert failure_reason(tmp_path, code) == told
+
+
+def test_a_trial_that_failed_is_told_by_its_error(tmp_path):
+    """Keras wraps errors in what was called; the log ends with that, and says nothing."""
+    layer = keras.layers.Lambda(lambda x: tf.ones([2, 3]) + tf.ones([2, 4]), name="odd")
+    with pytest.raises(tf.errors.InvalidArgumentError) as wrapped:
+        layer(tf.ones([1]))
+    assert str(wrapped.value).startswith("Exception encountered when calling layer 'odd'")
+    line = told(wrapped.value)
+    assert line.startswith("InvalidArgumentError: ") and "Incompatible shapes: [2,3] vs. [2,4]" in line and "\n" not in line
+    assert told(TuningError("one.\n  two")) == "one. two" and told(KeyError()) == "KeyError: it says no more"
+    (tmp_path / "log.txt").write_text("Traceback\n  • training=None\n")
+    (tmp_path / ERROR).write_text(line)
+    assert failure_reason(tmp_path, 1) == line
+
+
+@pytest.mark.slow
+def test_what_a_forked_trial_raises_is_its_reason(tmp_path):
+    write_json(tmp_path / "spec.json", {"data": str(tmp_path / "nowhere")})
+    for _ in range(2):
+        with pytest.raises(TuningError, match="^.*nowhere: the data of this search cannot be read .*$"):
+            run_trial(tmp_path)
 
 
 def test_what_a_process_prints_is_kept(tmp_path):

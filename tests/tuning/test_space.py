@@ -31,6 +31,28 @@ def test_a_catalog_without_media_has_no_choice_of_them():
     assert "model.modalities" not in Space(Config()).parts
 
 
+def test_the_usual_space_is_cut_to_what_the_data_allow():
+    def values(name, config=None, modalities=MEDIA, **sizes):
+        part = Space(config or Config(), modalities, **sizes).parts.get(name)
+        return part and part.values
+
+    every = values("model.fusion")
+    assert {name for name in every if name.startswith("late_")} == {"late_sum", "late_stacking"}
+    assert values("model.fusion", modalities=("text",)) == tuple(name for name in every if not name.startswith("late_"))
+    late = Config(model={"fusion": "late_sum"})
+    assert "late_sum" in values("model.fusion", late, ("text",))  # what one starts from stays
+    assert {"model.fusion", "model.hidden", "model.feature_dim"}.isdisjoint(Space(Config(), ()).parts)
+    assert values("loss.negatives", items=60) == ("auto", "in_batch")
+    assert values("loss.negatives", items=1025) == values("loss.negatives") == ("auto", "in_batch", "mixed")
+    # Batches of 600 of 600 events, whether 1024 or 2048 are asked for.
+    assert values("training.batch_size", events=600) == (512, 1024) and values("training.batch_size", events=500) == (512, 1024)
+    assert values("training.batch_size", events=5000) == (512, 1024, 2048)
+    for model in ({"use_item_id": False}, {"history_length": 0}):
+        assert "transformer" not in values("model.history_encoder", Config(model=model))
+    asked = Config(tuning={"space": {"model.fusion": ["late_sum", "concat"]}})
+    assert values("model.fusion", asked, ("text",)) == ("late_sum", "concat")  # what is asked for is tried
+
+
 def test_a_config_narrows_widens_and_fixes():
     space = _space(
         {

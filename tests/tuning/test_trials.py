@@ -110,3 +110,15 @@ def test_the_table_of_trials(tmp_path):
     read = pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pydict()
     assert read["score"][:4] == read["model.dropout"][:4] == read["val_recall@20"][:4] and read["score"][4] is None
     assert read["note"][4] == "no memory" and set(read["model.fusion"]) <= {"concat", "gated", "graph"}
+
+
+def test_a_trial_that_is_not_finite_never_wins(tmp_path):
+    """Whatever the direction: NaN sorts anywhere."""
+    for direction in ("max", "min"):
+        folder = tmp_path / direction
+        for name, value in enumerate([float("nan"), 0.3, float("inf"), -float("inf"), 0.2]):
+            write_json(_trial(folder, str(name), [0.1]) / "result.json", {"metrics": {"loss": value}, "pruned": False})
+        trials = Trials(folder, Objective("loss", direction))
+        assert [row.id for row in trials.leaders()] == (["1", "4"] if direction == "max" else ["4", "1"])
+        assert [row.status for row in trials.rows()] == ["failed", "completed", "failed", "failed", "completed"]
+        assert trials.rows()[0].note == "the trial has no finite loss: nan"
