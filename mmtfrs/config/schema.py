@@ -213,11 +213,12 @@ class LossConfig(Section):
 
 
 class FineTuneConfig(Section):
-    """Training the top of the image encoder with the towers, after these have been trained on its frozen features."""
+    """Training the top of an encoder with the towers, after these have been trained on its frozen features."""
 
-    blocks: Count = Field(default=0, description="blocks of the image encoder to train, from the top; 0: it stays frozen")
+    blocks: Count = Field(default=0, description="blocks of the encoder to train, from the top; 0: it stays frozen")
+    modality: Literal["image", "text", "audio"] = Field(default="image", description="whose encoder is trained")
     epochs: Positive = 2
-    batch_size: Positive = Field(default=32, description="events, and so images, of a step")
+    batch_size: Positive = Field(default=32, description="events, and so media, of a step")
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
 
 

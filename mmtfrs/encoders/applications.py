@@ -11,6 +11,7 @@ import numpy as np
 from mmtfrs._keras import keras, tf
 from mmtfrs.encoders.base import fingerprint, fingerprint_folder, local_alternative
 from mmtfrs.encoders.image import ImageEncoder
+from mmtfrs.encoders.tunable import keras_blocks, tunable_model, tunable_weights
 from mmtfrs.errors import EncoderError, first_line
 
 # Side of the images that a network was trained on, where it is not 224.
@@ -143,7 +144,9 @@ def _as_encoder(
 
     weights = [np.asarray(value) for value in model.get_weights()]
     dim, mark = int(model.output_shape[-1]), fingerprint(version, size, *weights)
-    return ImageEncoder(label, network, size, dim, mark, list(model.variables), model)
+    named = label.partition(":")[0]
+    tunable = tunable_weights(model, keras_blocks(model), named) if named in NETWORKS else tunable_model(model)
+    return ImageEncoder(label, network, size, dim, mark, list(model.variables), tunable)
 
 
 def _efficientnet_correction(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:

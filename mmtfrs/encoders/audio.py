@@ -14,6 +14,7 @@ import numpy as np
 from mmtfrs._keras import tf
 from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.base import Encoder
+from mmtfrs.encoders.tunable import Tunable
 from mmtfrs.media import decode_host
 from mmtfrs.media.decode import decode_audio
 from mmtfrs.media.decode_graph import decode_wav
@@ -32,14 +33,22 @@ class AudioEncoder(Encoder):
         dim: size of a feature.
         fingerprint: hash of the network.
         trackables: what a SavedModel must carry for the network.
+        tunable: what of it can be trained further, if anything.
     """
 
     modality = "audio"
 
     def __init__(
-        self, name: str, network: Callable[[tf.Tensor], tf.Tensor], dim: int, fingerprint: str, trackables: list[Any]
+        self,
+        name: str,
+        network: Callable[[tf.Tensor], tf.Tensor],
+        dim: int,
+        fingerprint: str,
+        trackables: list[Any],
+        tunable: Tunable | None = None,
     ) -> None:
         super().__init__(name, network, dim, fingerprint, trackables)
+        self.tunable = tunable
         self.inputs = (tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.int32))
         self._run = tf.function(self._encode, input_signature=self.inputs, autograph=False)
 

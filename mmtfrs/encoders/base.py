@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from mmtfrs._keras import keras, tf
+from mmtfrs._keras import tf
 from mmtfrs.config.schema import ExtractionConfig, Modality
+from mmtfrs.encoders.tunable import Tunable
 from mmtfrs.errors import EncoderError, MediaError, first_line
 from mmtfrs.media.decode import read_file
 
@@ -31,7 +32,7 @@ class Encoder(abc.ABC):
         fingerprint: hexadecimal; changes whenever the output could.
         trackables: what a SavedModel must carry for `encode_serialized`.
         inputs: the tensors of one batch, as `collate` gives them.
-        model: the Keras model inside the network, where it can be trained further.
+        tunable: what of it can be trained further, if anything.
         space: the same for encoders whose features can be compared, those of a text and of an image, and "" for others.
         window: batches that are decoded before one is encoded, so that each can be made of media of like length.
         in_graph: whether `encode_serialized` can run; else an export takes the features themselves.
@@ -43,7 +44,7 @@ class Encoder(abc.ABC):
     window = 1
     preprocess = ""
     inputs: tuple[tf.TensorSpec, ...] = ()
-    model: keras.Model | None = None
+    tunable: Tunable | None = None
     space: str = ""
     salt = b""  # tells features of one file apart that are made in different ways within one space
 

@@ -84,6 +84,9 @@ class Bert:
         config: `config.json`.
         weights: of the file; what is taken is taken out of it.
 
+    Attributes:
+        layers: the variables of each, by what they are for.
+
     Raises:
         EncoderError: weights are missing or oddly shaped, or the activation is another.
     """
@@ -108,7 +111,7 @@ class Bert:
         if family.distances:
             buckets = int(config.get("relative_attention_num_buckets", 32))
             self._distances = weights.keep(weights.take(family.distances, (buckets, self._heads)))
-        self._layers = [self._layer(family, weights, family.layer.format(number)) for number in range(layers)]
+        self.layers = [self._layer(family, weights, family.layer.format(number)) for number in range(layers)]
 
     def _layer(self, family: _Family, weights: Weights, at: str) -> dict[str, tuple[tf.Variable, tf.Variable]]:
         query, key, value, output = (at + name for name in family.attention)
@@ -129,7 +132,7 @@ class Bert:
         bias = tf.where(there, 0.0, FAR)[:, None, None]
         if self._distances is not None:
             bias += tf.transpose(tf.gather(self._distances, _buckets(length, int(self._distances.shape[0]))), [2, 0, 1])
-        for layer in self._layers:
+        for layer in self.layers:
             found = dense(attend(dense(state, layer["attention"]), self._heads, bias), layer["output"])
             state = normalize(state + found, layer["attention_norm"], self._epsilon)
             inner = self._activation(dense(state, layer["inner"]))

@@ -10,6 +10,7 @@ import numpy as np
 from mmtfrs._keras import keras, tf
 from mmtfrs.encoders.base import fingerprint
 from mmtfrs.encoders.image import ImageEncoder
+from mmtfrs.encoders.tunable import tunable_model
 from mmtfrs.encoders.weights import read_torch
 from mmtfrs.errors import EncoderError
 
@@ -42,7 +43,7 @@ def load_efficientnet_lite0(path: Path, name: str = "efficientnet-lite0") -> Ima
         return model(images, training=False)
 
     mark = fingerprint("efficientnet-lite0/1", *model.get_weights())
-    return ImageEncoder(name, network, _SIZE, 1280, mark, list(model.variables), model)
+    return ImageEncoder(name, network, _SIZE, 1280, mark, list(model.variables), tunable_model(model))
 
 
 def _network(arrays: Mapping[str, np.ndarray]) -> keras.Model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,11 @@ from mmtfrs.encoders.names import JOINT
 from mmtfrs.encoders.preprocessor_file import read_preprocessor
 from mmtfrs.encoders.text import TextEncoder
 from mmtfrs.encoders.tokenizer_files import read_tokens
+from mmtfrs.encoders.tunable import Tunable
 from mmtfrs.encoders.vit import FAMILIES as IMAGE_FAMILIES
 from mmtfrs.encoders.vit import HEADS as IMAGE_HEADS
 from mmtfrs.encoders.vit import ViT
+from mmtfrs.encoders.weights import Weights
 from mmtfrs.errors import EncoderError
 
 _POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
@@ -49,7 +51,8 @@ def load_text_folder(path: Path, name: str) -> TextEncoder:
         return pool(network(ids, there), there)
 
     mark = fingerprint("text-folder/1", folder.fingerprint)
-    return TextEncoder(name, encode, network.width * extra, mark, weights.variables)
+    tunable = _tunable(folder, weights, network.layers)
+    return TextEncoder(name, encode, network.width * extra, mark, weights.variables, tunable)
 
 
 def load_image_folder(path: Path, name: str) -> ImageEncoder:
@@ -75,7 +78,8 @@ def load_image_folder(path: Path, name: str) -> ImageEncoder:
         return network(prepared(images))[:, 0]
 
     mark = fingerprint("image-folder/1", folder.fingerprint)
-    return ImageEncoder(name, encode, prepared.size, network.width, mark, weights.variables, None, prepared.fit)
+    tunable = _tunable(folder, weights, network.layers)
+    return ImageEncoder(name, encode, prepared.size, network.width, mark, weights.variables, tunable, prepared.fit)
 
 
 def _config(folder: ModelFolder, what: str, families: Collection[str]) -> tuple[dict, str]:
@@ -87,6 +91,16 @@ def _config(folder: ModelFolder, what: str, families: Collection[str]) -> tuple[
         hint = f" Both towers of this one have a name of their own: `{kind}:{folder.path}`." if kind in JOINT else ""
         raise EncoderError(f"{folder.path / 'config.json'}: unknown model_type `{kind}`; {what} encoders are {known}.{hint}")
     return config, kind
+
+
+def _tunable(folder: ModelFolder, weights: Weights, layers: Sequence[Mapping[str, Sequence[tf.Variable]]]) -> Tunable:
+    """Each layer is a block; what is saved is a folder of the same kind."""
+
+    def save(path: Path) -> str:
+        folder.copy(path, weights.tensors())
+        return str(path)
+
+    return Tunable([[variable for part in layer.values() for variable in part] for layer in layers], save)
 
 
 def _pooling(folder: ModelFolder) -> tuple[Callable[[tf.Tensor, tf.Tensor], tf.Tensor], int]:

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 from PIL import __version__ as pillow
 
-from mmtfrs._keras import keras, tf
+from mmtfrs._keras import tf
 from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.base import Encoder
+from mmtfrs.encoders.tunable import Tunable
 from mmtfrs.media.decode import open_image
 from mmtfrs.media.decode_graph import decode_images
 
@@ -62,7 +63,7 @@ class ImageEncoder(Encoder):
         dim: size of a feature.
         fingerprint: hash of the network's weights and preprocessing.
         trackables: what a SavedModel must carry for the network.
-        model: the Keras model inside the network, where it can be trained further.
+        tunable: what of it can be trained further, if anything.
         fit: how an image becomes a square.
     """
 
@@ -76,13 +77,13 @@ class ImageEncoder(Encoder):
         dim: int,
         fingerprint: str,
         trackables: list[Any],
-        model: keras.Model | None = None,
+        tunable: Tunable | None = None,
         fit: Fit | None = None,
     ) -> None:
         super().__init__(name, network, dim, fingerprint, trackables)
         self.size = size
         self.fit = fit or Fit()
-        self.model = model
+        self.tunable = tunable
         self.inputs = (tf.TensorSpec([None, size, size, 3], tf.uint8),)
         self._run = tf.function(self._encode, input_signature=self.inputs, autograph=False)
 

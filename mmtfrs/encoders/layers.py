@@ -57,6 +57,9 @@ class PreNorm:
         activation: of the feed-forward part.
         epsilon: of the norms.
 
+    Attributes:
+        layers: the variables of each, by what they are for.
+
     Raises:
         EncoderError: weights are missing or oddly shaped, or the heads do not divide the width.
     """
@@ -74,7 +77,7 @@ class PreNorm:
     ) -> None:
         weights.check_heads(heads, width)
         self._heads, self._activation, self._epsilon = heads, activation, epsilon
-        self._layers = [self._layer(weights, names, at.format(number), width) for number in range(layers)]
+        self.layers = [self._layer(weights, names, at.format(number), width) for number in range(layers)]
 
     def _layer(self, weights: Weights, names: LayerNames, at: str, width: int) -> dict[str, tuple[tf.Variable, tf.Variable]]:
         inner = weights.shape(f"{at}{names.inner}.weight")[0]
@@ -90,7 +93,7 @@ class PreNorm:
 
     def __call__(self, state: tf.Tensor, bias: tf.Tensor | float = 0.0) -> tf.Tensor:
         """`[B, T, width] -> [B, T, width]`; the bias is added to the scores of attention."""
-        for layer in self._layers:
+        for layer in self.layers:
             seen = normalize(state, layer["before"], self._epsilon)
             state += dense(attend(dense(seen, layer["attention"]), self._heads, bias), layer["output"])
             seen = normalize(state, layer["between"], self._epsilon)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mmtfrs.encoders.base import fingerprint_folder
 from mmtfrs.encoders.names import HUB
@@ -14,6 +17,7 @@ from mmtfrs.encoders.weights import Weights, read_safetensors
 from mmtfrs.errors import EncoderError, first_line
 
 WEIGHTS = "model.safetensors"
+_INDEX = f"{WEIGHTS}.index.json"
 _CONVERT = (
     "from transformers import AutoModel; AutoModel.from_pretrained('{0}').save_pretrained('{0}', safe_serialization=True)"
 )
@@ -68,11 +72,10 @@ class ModelFolder:
 
     def weights(self, prefixes: Sequence[str] = ()) -> Weights:
         """The tensors, in one file or in several."""
-        index = f"{WEIGHTS}.index.json"
         if self.has(WEIGHTS):
             files, told = [WEIGHTS], WEIGHTS
-        elif self.has(index):
-            files, told = sorted(set(self.json(index)["weight_map"].values())), index
+        elif self.has(_INDEX):
+            files, told = sorted(set(self.json(_INDEX)["weight_map"].values())), _INDEX
         elif self.has("pytorch_model.bin"):
             raise EncoderError(
                 f"{self.path}: has pytorch_model.bin, and no {WEIGHTS}. Convert it where PyTorch is: "
@@ -83,6 +86,20 @@ class ModelFolder:
         self._weights |= {self.path / file for file in files}
         arrays = {name: values for file in files for name, values in read_safetensors(self.path / file).items()}
         return Weights(arrays, self.path / told, prefixes)
+
+    def copy(self, place: Path, tensors: Mapping[str, np.ndarray]) -> None:
+        """Writes a folder of what was read of this one, with other values of some tensors."""
+        from safetensors.numpy import save_file
+
+        arrays = {name: values for file in self._weights for name, values in read_safetensors(file).items()}
+        shutil.rmtree(place, ignore_errors=True)  # of a killed attempt
+        for file in self._read - {self.path / _INDEX}:
+            copied = place / file.relative_to(self.path)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copied)
+        # The file is written as memory lies; and transformers asks who wrote it.
+        whole = {name: np.ascontiguousarray(values) for name, values in {**arrays, **tensors}.items()}
+        save_file(whole, place / WEIGHTS, metadata={"format": "pt"})
 
     @property
     def fingerprint(self) -> str:

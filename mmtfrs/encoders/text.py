@@ -11,6 +11,7 @@ import numpy as np
 from mmtfrs._keras import tf
 from mmtfrs.config.schema import ExtractionConfig
 from mmtfrs.encoders.base import Encoder, fingerprint, fingerprint_module, load_hub_module
+from mmtfrs.encoders.tunable import Tunable
 from mmtfrs.errors import EncoderError, MediaError, first_line
 from mmtfrs.utils.row_problems import told
 
@@ -26,15 +27,23 @@ class TextEncoder(Encoder):
         dim: size of a feature.
         fingerprint: hash of the network.
         trackables: what a SavedModel must carry for the network.
+        tunable: what of it can be trained further, if anything.
     """
 
     modality = "text"
     window = 16  # the longest text of a batch says how many tokens all others have
 
     def __init__(
-        self, name: str, network: Callable[[tf.Tensor], tf.Tensor], dim: int, fingerprint: str, trackables: list[Any]
+        self,
+        name: str,
+        network: Callable[[tf.Tensor], tf.Tensor],
+        dim: int,
+        fingerprint: str,
+        trackables: list[Any],
+        tunable: Tunable | None = None,
     ) -> None:
         super().__init__(name, network, dim, fingerprint, trackables)
+        self.tunable = tunable
         self.inputs = (tf.TensorSpec([None], tf.string),)
         self._run = tf.function(self._encode, input_signature=self.inputs, autograph=False)
 

@@ -51,6 +51,9 @@ class ViT:
         weights: of the file; what is taken is taken out of it.
         size: side of the images; positions are resampled where it is not the one that the network was trained on.
 
+    Attributes:
+        layers: the variables of each, by what they are for.
+
     Raises:
         EncoderError: weights are missing or oddly shaped, or a part is of another kind.
     """
@@ -75,12 +78,13 @@ class ViT:
         self._first = weights.keep(first)
         self._positions = weights.keep(grid + weights.take(f"{at}.bias", (self.width,)))
         self._norm = weights.norm("layernorm", self.width)
-        self._layers = PreNorm(weights, family.names, "encoder.layer.{}.", layers, self.width, heads, activation, self._epsilon)
+        self._run = PreNorm(weights, family.names, "encoder.layer.{}.", layers, self.width, heads, activation, self._epsilon)
+        self.layers = self._run.layers
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         state = patches(images, self._kernel, self._patch) + self._positions
         state = tf.concat([tf.tile(self._first[None], [tf.shape(images)[0], 1, 1]), state], axis=1)
-        return normalize(self._layers(state), self._norm, self._epsilon)
+        return normalize(self._run(state), self._norm, self._epsilon)
 
 
 def _resampled(grid: np.ndarray, side: int) -> np.ndarray:

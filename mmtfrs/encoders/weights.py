@@ -24,6 +24,9 @@ _ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 }
 
 
+_Origin = Callable[[np.ndarray], dict[str, np.ndarray]]  # a variable's values -> the file's tensors that it was made of
+
+
 class Weights:
     """The tensors of a file, until each has found its place.
 
@@ -38,14 +41,15 @@ class Weights:
 
     def __init__(self, arrays: Mapping[str, np.ndarray], path: Path, prefixes: Sequence[str] = ()) -> None:
         self.variables: list[tf.Variable] = []
+        self._origins: list[_Origin | None] = []
         self._path = path
-        self._arrays = {}
-        for name, values in arrays.items():
-            prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        self._arrays, self._names = {}, {}
+        for full, values in arrays.items():
+            prefix = next((prefix for prefix in prefixes if full.startswith(prefix)), "")
             name = (
-                name[len(prefix) :].replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+                full[len(prefix) :].replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
             )
-            self._arrays[name] = values
+            self._arrays[name], self._names[name] = values, full
 
     def setting(self, config: Mapping[str, Any], *names: str) -> Any:
         """A setting of the network by any of its names."""
@@ -79,16 +83,33 @@ class Weights:
             raise EncoderError(f"{self._path}: `{name}` has the shape {found}, and config.json says {tuple(shape)}.")
         return self._arrays.pop(name).astype(np.float32)
 
-    def keep(self, values: np.ndarray) -> tf.Variable:
-        self.variables.append(tf.Variable(values, trainable=False))
+    def keep(self, values: np.ndarray, origin: _Origin | None = None) -> tf.Variable:
+        """A variable; it can be trained where it is known which tensors it came from."""
+        self.variables.append(tf.Variable(values, trainable=origin is not None))
+        self._origins.append(origin)
         return self.variables[-1]
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What the file would hold of the variables that can be trained, as they are now."""
+        pairs = zip(self.variables, self._origins, strict=True)
+        made = [origin(variable.numpy()) for variable, origin in pairs if origin is not None]
+        return {self._names[name]: values for tensors in made for name, values in tensors.items()}
 
     def dense(self, names: Sequence[str], inputs: int, outputs: int, scale: str = "") -> tuple[tf.Variable, tf.Variable]:
         """`(kernel [I, n O], bias [n O])` of layers that take the same, side by side; their outputs scaled by a tensor."""
         factor = self.take(scale, (outputs,)) if scale else np.float32(1.0)
         kernels = [self.take(f"{name}.weight", (outputs, inputs)).T * factor for name in names]
         biases = [self.take(f"{name}.bias", (outputs,)) * factor for name in names]
-        return self.keep(np.concatenate(kernels, axis=1)), self.keep(np.concatenate(biases))
+        scales = {scale: np.ones(outputs, np.float32)} if scale else {}  # they are in the kernels
+
+        def written(kind: str) -> _Origin:
+            def origin(values: np.ndarray) -> dict[str, np.ndarray]:
+                parts = np.split(values, len(names), axis=-1)
+                return {f"{name}.{kind}": part.T for name, part in zip(names, parts, strict=True)} | scales
+
+            return origin
+
+        return self.keep(np.concatenate(kernels, axis=1), written("weight")), self.keep(np.concatenate(biases), written("bias"))
 
     def matrix(self, name: str, inputs: int, outputs: int) -> tf.Variable:
         """The kernel `[I, O]` of a layer without a bias."""
@@ -101,7 +122,11 @@ class Weights:
 
     def norm(self, name: str, width: int) -> tuple[tf.Variable, tf.Variable]:
         """`(scale, shift)`."""
-        return self.keep(self.take(f"{name}.weight", (width,))), self.keep(self.take(f"{name}.bias", (width,)))
+        scale, shift = f"{name}.weight", f"{name}.bias"
+        return (
+            self.keep(self.take(scale, (width,)), lambda values: {scale: values}),
+            self.keep(self.take(shift, (width,)), lambda values: {shift: values}),
+        )
 
     def check_empty(self, known: Sequence[str] = ()) -> None:
         """Raises `EncoderError` where tensors are left that do not begin with what is known to be of no use here."""
@@ -111,6 +136,7 @@ class Weights:
             raise EncoderError(
                 f"{self._path}: {len(left)} tensors have no place in this network: {some}. Does config.json fit?"
             )
+        self._arrays.clear()
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 from mmtfrs._keras import keras, tf
 from mmtfrs.encoders.audio import HOP, PATCH, AudioEncoder, cut_patches, in_chunks
 from mmtfrs.encoders.base import fingerprint, fingerprint_module, load_hub_module, local_alternative
+from mmtfrs.encoders.tunable import keras_blocks, tunable_weights
 from mmtfrs.errors import EncoderError, first_line
 
 CHECKPOINT = "https://storage.googleapis.com/audioset/yamnet.h5"
@@ -135,7 +136,9 @@ def load_yamnet(weights: str | Path | None = None) -> AudioEncoder:
             ) from error
     network = YAMNet(weights)
     version = fingerprint("yamnet/1", *(np.asarray(value) for value in network.model.get_weights()))
-    return AudioEncoder(name, network.embed, DIM, version, list(network.model.variables))
+    below = keras.Model(network.model.input, network.model.outputs[0])  # the scores of classes are no part of a feature
+    tunable = tunable_weights(network.model, keras_blocks(below))
+    return AudioEncoder(name, network.embed, DIM, version, list(network.model.variables), tunable)
 
 
 def load_audio_module(handle: str) -> AudioEncoder:

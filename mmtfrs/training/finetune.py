@@ -11,12 +11,12 @@ import numpy as np
 from mmtfrs import encoders
 from mmtfrs._keras import keras, tf
 from mmtfrs.config.config import Config
-from mmtfrs.config.schema import ExtractionConfig
+from mmtfrs.config.schema import ExtractionConfig, Modality
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
 from mmtfrs.encoders.base import Encoder
-from mmtfrs.encoders.names import NETWORK_NAMES
+from mmtfrs.encoders.tunable import Tunable
 from mmtfrs.errors import ConfigError, MediaError
 from mmtfrs.evaluation.blend import settle_media
 from mmtfrs.evaluation.callback import ValidationMetrics
@@ -30,19 +30,25 @@ from mmtfrs.training.checkpoint import Checkpoint
 from mmtfrs.training.divergence import Divergence
 from mmtfrs.training.fit import EpochLines
 
+_INSTEAD = {
+    "image": "a network of keras.applications, a Keras model, or a folder of ViT or DINOv2",
+    "text": "a folder of the BERT family",
+    "audio": "YAMNet",
+}  # what can be trained
+
 
 def finetune(
     model: TwoTower, catalog: Catalog, split: Split, features: Features, folder: Path, store: Path, progress: bool = False
 ) -> TwoTower:
-    """Trains the top blocks of the image encoder with the towers, keeps the best epoch, and refreshes the features.
+    """Trains the top blocks of an encoder with the towers, keeps the best epoch, and refreshes the features.
 
-    Batch normalization stays as it was. Afterwards the tuned encoder encodes every image once, and a model on these features
+    Batch normalization stays as it was. Afterwards the tuned encoder encodes every medium once, and a model on these features
     is returned; it is the one that went in where no epoch was better.
 
     Args:
         model: trained on the frozen features.
         catalog, split, features: what it was trained on.
-        folder: the run's; keeps the tuned weights, and a checkpoint after each epoch to go on from.
+        folder: the run's; keeps the tuned encoder, and a checkpoint after each epoch to go on from.
         store: the feature store.
         progress: print a line per epoch on standard error.
 
@@ -54,7 +60,8 @@ def finetune(
     job = TunedTower(model, encoder, _top_variables(encoder, config.training.finetune.blocks), catalog)
     if not _fit(job, split, folder / "training" / "finetune", progress):
         return model
-    modality, name = encoder.modality, _save(encoder, folder)
+    modality = encoder.modality
+    name = _tunable(encoder).save(folder.resolve() / f"{modality}_encoder")
     fresh = extract(catalog, config.replace(encoders={modality: name}), store, progress=progress)
     rows = fresh.items[modality]
     media = reduce_media(model.data.adapters[modality], rows, np.arange(1, len(rows) + 1), len(catalog))
@@ -68,17 +75,21 @@ def finetune(
 
 
 def _encoder(config: Config) -> Encoder:
-    return encoders.load("image", config.encoders.image, config.extraction.step("image"))
+    modality = config.training.finetune.modality
+    return encoders.load(modality, getattr(config.encoders, modality), config.extraction.step(modality))
 
 
 def check_finetune(model: TwoTower) -> None:
     """Raises `ConfigError` for what cannot be tuned, before the training that comes first and takes long."""
     config = model.config
-    if "image" in model.data.users:
-        raise ConfigError("`training.finetune.blocks`: users have images too, which would stay as they were. Use 0 blocks.")
-    if "image" not in model.data.items:
-        raise ConfigError("`training.finetune` needs items with media of the image encoder. Received: none.")
-    _top_variables(model.encoders.get("image") or _encoder(config), config.training.finetune.blocks)
+    modality = config.training.finetune.modality
+    if modality in model.data.users:
+        raise ConfigError(
+            f"`training.finetune`: users have media of the {modality} encoder too, which would stay as they were. Use 0 blocks."
+        )
+    if modality not in model.data.items or modality in config.data.features:
+        raise _nothing_to_encode(modality)
+    _top_variables(model.encoders.get(modality) or _encoder(config), config.training.finetune.blocks)
 
 
 class TunedTower(keras.Model):
@@ -104,7 +115,7 @@ class TunedTower(keras.Model):
         # Any medium, for batches without one.
         spare = next((each for each in map(self._decoded, range(len(self._media))) if each is not None), None)
         if table is None or spare is None:
-            raise ConfigError(f"`training.finetune` needs items with media of the {encoder.modality} encoder. Received: none.")
+            raise _nothing_to_encode(encoder.modality)
         self._table, self._spare = table, spare
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
@@ -184,36 +195,23 @@ def _fit(job: TunedTower, split: Split, folder: Path, progress: bool) -> int:
     return checkpoint.best_epoch
 
 
-def _save(encoder: Encoder, folder: Path) -> str:
-    """Writes what the encoder has become, and returns the name by which it is loaded."""
-    network = encoder.name.partition(":")[0]
-    if network in NETWORK_NAMES:
-        path = (folder / f"{encoder.modality}_encoder.weights.h5").resolve()
-        _network(encoder).save_weights(path)
-        return f"{network}:{path}"
-    path = (folder / f"{encoder.modality}_encoder.h5").resolve()
-    _network(encoder).save(path)
-    return str(path)
-
-
 def _top_variables(encoder: Encoder, count: int) -> list[tf.Variable]:
-    """The weights of the top blocks; batch normalization, which would forget what it knows, is left out.
-
-    A block is a run of layers whose names start alike (`block7a`, `conv5`), as keras.applications names them.
-    """
-    blocks: dict[str, list[tf.Variable]] = {}
-    for layer in _network(encoder).layers:
-        if not isinstance(layer, keras.layers.BatchNormalization) and layer.weights:
-            blocks.setdefault(layer.name.partition("_")[0], []).extend(layer.variables)
+    """The weights of the top blocks."""
+    blocks = _tunable(encoder).blocks
     if count > len(blocks):
         raise ConfigError(f"`training.finetune.blocks` must be at most {len(blocks)} for {encoder.name}. Received: {count}.")
-    return [variable for name in list(blocks)[-count:] for variable in blocks[name]]
+    return [variable for block in blocks[-count:] for variable in block]
 
 
-def _network(encoder: Encoder) -> keras.Model:
-    if encoder.model is None:
+def _tunable(encoder: Encoder) -> Tunable:
+    if encoder.tunable is None:
+        step = f" behind {encoder.preprocess}" if encoder.preprocess else ""
         raise ConfigError(
-            f"`training.finetune.blocks`: the {encoder.modality} encoder {encoder.name} cannot be trained. Use 0 blocks, or a "
-            "network of keras.applications."
+            f"`training.finetune.blocks`: the {encoder.modality} encoder {encoder.name}{step} cannot be trained. "
+            f"Use 0 blocks, or {_INSTEAD[encoder.modality]}."
         )
-    return encoder.model
+    return encoder.tunable
+
+
+def _nothing_to_encode(modality: Modality) -> ConfigError:
+    return ConfigError(f"`training.finetune` needs items with media of the {modality} encoder. Received: none.")

@@ -16,6 +16,7 @@ from mmtfrs import encoders
 from mmtfrs._keras import keras, tf
 from mmtfrs.encoders.text import TextEncoder
 from mmtfrs.errors import ConfigError
+from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.features.features import FeatureRows
 from mmtfrs.training.finetune import TunedTower
 from mmtfrs.training.train import train
@@ -97,8 +98,6 @@ def test_the_encoder_learns_what_users_see(colors, frozen, tmp_path):
     again = mmtfrs.load_run(tmp_path / "moved")
     np.testing.assert_allclose(again.candidate_embeddings(), tuned.candidate_embeddings(), atol=1e-6)
     path = mmtfrs.export(again, tmp_path / "m")
-    from mmtfrs.exporting.loaded import LoadedModel
-
     picture = np.array([(colors / "3.png").read_bytes()], object)
     empty = np.array([b""], object)
     answer = LoadedModel(path).ask("embed_candidate", {"text": empty, "audio": empty, "image": picture})
@@ -125,7 +124,7 @@ def test_a_step_is_one_along_the_gradient_through_the_network(colors, frozen):
     chance = dict.fromkeys(("dropout", "id_dropout", "history_id_dropout", "history_dropout"), 0.0)
     towers = mmtfrs.TwoTower(model.config.replace(model=chance), tables=model.data)
     encoder = encoders.load("image", colors / "network.h5")
-    tuned = encoder.model.get_layer("block2_dense").variables
+    tuned = encoder.tunable.blocks[-1]
     job = TunedTower(towers, encoder, tuned, mmtfrs.Catalog.read(colors / "items.csv"))
     job.compile(optimizer=keras.optimizers.SGD(1.0))
     batch = next(iter(job.dataset(split.train, 32)))
@@ -218,5 +217,5 @@ def test_what_cannot_be_trained(colors, tmp_path):
         train(config, catalog, features, split, tmp_path / "run", progress=False)
     users = mmtfrs.Users.from_dict({"user_id": ["u1"], "image": ["1.png"]}, colors)
     features = mmtfrs.extract(catalog, config, tmp_path / "store", users=users, progress=False)
-    with pytest.raises(ConfigError, match="users have images too"):
+    with pytest.raises(ConfigError, match="users have media of the image encoder too"):
         train(config, catalog, features, split, tmp_path / "run", progress=False)
