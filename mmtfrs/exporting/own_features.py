@@ -68,7 +68,10 @@ class OwnFeatures:
             if name not in self.dims:
                 takes = f"takes those of {', '.join(self.dims)}" if self.dims else "takes none"
                 raise DataError(f"features of `{name}`: this model {takes}.{nearest(name, self.dims)}")
-            values = np.asarray(given)
+            try:
+                values = np.asarray(given)
+            except ValueError:  # rows of several lengths
+                values = np.asarray(given, object)
             if values.shape != (self.dims[name],) or values.dtype.kind not in "fiu" or len(bad_rows(values[None])):
                 raise DataError(
                     f"features of `{name}`: must be [{self.dims[name]}] finite numbers, {LARGEST:g} at most. "
