@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import FAST, ROOT, run_python
 from models.test_two_tower import planted
-from processes import run_interpreter
+from processes import run_interpreter, run_python
 
 import mmtfrs
 
@@ -170,6 +170,29 @@ QUICK = [
     "tuning.report /nowhere",
     "tuning.distributed --help",
 ]
+
+
+_AMONG_STRANGERS = """
+import os, sys
+os.chdir(sys.argv[1])
+sys.path[:] = [path for path in sys.path if path]
+sys.argv = ["mmtfrs", "version"]
+from mmtfrs.cli.app import main
+try:
+    main()
+except SystemExit:
+    pass
+before = os.getcwd() in sys.path
+from mmtfrs.utils.extensions import imported
+print("found", before, imported("mine:thing", "encoders.text"))
+"""
+
+
+def test_the_working_folder_is_no_place_of_modules_before_one_is_asked_for(tmp_path):
+    """What lies there may be a stranger's, and libraries look for something optional by its name."""
+    (tmp_path / "mine.py").write_text("thing = 7")
+    done = run_python(_AMONG_STRANGERS, tmp_path)
+    assert done.stdout.splitlines()[-1] == "found False 7", done.stderr[-500:]
 
 
 @pytest.mark.slow

@@ -56,6 +56,17 @@ def test_planted_weights_are_found():
     np.testing.assert_allclose(model.blend.numpy(), np.array([4.0, 2.0, 6.0, 1.0]) / 12, atol=0.08)
 
 
+def test_what_was_taken_is_wanted_again_where_repeats_are_allowed():
+    """Users take, by planted weights, what they had taken: the same weights are found, and lists know it."""
+    rng = np.random.default_rng(1)
+    model, task = _asked([6.0, 2.0, 1.0], 512)
+    scores = model.block_scores(task.users, None, np.arange(ITEMS))
+    took = np.argmax(scores @ np.array([6.0, 2.0, 1.0]) + rng.gumbel(size=scores.shape[:2]), axis=1) + 1
+    vars(task).update(repeats=True, pasts=ItemLists.of(took[:, None]), relevant=ItemLists.of(took[:, None] - 1))
+    fit_blend(model, task)
+    np.testing.assert_allclose(model.blend.numpy(), np.array([6.0, 2.0, 1.0]) / 8, atol=0.08)
+
+
 def test_a_block_that_says_nothing_gets_nothing_and_a_handful_decides_little():
     model, task = _asked([6.0, -4.0, 0.0], 512)
     fit_blend(model, task)
