@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import FAST, ROOT, run_python
 from models.test_two_tower import planted
-from processes import run_interpreter, run_python
+from processes import run_interpreter
 
 import mmtfrs
 
@@ -281,7 +281,7 @@ def test_keras_3_is_refused_with_the_fix():
     assert "Received: TF_USE_LEGACY_KERAS='0'" in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tensorflow_first_is_fine_with_the_switch():
     code = "import tensorflow as tf; tf.keras.Model; import mmtfrs; print('ok')"
     assert run_python(code, TF_USE_LEGACY_KERAS="1").stdout.strip() == "ok"

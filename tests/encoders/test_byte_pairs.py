@@ -102,6 +102,7 @@ def test_thousands_of_random_strings_have_the_ids_of_the_tokenizers_library(trai
     assert _ids(folder, texts) == [[first, *each.ids, last] for each in theirs.encode_batch(texts)]
 
 
+@pytest.mark.long
 def test_files_of_the_older_kind_are_cleaned_as_the_older_tokenizer_does(trained, tmp_path):
     """Control characters are nothing, and ideographs stand alone; all else is the same."""
     folder, _ = trained

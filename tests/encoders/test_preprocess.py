@@ -142,6 +142,7 @@ def test_videos(own):
     np.testing.assert_allclose(heard.decode(_clip(), bounds), np.clip(2 * sound.decode(_clip(), bounds), -1, 1), atol=1e-6)
 
 
+@pytest.mark.long
 def test_an_export_takes_features_and_the_user_asks_by_a_file(own, tmp_path):
     name = own(STEPS)
     rng = np.random.default_rng(0)

@@ -226,6 +226,7 @@ def test_small_models_answer_as_the_originals_do(real, name):
     _close(encoders.load("text", real / "encoders" / name), texts, expected)
 
 
+@pytest.mark.long
 def test_a_tokenizer_of_many_languages_comes_in_either_file(real, tmp_path):
     """As SentencePiece or as the `tokenizers` library writes it: the same features, also out of an export."""
     shutil.copytree(real / "encoders" / "tiny-xlm-roberta", tmp_path / "m", copy_function=shutil.copyfile)
@@ -296,6 +297,7 @@ np.save(sys.argv[2], module.encode(tf.constant(["Red shoes", "blue", "", "ürgh 
 """
 
 
+@pytest.mark.long
 def test_a_process_without_this_library_runs_the_whole_of_it(folder, tmp_path):
     """Tokenizer and network are stock operations and variables."""
     encoder = encoders.load("text", folder)

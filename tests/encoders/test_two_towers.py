@@ -86,6 +86,7 @@ def test_only_encoders_of_one_folder_are_of_one_space(real, copied):
         assert changed.fingerprint != before.fingerprint and changed.space != before.space
 
 
+@pytest.mark.long
 def test_padding_is_read_unless_the_tokenizer_gives_a_mask(copied):
     """As the published ones, which give `input_ids` alone."""
     folder = copied("siglip")
@@ -96,6 +97,7 @@ def test_padding_is_read_unless_the_tokenizer_gives_a_mask(copied):
     assert ids.shape == (3, 64) and there.numpy().all() and (ids.numpy()[:, -1] == 2).all()
 
 
+@pytest.mark.long
 def test_what_a_config_does_not_say_is_as_in_the_originals(copied):
     """The published ones say little: a layer's width that is missing is the original's, which is not that of these weights."""
     folder = copied("siglip")
@@ -262,7 +264,7 @@ np.save(sys.argv[3], answer["embedding"])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_keeps_the_names_and_its_export_carries_both_networks(real, tmp_path, kind):
     """Of a process without this library, the same answers to a raw text and a raw image."""

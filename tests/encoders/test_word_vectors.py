@@ -138,6 +138,7 @@ def test_files_that_do_not_fit(tmp_path):
         encoders.load("text", "vectors")
 
 
+@pytest.mark.long
 def test_an_export_knows_the_words_and_a_refresh_keeps_the_weights(tmp_path):
     path = write(tmp_path / "v.txt", "glove")
     catalog = mmtfrs.Catalog.from_dict({"item_id": list("abcd"), "text": TEXTS})

@@ -125,7 +125,7 @@ def test_histories_with_removed_items_are_histories_without_them(changed):
     np.testing.assert_array_equal(with_gone["item_id"], without["item_id"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_refreshing_a_refreshed_version_keeps_what_ids_learned(changed, small, demo):
     folder, _, _, store = changed
     model, _, catalog = small

@@ -141,7 +141,7 @@ def test_titles_do_not_reach_the_training(model):
     assert all(dtype.is_floating or dtype.is_integer for dtype in map(mmtfrs._keras.tf.as_dtype, held))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_refresh_renews_them(folder, model, tmp_path):
     shutil.copytree(folder, tmp_path / "shop")
     rows = _catalog().table.to_pylist()[3:]

@@ -71,7 +71,7 @@ def _log(events: Events) -> Events:
     return Events(events.user_ids, events.item_ids, events.timestamps, ratings=ratings)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["fusion"])
 def test_trains_and_answers_equal_scores(row, tmp_path):
     catalog, features, events = planted()

@@ -165,7 +165,7 @@ def test_what_is_trained_is_what_is_asked():
         assert [sum(1 for _ in dataset) for _ in range(3)] == [len(dataset)] * 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_auto_reads_order_where_it_is_better_and_the_export_answers_like_the_model(tmp_path, capsys):
     catalog, events = walks(users=250)
     split = events.split("user")
@@ -198,6 +198,7 @@ def test_auto_reads_order_where_it_is_better_and_the_export_answers_like_the_mod
         np.testing.assert_allclose(answer["score"][:, :10], expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_shuffled_log_is_a_bag_and_a_better_bag_is_kept(capsys):
     catalog, events = walks(ordered=False)
     assert not TwoTower(Config(**FAST), catalog, Features({}), events).reads_order

@@ -174,6 +174,7 @@ def test_texts_are_tuned_by_the_same_job(tmp_path):
     np.testing.assert_allclose(found, [expected[0], expected[1], np.zeros(table.dim)], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_by_the_command_line_and_again(colors, tmp_path, jobs):
     settings = json.loads(json.dumps(SETTINGS | {"encoders": {"image": str(colors / "network.h5")}}))
     settings["training"]["finetune"]["epochs"] = 2

@@ -247,6 +247,7 @@ def test_a_run_that_does_not_beat_popularity_says_so(capsys):
     assert "this run does not beat popularity on validation: recall@5" in said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -256,7 +257,6 @@ def test_a_run_that_does_not_beat_popularity_says_so(capsys):
     ],
     ids=["one user", "one event a user", "three items"],
 )
-@pytest.mark.slow
 def test_logs_that_say_little_train_all_the_same(rows, said, capsys):
     catalog = mmtfrs.Catalog.from_dict({"item_id": sorted({item for _, item in rows})})
     events = mmtfrs.Events([user for user, _ in rows], [item for _, item in rows], np.arange(len(rows)))
