@@ -8,7 +8,7 @@ from mmtfrs.models.parts import PartedModel, Parts
 # Of what a request shows counts as it is, at least; the rest is what was learned of it. With less, paraphrases are missed; with
 # more, what a log teaches of a medium, as the digit that a text means (benchmarks/README.md). Of who asks, likes are known:
 # what is shown says which of them is meant.
-_ALONE, _BESIDE = 0.4, 0.2
+_ALONE, _BESIDE = 0.36, 0.2
 
 
 class Embedder(PartedModel):

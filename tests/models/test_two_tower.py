@@ -200,7 +200,7 @@ def test_what_a_request_shows_is_embedded_as_an_item_is():
     item, _ = model.candidate_from_media(media, presence)
     there = presence.numpy().max(axis=1) > 0
     expected = np.zeros((6, 16 + 16 + 16 + 1), np.float32)
-    expected[there, :16], expected[there, 32:48] = 0.6 * item.numpy()[there, :16], 0.4 * item.numpy()[there, 32:48]
+    expected[there, :16], expected[there, 32:48] = 0.64 * item.numpy()[there, :16], 0.36 * item.numpy()[there, 32:48]
     nobody, nothing = tf.zeros([6], tf.int32), tf.zeros([6, 3], tf.int32)
     alone, _ = model.query_from_rows(nobody, nothing, media, presence)
     np.testing.assert_allclose(alone[there], expected[there], atol=1e-5)
@@ -213,8 +213,8 @@ def test_what_a_request_shows_is_embedded_as_an_item_is():
         np.testing.assert_allclose(both, plain + beside, atol=1e-5)
         np.testing.assert_allclose(plain[:, -1], np.full(6, 0.3), atol=1e-6)
     model.blend.assign([0.1, 0.4, 0.5, 0.0])  # where likeness counts more, it does here too
-    expected[:, :16] *= (1 / 6) / 0.6
-    expected[:, 32:48] *= (5 / 6) / 0.4
+    expected[:, :16] *= (1 / 6) / 0.64
+    expected[:, 32:48] *= (5 / 6) / 0.36
     np.testing.assert_allclose(model.query_from_media(media, presence)[0][there], expected[there], atol=1e-5)
 
 
