@@ -116,7 +116,7 @@ class Client:
 
     def requests(self, queries: Sequence[Query]) -> list[tuple[str, dict[str, np.ndarray]]]:
         """`(signature, inputs)` of each query, for `predict`; what the model's graph does not encode is encoded here."""
-        if self._own is None and any(query.request({})[0] != "recommend_user" for query in queries):
+        if self._own is None and any(query.signature != "recommend_user" for query in queries):
             self._own = self._features_of_the_model()
         return (self._own or OwnFeatures({}, {})).requests(queries)
 

@@ -88,12 +88,16 @@ def fit_blend(model: TwoTower, task: RankingTask, seed: int = 0) -> None:
     weights that are not negative.
     """
     if not model.voting:
-        _blend(model, _Choices(model, task, seed))
+        choices = _Choices(model, task, seed)
+        _blend(model, choices, _scores(model, choices))
 
 
-def _blend(model: TwoTower, choices: _Choices, learned: bool = True) -> float:
+def _scores(model: TwoTower, choices: _Choices, hidden: np.ndarray | None = None) -> np.ndarray:
+    return model.block_scores(choices.users, choices.pasts, choices.columns, hidden)
+
+
+def _blend(model: TwoTower, choices: _Choices, scores: np.ndarray, learned: bool = True) -> float:
     """As `fit_blend`, or with likeness and popularity alone; the negative logarithm of the likelihood in nats."""
-    scores = model.block_scores(choices.users, choices.pasts, choices.columns)
     count, media = scores.shape[2], model.media_blocks
     if not learned:
         start, where = np.array([_ALIKE, _POPULAR]), np.array([model.blocks, count - 1])
@@ -127,8 +131,9 @@ def settle_media(model: TwoTower, task: RankingTask, metric: str) -> None:
     if model.voting or not model.media_blocks:
         return
     choices = _Choices(model, task)
-    learned, blend = _blend(model, choices), model.blend.numpy()
-    if learned < _blend(model, choices, learned=False) - _PLAIN:
+    scores = _scores(model, choices)  # of whatever weights
+    learned, blend = _blend(model, choices, scores), model.blend.numpy()
+    if learned < _blend(model, choices, scores, learned=False) - _PLAIN:
         model.blend.assign(blend)
         temper_media(model, task, metric)
     _settle_fresh(model, choices)
@@ -142,7 +147,7 @@ def _settle_fresh(model: TwoTower, choices: _Choices) -> None:
     model.fresh.assign(1.0)
     unknown = model.device.item_id_rows.numpy()[choices.columns + 1] == 0
     hidden = unknown | (np.random.default_rng(0).random(len(unknown)) < 0.5)
-    scores = model.block_scores(choices.users, choices.pasts, choices.columns, hidden) * model.blend.numpy()
+    scores = _scores(model, choices, hidden) * model.blend.numpy()
     guess = np.where(hidden, scores[..., ids], 0.0)
     start = np.array([1.0, FRESH]) / model.temperature
     (rest, fresh), _ = choices.weights(np.stack([scores.sum(axis=2) - guess, guess], axis=2), start, start, _LEARNED)

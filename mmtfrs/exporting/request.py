@@ -80,9 +80,9 @@ class Query:
             DataError: a file cannot be read or decoded.
         """
         inputs = {"user_id": _row(self.user), "history": _list(self.history), "exclude": _list(self.exclude)}
-        filtered = bool(self.allow or self.boosts or self.diversity or self.repeats) or self.min_score is not None
-        if not (self.text or self.image or self.audio or self.features or filtered):
-            return "recommend_user", inputs
+        signature = self.signature
+        if signature == "recommend_user":
+            return signature, inputs
         if shown is None:
             shown = {name: np.asarray(values, np.float32) for name, values in self.features.items()}
         raw: dict[str, Callable[[], str | bytes]] = {
@@ -92,9 +92,9 @@ class Query:
         }
         inputs |= {name: _row(read()) for name, read in raw.items() if name not in shown}
         inputs |= {name + SUFFIX: values[None] for name, values in shown.items()}
-        if not filtered:
-            return "serving_default", inputs
-        return "recommend_filtered", inputs | {
+        if signature == "serving_default":
+            return signature, inputs
+        return signature, inputs | {
             "allow": _list(self.allow),
             "boost_attribute": _list(list(self.boosts)),
             "boost": np.array([[0.0, *self.boosts.values()]], np.float32),
@@ -102,6 +102,13 @@ class Query:
             "min_score": _least(self.min_score),
             "repeats": np.array([self.repeats]),
         }
+
+    @property
+    def signature(self) -> str:
+        """The one that answers it and runs least."""
+        if self.allow or self.boosts or self.diversity or self.repeats or self.min_score is not None:
+            return "recommend_filtered"
+        return "serving_default" if self.text or self.image or self.audio or self.features else "recommend_user"
 
     @property
     def media(self) -> list[str]:

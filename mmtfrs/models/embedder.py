@@ -97,7 +97,7 @@ class Embedder(PartedModel):
             return parts.weighted(tf.pad(media / tf.reduce_sum(media), [[0, self.blocks - self.media_blocks]]))
         # What is asked for is told by what it is, not only by who likes it.
         learned, alike = self.blend[: self.media_blocks] + 1e-6, self.blend[self.blocks] + 1e-6
-        least = tf.maximum(alike / (tf.reduce_sum(learned) + alike), tf.fill([tf.shape(presence)[0], 1], 1.0) * least)
+        least = tf.maximum(alike / (tf.reduce_sum(learned) + alike), tf.reshape(least, [-1, 1]))
         learned = tf.pad(learned / tf.reduce_sum(learned), [[0, self.blocks - self.media_blocks]])
         return parts.weighted(tf.concat([learned * (1.0 - least), least], axis=1))
 

@@ -49,8 +49,7 @@ class Parts(NamedTuple):
     def weighted(self, shares: tf.Tensor) -> Parts:
         """By `[K + 1]` or `[B, K + 1]`, that of likeness last; or by K where there is none."""
         count = self.blocks.shape[1]
-        alike = self.alike * shares[..., count:] if self.alike.shape[1] else self.alike
-        return self._replace(blocks=self.blocks * shares[..., :count, None], alike=alike)
+        return self._replace(blocks=self.blocks * shares[..., :count, None], alike=self.alike * shares[..., count:])
 
     def embedding(self, popularity: tf.Tensor | None = None) -> tf.Tensor:
         """`[B, W]`: all in a row, and `[B]` popularity."""
