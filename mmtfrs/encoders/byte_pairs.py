@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.encoders.characters import BLANKS, Characters, make_characters
+from mmtfrs.encoders.characters import BLANKS, Characters, make_characters, read_characters
 from mmtfrs.encoders.composed import Composed
 from mmtfrs.encoders.trie import before
 from mmtfrs.errors import EncoderError
@@ -73,12 +73,7 @@ class BytePairs:
 
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """`[B] string`, valid UTF-8, -> `[B, None] int32`."""
-        points = tf.strings.unicode_decode(texts, "UTF-8")
-        codes, rows = points.flat_values, tf.cast(points.value_rowids(), tf.int32)
-        if self._before is not None:
-            codes, _, source = self._before.normalize(codes)
-            rows = tf.gather(rows, source)
-        codes, rows = self._composed(codes, rows)
+        codes, rows = self._composed(*read_characters(texts, self._before))
         codes, kinds, source = self._characters.normalize(codes)
         rows = tf.gather(rows, source)
         begins, there = _begins(codes, kinds, rows), kinds != _BLANK

@@ -95,6 +95,16 @@ def make_characters(
     return Characters(*(np.array(values, np.int32) for values in (page_of, starts, codes, kinds)))
 
 
+def read_characters(texts: tf.Tensor, characters: Characters | None) -> tuple[tf.Tensor, tf.Tensor]:
+    """`[B] string`, valid UTF-8, -> `(code points [C], their texts [C])`, int32: what tables make of them, if there are any."""
+    points = tf.strings.unicode_decode(texts, "UTF-8")
+    codes, rows = points.flat_values, tf.cast(points.value_rowids(), tf.int32)
+    if characters is None:
+        return codes, rows
+    codes, _, source = characters.normalize(codes)
+    return codes, tf.gather(rows, source)
+
+
 @functools.cache
 def bert_characters(lowercase: bool = True, strip_accents: bool = True, ideographs: bool = True) -> Characters:
     """The tables of one normalizer, made once a process.

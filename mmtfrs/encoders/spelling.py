@@ -47,24 +47,15 @@ class Spelling:
 
     def _matches(self, codes: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`(length [C], value [C])` int32 of the longest sequence from each place on; 1 and -1 where there is none."""
+
+        def note(
+            starts: tf.Tensor, done: tf.Tensor, found: tf.Tensor, lengths: tf.Tensor, values: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            lengths = tf.tensor_scatter_nd_update(lengths, starts[:, None], tf.fill([tf.size(starts)], done + 1))
+            return lengths, tf.tensor_scatter_nd_update(values, starts[:, None], found)
+
         size = tf.size(codes)
-        codes, rows = tf.concat([codes, [0]], axis=0), tf.concat([rows, [-1]], axis=0)
-
-        def step(
-            alive: tf.Tensor, nodes: tf.Tensor, done: tf.Tensor, lengths: tf.Tensor, values: tf.Tensor
-        ) -> tuple[tf.Tensor, ...]:
-            at = tf.minimum(alive + done, size)
-            goes, nodes, found = self._trie.step(nodes, tf.gather(codes, at))
-            goes &= tf.gather(rows, at) == tf.gather(rows, alive)
-            ends = goes & (found >= 0)
-            places = tf.boolean_mask(alive, ends)[:, None]
-            lengths = tf.tensor_scatter_nd_update(lengths, places, tf.fill([tf.size(places)], done + 1))
-            values = tf.tensor_scatter_nd_update(values, places, tf.boolean_mask(found, ends))
-            return tf.boolean_mask(alive, goes), tf.boolean_mask(nodes, goes), done + 1, lengths, values
-
-        state = (tf.range(size), tf.zeros([size], tf.int32), tf.constant(0), tf.ones([size], tf.int32), tf.fill([size], -1))
-        shapes = tuple(tf.TensorShape([] if number == 2 else [None]) for number in range(len(state)))
-        return tf.while_loop(lambda alive, *_: tf.size(alive) > 0, step, state, shapes)[-2:]
+        return self._trie.walk(codes, rows, note, (tf.ones([size], tf.int32), tf.fill([size], -1)))
 
 
 def read_charsmap(data: bytes) -> dict[str, str]:

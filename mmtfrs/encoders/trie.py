@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -46,6 +46,36 @@ class Trie:
         places = tf.minimum(tf.searchsorted(self._edges, edges), self._edges.shape[0] - 1)
         goes = tf.gather(self._edges, places) == edges
         return goes, tf.gather(self._targets, places), tf.where(goes, tf.gather(self._values, places), -1)
+
+    def walk(
+        self,
+        codes: tf.Tensor,
+        rows: tf.Tensor,
+        note: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+        noted: tuple[tf.Tensor, tf.Tensor],
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Finds all sequences of one root from all places of texts, a code further at a time.
+
+        Args:
+            codes, rows: `[C] int32`, and the texts that they are of.
+            note: `(places where sequences begin that have just ended, how many codes behind these they end, their values,
+                *noted)` -> what is noted now.
+            noted: two vectors, to begin with.
+        """
+        size = tf.size(codes)
+        codes, rows = tf.concat([codes, [0]], axis=0), tf.concat([rows, [-1]], axis=0)
+
+        def step(alive: tf.Tensor, nodes: tf.Tensor, done: tf.Tensor, *noted: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            at = tf.minimum(alive + done, size)
+            goes, nodes, found = self.step(nodes, tf.gather(codes, at))
+            goes &= tf.gather(rows, at) == tf.gather(rows, alive)
+            ends = goes & (found >= 0)
+            noted = note(tf.boolean_mask(alive, ends), done, tf.boolean_mask(found, ends), *noted)
+            return tf.boolean_mask(alive, goes), tf.boolean_mask(nodes, goes), done + 1, *noted
+
+        state = (tf.range(size), tf.zeros([size], tf.int32), tf.constant(0), *noted)
+        shapes = tuple(tf.TensorShape([] if number == 2 else [None]) for number in range(len(state)))
+        return tf.while_loop(lambda alive, *_: tf.size(alive) > 0, step, state, shapes)[-2:]
 
 
 def reached(marks: tf.Tensor, jumps: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmtfrs._keras import tf
-from mmtfrs.encoders.characters import Characters
+from mmtfrs.encoders.characters import Characters, read_characters
 from mmtfrs.encoders.spelling import Spelling
 from mmtfrs.encoders.trie import Trie, before, reached
 from mmtfrs.errors import EncoderError
@@ -92,11 +92,7 @@ class Unigram:
 
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """`[B] string`, valid UTF-8, -> `[B, None] int32`."""
-        points = tf.strings.unicode_decode(texts, "UTF-8")
-        codes, rows = points.flat_values, tf.cast(points.value_rowids(), tf.int32)
-        if self._characters is not None:
-            codes, _, source = self._characters.normalize(codes)
-            rows = tf.gather(rows, source)
+        codes, rows = read_characters(texts, self._characters)
         codes, rows = self._marked(*self._spelling(codes, rows), tf.size(texts))
         codes, rows = self._read(codes, rows, tf.size(texts))
         ends, ids = self._best(*self._matches(codes, rows))
@@ -144,26 +140,15 @@ class Unigram:
         """`(pieces [C, L] int32, whether a piece reaches into a place from before [C] bool)`: of the piece of `L - l`
         characters that ends at a place, where it is in the vocabulary; -1 where there is none."""
         size, longest = tf.size(codes), self._longest
-        codes, rows = tf.concat([codes, [0]], axis=0), tf.concat([rows, [-1]], axis=0)
 
-        def step(
-            alive: tf.Tensor, nodes: tf.Tensor, done: tf.Tensor, reach: tf.Tensor, pieces: tf.Tensor
-        ) -> tuple[tf.Tensor, ...]:
-            at = tf.minimum(alive + done, size)
-            goes, nodes, found = self._trie.step(nodes, tf.gather(codes, at))
-            goes &= tf.gather(rows, at) == tf.gather(rows, alive)
-            ends = goes & (found >= 0)
-            starts, at = tf.boolean_mask(alive, ends), tf.boolean_mask(at, ends)
-            pieces = tf.tensor_scatter_nd_update(
-                pieces, (at * longest + longest - 1 - done)[:, None], tf.boolean_mask(found, ends)
-            )
-            reach = tf.tensor_scatter_nd_update(reach, starts[:, None], tf.fill([tf.size(starts)], done))
-            return tf.boolean_mask(alive, goes), tf.boolean_mask(nodes, goes), done + 1, reach, pieces
+        def note(
+            starts: tf.Tensor, done: tf.Tensor, found: tf.Tensor, reach: tf.Tensor, pieces: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            places = (starts + done) * longest + longest - 1 - done
+            pieces = tf.tensor_scatter_nd_update(pieces, places[:, None], found)
+            return tf.tensor_scatter_nd_update(reach, starts[:, None], tf.fill([tf.size(starts)], done)), pieces
 
-        zeros = tf.zeros([size], tf.int32)
-        state = (tf.range(size), zeros, tf.constant(0), zeros, tf.fill([size * longest], -1))
-        shapes = tuple(tf.TensorShape([] if number == 2 else [None]) for number in range(len(state)))
-        *_, reach, pieces = tf.while_loop(lambda alive, *_: tf.size(alive) > 0, step, state, shapes)
+        reach, pieces = self._trie.walk(codes, rows, note, (tf.zeros([size], tf.int32), tf.fill([size * longest], -1)))
         far = tf.cast(reach > 0, tf.int32)
         change = far - tf.math.unsorted_segment_sum(far, tf.where(reach > 0, tf.range(size) + reach, -1), size)
         return tf.reshape(pieces, [size, longest]), tf.cumsum(change, exclusive=True) > 0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_bert import PIECES, write_bert
+from training.test_finetune import SETTINGS as IMAGES
 
 import mmtfrs
 from mmtfrs import encoders
@@ -16,22 +17,12 @@ from mmtfrs.training.finetune import TunedTower, check_finetune
 from mmtfrs.training.train import train
 
 pytestmark = pytest.mark.slow
-SETTINGS = {
-    "seed": 1,
-    "model": {
-        "embedding_dim": 16,
-        "hidden": [16],
-        "use_item_id": False,
-        "use_user_id": False,
-        "modality_dropout": 0.0,
-        "feature_dim": None,
-    },
+SETTINGS = IMAGES | {
     "training": {
         "epochs": 1,
         "batch_size": 128,
         "finetune": {"blocks": 1, "modality": "text", "epochs": 3, "learning_rate": 0.003},
-    },
-    "evaluation": {"monitor": "recall@5"},
+    }
 }
 
 
