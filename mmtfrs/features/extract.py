@@ -18,6 +18,7 @@ from mmtfrs.config.schema import MODALITIES, Modality
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.data.users import Users
+from mmtfrs.encoders.augment import augmented
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.encoders.function import FunctionEncoder
 from mmtfrs.encoders.image import ImageEncoder
@@ -86,21 +87,24 @@ def extract(
                 continue
             encoder = _encoder(modality, config, catalog, Path(store))
             used[modality] = encoder = encoders.preprocessed(encoder, config.extraction.step(modality))
-            space = opened.space(encoder)
-            rows = {}
-            for table in tables:
-                rows[table.section] = np.full(len(table), -1, np.int64)
-                for column in _COLUMNS[modality]:
+
+            def rows_of(table: MediaTable, encoder: Encoder, rejects: list[Reject]) -> FeatureRows:
+                nonlocal encoded
+                space, rows = opened.space(encoder), np.full(len(table), -1, np.int64)
+                for column in _COLUMNS[encoder.modality]:
                     if table.count(column):
                         job = ColumnJob(
                             table, column, _for_column(encoder, column, config), opened, space, pool, config, progress
                         )
-                        job.run(rows[table.section])
+                        job.run(rows)
                         rejects += job.rejects
                         encoded += job.encoded
-            matrix = space.matrix()
-            for section, found in rows.items():
-                made[section][modality] = FeatureRows(matrix, found, encoder.fingerprint)
+                return FeatureRows(space.matrix(), rows, encoder.fingerprint)
+
+            for table in tables:
+                made[table.section][modality] = rows_of(table, encoder, rejects)
+            views = [augmented(encoder, number) for number in range(1, config.extraction.augment.views + 1)]
+            made["items"][modality].views = tuple(rows_of(catalog, view, []) for view in views)
         _write_rejects(Path(store), rejects)
     for modality, path in config.data.features.items():
         made["items"][modality] = load_own(modality, path, catalog)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,12 +22,14 @@ class FeatureRows:
         matrix: `[U, dim] float32`, one row per distinct medium, in any order.
         rows: `[N] int64`, the matrix row of each catalog row, -1 where the medium is absent.
         fingerprint: of the encoder that made them.
+        views: of the same media, augmented; -1 where there is none of a medium.
     """
 
-    def __init__(self, matrix: np.ndarray, rows: np.ndarray, fingerprint: str = "") -> None:
+    def __init__(self, matrix: np.ndarray, rows: np.ndarray, fingerprint: str = "", views: Sequence[FeatureRows] = ()) -> None:
         self.matrix = matrix
         self.rows = np.asarray(rows, np.int64)
         self.fingerprint = fingerprint
+        self.views = tuple(views)
 
     @property
     def present(self) -> np.ndarray:

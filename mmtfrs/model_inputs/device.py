@@ -23,6 +23,10 @@ class DeviceTable:
         self.matrix = tf.Variable(np.asarray(table.matrix), trainable=False, name=f"{name}_features")
         self.rows = tf.Variable(np.asarray(table.rows), trainable=False, name=f"{name}_rows")
         self.dim = table.matrix.shape[1]
+        self._views: tf.Variable | None = None
+        if table.views is not None:
+            views = np.concatenate([table.matrix[None], table.views])
+            self._views = tf.Variable(views, trainable=False, name=f"{name}_views")
         self._override: tf.Tensor | None = None
 
     @contextlib.contextmanager
@@ -53,6 +57,14 @@ class DeviceTable:
         media = tf.gather(self.rows, rows)
         return tf.gather(self._features, media), tf.cast(media > 0, tf.float32)
 
+    def drawn(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """As when called, of each medium itself or one of its views, each as likely."""
+        if self._views is None or not self.given:
+            return self(rows)
+        media = tf.gather(self.rows, rows)
+        view = tf.random.uniform(tf.shape(media), maxval=self._views.shape[0], dtype=tf.int32)
+        return tf.gather_nd(self._views, tf.stack([view, media], axis=-1)), tf.cast(media > 0, tf.float32)
+
     def sums(self, bags: Bags) -> tuple[tf.Tensor, tf.Tensor]:
         """Of bags of item rows `(sum of the features [B, r], how many are present [B, 1])`, both float32."""
         media = tf.gather(self.rows, bags.items)  # row 0, of an item without, is all zeros
@@ -82,9 +94,10 @@ class DeviceTables:
         self.popularity = tf.Variable(tables.popularity, trainable=False, name="popularity")
         self.user_id_rows = tf.Variable(_trained_rows(tables.user_counts), trainable=False, name="user_id_rows")
 
-    def item_media(self, rows: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """`[B] int32` item rows -> `{modality: [B, r]}` reduced features and presence `[B, M]`."""
-        return self._media(self.items, rows)
+    def item_media(self, rows: tf.Tensor, drawn: bool | None = False) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """`[B] int32` item rows -> `{modality: [B, r]}` reduced features and presence `[B, M]`; `drawn`: of any of the views
+        that a medium has."""
+        return self._media(self.items, rows, drawn)
 
     def user_media(self, rows: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """As `item_media`, of users; a modality that no user has is absent."""
@@ -141,11 +154,13 @@ class DeviceTables:
             reduced[name] = features * tf.expand_dims(presence[:, index], 1)
         return reduced
 
-    def _media(self, tables: dict[str, DeviceTable], rows: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def _media(
+        self, tables: dict[str, DeviceTable], rows: tf.Tensor, drawn: bool | None = False
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         media, presence = {}, []
         for name in self._adapters:
             if name in tables:
-                media[name], present = tables[name](rows)
+                media[name], present = tables[name].drawn(rows) if drawn else tables[name](rows)
             else:
                 media[name] = tf.zeros([tf.shape(rows)[0], self.items[name].dim])
                 present = tf.zeros(tf.shape(rows))

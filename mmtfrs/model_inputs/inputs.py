@@ -303,7 +303,7 @@ def _media(config: Config, count: int, user_rows: dict[str, int], features: Feat
 
 
 def _item_media(config: Config, modality: Modality, adapter: Adapter, rows: FeatureRows, count: int) -> MediaRows:
-    media = reduce_media(adapter, rows, np.arange(1, len(rows) + 1), count)
+    media = reduce_media(adapter, rows, np.arange(1, len(rows) + 1), count, config.extraction.augment.views)
     return smooth(media, modality, config.model.graph) if config.model.graph.neighbors else media
 
 

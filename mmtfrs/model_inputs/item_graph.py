@@ -48,7 +48,10 @@ def smooth(media: MediaRows, modality: str, config: GraphConfig) -> MediaRows:
         vectors = (1.0 - config.share) * vectors + config.share * mixed
     # The mean square stays 1 over all components, as the adapter left it.
     vectors /= max(float(np.sqrt(np.mean(vectors**2))), 1e-12)
-    return dataclasses.replace(media, matrix=np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors]))
+    smoothed = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors])
+    # A view of a medium is as far from it as it was.
+    views = None if media.views is None else media.views + (smoothed - media.matrix)
+    return dataclasses.replace(media, matrix=smoothed, views=views)
 
 
 def edges(vectors: np.ndarray, neighbors: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

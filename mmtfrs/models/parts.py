@@ -157,7 +157,7 @@ class PartedModel(tfrs.Model):
     def trained_blocks(self, items: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """What is trained block by block: `[B] int32` item rows -> `[B, K, D] float32`, or `[B, K + 1, D]` with what media say
         of the block of the ids; in training, half of the items have their ids there, for the others to be measured by."""
-        media, presence = self.device.item_media(items)
+        media, presence = self.device.item_media(items, drawn=training)
         blocks, guess, _ = self._learned(media, presence, tf.gather(self.device.item_id_rows, items), training)
         if guess is None:
             return blocks

@@ -20,7 +20,8 @@ _EVALUATION = _GIB  # scores of the users who are asked for, and what is made of
 def needed(model: TwoTower) -> int:
     """Bytes that a training of this model takes at its peak, about."""
     weights = sum(4 * weight.shape.num_elements() for weight in model.weights)
-    media = sum(media.matrix.nbytes for media in (*model.data.items.values(), *model.data.users.values()))
+    tables = (*model.data.items.values(), *model.data.users.values())
+    media = sum(table.matrix.nbytes + (table.views.nbytes if table.views is not None else 0) for table in tables)
     batch = model.config.training.batch_size
     logits = 4 * min(batch * model.objective.negatives.width(batch), LOGITS) * (model.blocks + 1) * _PASSES
     catalog = 4 * 3 * model.width * len(model.data.item_ids)
