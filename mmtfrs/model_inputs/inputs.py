@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterable, Mapping
-from typing import TypedDict
 
 import numpy as np
 
@@ -20,14 +19,15 @@ from mmtfrs.config.schema import HistoryEncoder, Modality
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.data.id_column import IdColumn
-from mmtfrs.errors import DataError, nearest
-from mmtfrs.features.features import FeatureRows, Features
-from mmtfrs.model_inputs.feature_table import MediaRows, in_order, reduce_media
-from mmtfrs.model_inputs.item_graph import smooth
+from mmtfrs.errors import DataError
+from mmtfrs.features.features import Features
+from mmtfrs.model_inputs.feature_table import MediaRows
 from mmtfrs.model_inputs.item_lists import ItemLists
+from mmtfrs.model_inputs.log_facts import log_facts, lookup, sorted_ids
+from mmtfrs.model_inputs.media_inputs import item_media, media_inputs
 from mmtfrs.model_inputs.order import order_told
 from mmtfrs.model_inputs.pca import Adapter
-from mmtfrs.model_inputs.popularity import best_fade, faded_counts, log_popularity
+from mmtfrs.model_inputs.popularity import best_fade, log_popularity
 from mmtfrs.model_inputs.telling import told
 
 log = logging.getLogger("mmtfrs")
@@ -98,9 +98,9 @@ class ModelInputs:
             DataError: features and catalog differ in length, or no event is on an item.
         """
         known = events if known is None else known
-        users = _sorted(events.users, known.users, features.user_ids)
-        item_rows, user_rows = _lookup(catalog.ids), _lookup(users)
-        facts = _log_facts(item_rows, user_rows, events, None if config.data.split != "random" else np.inf)
+        users = sorted_ids(events.users, known.users, features.user_ids)
+        item_rows, user_rows = lookup(catalog.ids), lookup(users)
+        facts = log_facts(item_rows, user_rows, events, None if config.data.split != "random" else np.inf)
         taken = facts["seen"]
         if known is not events:
             taken = ItemLists.of_log(
@@ -110,7 +110,7 @@ class ModelInputs:
             catalog.ids,
             users,
             **facts,
-            **_media(config, len(catalog), user_rows, features),
+            **media_inputs(config, len(catalog), user_rows, features),
             taken=taken,
             attributes=catalog.attributes(config.data.attributes),
             titles=_titles(config, catalog),
@@ -150,8 +150,8 @@ class ModelInputs:
 
     def on(self, events: Events, fade: float | None = None) -> ModelInputs:
         """The same catalog, media and users with the counts, and new users, of another log; and another half-life of events."""
-        user_ids = _sorted(events.users, self.user_ids)
-        facts = _log_facts(self._item_lookup, _lookup(user_ids), events, self.fade if fade is None else fade)
+        user_ids = sorted_ids(events.users, self.user_ids)
+        facts = log_facts(self._item_lookup, lookup(user_ids), events, self.fade if fade is None else fade)
         old = self.user_rows(user_ids)
         users = {
             name: MediaRows(media.matrix, np.append(0, media.rows[old]).astype(np.int32)) for name, media in self.users.items()
@@ -177,7 +177,7 @@ class ModelInputs:
                     f"the {modality} features are of another encoder than the model's "
                     f"({rows.fingerprint[:12]}, not {made[:12]})."
                 )
-            items[modality] = _item_media(config, modality, adapter, rows, len(catalog))
+            items[modality] = item_media(config, modality, adapter, rows, len(catalog))
         places = np.zeros(len(self.item_ids) + 1, np.int32)
         places[old] = np.arange(1, len(old) + 1)
         places[0] = 0
@@ -216,95 +216,11 @@ class ModelInputs:
 
     @functools.cached_property
     def _item_lookup(self) -> dict[str, int]:
-        return _lookup(self.item_ids)
+        return lookup(self.item_ids)
 
     @functools.cached_property
     def _user_lookup(self) -> dict[str, int]:
-        return _lookup(self.user_ids)
-
-
-def _lookup(ids: np.ndarray) -> dict[str, int]:
-    return {each: row for row, each in enumerate(ids, start=1)}
-
-
-def _sorted(*ids: IdColumn | np.ndarray) -> np.ndarray:
-    """`[n] object`: each that is anywhere, once."""
-    there = {name for each in ids for name in (each.names[each.used()] if isinstance(each, IdColumn) else each)}
-    return np.array(sorted(there), dtype=object)
-
-
-class _LogFacts(TypedDict):
-    item_counts: np.ndarray
-    user_counts: np.ndarray
-    faded: np.ndarray
-    fade: float
-    seen: ItemLists
-    ratings: tuple[float, float]
-
-
-class _Media(TypedDict):
-    adapters: dict[Modality, Adapter]
-    items: dict[Modality, MediaRows]
-    users: dict[Modality, MediaRows]
-    encoders: dict[Modality, tuple[str, str]]
-
-
-def _log_facts(item_rows: dict[str, int], user_rows: dict[str, int], events: Events, fade: float | None) -> _LogFacts:
-    """What a log says of its items and users; None for the half-life that its newest events choose. Raises `DataError` where no
-    event is on an item of the catalog."""
-    rows, users = events.items.looked_up(item_rows), events.users.looked_up(user_rows)
-    there, size = rows > 0, len(item_rows) + 1
-    if not there.any():
-        raise DataError("no training event is on an item of the catalog. Check the item ids of both files.")
-    items, timestamps = rows[there], events.timestamps[there]
-    fade = best_fade(items, timestamps, size) if fade is None else fade
-    ratings = events.ratings
-    return {
-        "item_counts": np.bincount(items, minlength=size).astype(np.float32),
-        "user_counts": np.bincount(users, minlength=len(user_rows) + 1).astype(np.float32),
-        "faded": faded_counts(items, timestamps, size, fade).astype(np.float32),
-        "fade": fade,
-        "seen": ItemLists.of_log(users, rows, events.timestamps, len(user_rows)),
-        "ratings": (np.nan, np.nan) if ratings is None else (float(np.mean(ratings)), float(np.std(ratings))),
-    }
-
-
-def _media(config: Config, count: int, user_rows: dict[str, int], features: Features) -> _Media:
-    """Adapters, reduced features and encoders of the modalities that the config does not leave out and some item has."""
-    wanted = config.model.modalities
-    for modality in wanted or ():
-        if modality not in features.items or not features.items[modality].present.any():
-            have = ", ".join(name for name, rows in features.items.items() if rows.present.any())
-            raise DataError(
-                f"`model.modalities` names `{modality}`, but no item has any.{nearest(modality, features.items)} "
-                f"Items have: {have or 'none'}."
-            )
-    made: _Media = {"adapters": {}, "items": {}, "users": {}, "encoders": {}}
-    places = IdColumn.of(features.user_ids).looked_up(user_rows)
-    # A catalog without a modality has no such part of the towers.
-    there = {name: rows for name, rows in features.items.items() if rows.present.any() and (wanted is None or name in wanted)}
-    spaces = {name: encoder.space or name for name, encoder in features.encoders.items()}
-    for modality in in_order(there):
-        rows = there[modality]
-        if len(rows) != count:
-            raise DataError(
-                f"`features` has {len(rows)} rows of {modality}, the catalog {count} items. Extract them from this catalog."
-            )
-        if modality not in made["adapters"]:
-            same = {name: each for name, each in there.items() if spaces.get(name, name) == spaces.get(modality, modality)}
-            made["adapters"] |= Adapter.fit_shared(same, config.model.feature_dim, config.seed)
-        adapter = made["adapters"][modality]
-        made["items"][modality] = _item_media(config, modality, adapter, rows, count)
-        if (theirs := features.users.get(modality)) is not None:
-            made["users"][modality] = reduce_media(adapter, theirs, places, len(user_rows))
-        encoder = features.encoders.get(modality)
-        made["encoders"][modality] = (encoder.name if encoder else "", rows.fingerprint)
-    return made
-
-
-def _item_media(config: Config, modality: Modality, adapter: Adapter, rows: FeatureRows, count: int) -> MediaRows:
-    media = reduce_media(adapter, rows, np.arange(1, len(rows) + 1), count, config.extraction.augment.views)
-    return smooth(media, modality, config.model.graph) if config.model.graph.neighbors else media
+        return lookup(self.user_ids)
 
 
 def _titles(config: Config, catalog: Catalog) -> np.ndarray:
