@@ -24,8 +24,8 @@ import mmtfrs
 from benchmarks._classes import by_class
 from benchmarks._datasets import PUBLIC, Dataset, held_out_items, load, newcomers
 from mmtfrs.config import schema as settings
+from mmtfrs.evaluation.evaluate import evaluate
 from mmtfrs.evaluation.missing_modalities import SHARES, missing_curve
-from mmtfrs.evaluation.ranking_task import evaluate
 from mmtfrs.evaluation.significance import mean_interval
 from mmtfrs.training.baselines import train_baseline
 from mmtfrs.training.fit import fit, fit_to_best

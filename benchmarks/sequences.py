@@ -19,7 +19,7 @@ import numpy as np
 import mmtfrs
 from benchmarks._datasets import REAL, sequences
 from mmtfrs.data.splits import Split
-from mmtfrs.evaluation.ranking_task import evaluate
+from mmtfrs.evaluation.evaluate import evaluate
 from mmtfrs.evaluation.significance import mean_interval
 from mmtfrs.training.train import train
 

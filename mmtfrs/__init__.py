@@ -23,7 +23,7 @@ _PUBLIC = {
     "TwoTower": "mmtfrs.models.two_tower",
     "Users": "mmtfrs.data.users",
     "ValidationMetrics": "mmtfrs.evaluation.callback",
-    "evaluate": "mmtfrs.evaluation.ranking_task",
+    "evaluate": "mmtfrs.evaluation.evaluate",
     "export": "mmtfrs.exporting.export",
     "extract": "mmtfrs.features.extract",
     "load_run": "mmtfrs.models.run",

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api as hparams
 
 from mmtfrs._keras import keras, tf
 from mmtfrs.config.config import Config
-from mmtfrs.evaluation.ranking_task import evaluate
+from mmtfrs.evaluation.evaluate import evaluate
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.fit import fit
 from mmtfrs.utils.files import write_json

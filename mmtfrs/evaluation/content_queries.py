@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from mmtfrs._keras import tf
+from mmtfrs.evaluation.ranking_task import RankingTask
 from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.models.two_tower import TwoTower
-
-if TYPE_CHECKING:
-    from mmtfrs.evaluation.ranking_task import RankingTask
 
 _ASKED = 2000  # items, or users, drawn at most
 _K = 20

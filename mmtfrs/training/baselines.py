@@ -20,8 +20,9 @@ from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
 from mmtfrs.errors import TrainingError
 from mmtfrs.evaluation.ease import CONTENT_WEIGHTS, MAX_ITEMS, PENALTIES, EaseScorer, gram_matrix, inversion_seconds
+from mmtfrs.evaluation.evaluate import evaluated
 from mmtfrs.evaluation.item_knn import ItemKNNScorer
-from mmtfrs.evaluation.ranking_task import RankingTask, content_vectors, evaluated
+from mmtfrs.evaluation.ranking_task import RankingTask, content_vectors
 from mmtfrs.evaluation.scorers import Scorer
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.histories import Histories
