@@ -41,7 +41,7 @@ def reduce_media(adapter: Adapter, features: FeatureRows, rows: np.ndarray, coun
         rows: `[n]`, the item or user row of each.
         count: number of items or users.
     """
-    used, inverse = np.unique(features.rows[features.present], return_inverse=True)
+    used, inverse = features.distinct()
     matrix = np.zeros((len(used) + 1, adapter.reduced_dim), np.float32)
     for start in range(0, len(used), _CHUNK):
         part = used[start : start + _CHUNK]

@@ -61,12 +61,14 @@ def test_tfidf_cosines_are_those_of_the_formula(tmp_path):
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts = [text for text in TEXTS if text.strip()]
-    fit_tfidf(TEXTS, tmp_path / "tfidf.npz")
-    found = load_tfidf(tmp_path / "tfidf.npz").encode_batch([np.array(text, object) for text in texts])
+    fitted = fit_tfidf(TEXTS, tmp_path)
+    path = fitted.name.partition(":")[2]
+    assert load_tfidf(path).fingerprint == fitted.fingerprint
+    found = load_tfidf(path).encode_batch([np.array(text, object) for text in texts])
     expected = TfidfVectorizer(token_pattern=r"\w+").fit_transform(texts).toarray()
     # The projection keeps angles to about one in the square root of 512.
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=0.15)
-    with np.load(tmp_path / "tfidf.npz") as saved:
+    with np.load(path) as saved:
         idf = saved["idf"]
     assert idf.shape == (BUCKETS,) and np.isclose(idf.min(), np.log(5 / 5) + 1)  # `the` is in all four
 
