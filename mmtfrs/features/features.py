@@ -41,8 +41,8 @@ class FeatureRows:
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
         """`[U]` matrix rows of the media, each once, and for each row that is present which of them it has.
 
-        They are in the order of the catalog: where a medium lies in a store depends on what was extracted before, by which kills
-        and repairs, and must not show in anything that is made of it.
+        They are in the order of the catalog: where a medium lies in a store depends on what was extracted before, on kills and
+        on repairs, and must not show in anything that is made of it.
         """
         used, first, inverse = np.unique(self.rows[self.present], return_index=True, return_inverse=True)
         order = np.argsort(first)

@@ -16,7 +16,7 @@ def carry_encoders(encoders: Mapping[Modality, tuple[str, str]], folder: Path) -
     """Copies what the encoders of a model stand on into its run folder, unless anybody can have it.
 
     Args:
-        encoders: `{modality: (name, fingerprint)}`; the file of a fitted one is in a feature store, of a tuned one in another run.
+        encoders: `{modality: (name, fingerprint)}`; the file of a fitted one is in a store, of a tuned one in another run.
         folder: of the run.
 
     Returns:
