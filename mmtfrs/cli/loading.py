@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,5 +79,6 @@ def extract_features(
     for reject in features.rejects:
         note(f"set aside: {reject.table} {reject.id}: {reject.modality} {reject.medium}: {reject.reason}")
     if features.rejects:
-        note(f"{len(features.rejects)} media were set aside and count as absent; see {store / 'rejects.csv'}")
+        listed = f"; see {store / 'rejects.csv'}" if os.access(store, os.W_OK) else ""  # a read-only store keeps no list
+        note(f"{len(features.rejects)} media were set aside and count as absent{listed}")
     return features

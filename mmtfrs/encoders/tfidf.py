@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,23 +10,24 @@ import numpy as np
 from mmtfrs._keras import tf
 from mmtfrs.encoders.base import fingerprint
 from mmtfrs.encoders.text import TextEncoder
-from mmtfrs.errors import EncoderError
-from mmtfrs.utils.files import replacing
+from mmtfrs.errors import EncoderError, first_line
+from mmtfrs.utils.files import keep_arrays
 
 BUCKETS, DIM = 1 << 14, 512
 _SEED = 11
 
 
-def fit_tfidf(texts: Iterable[str], path: str | Path) -> None:
-    """Counts in how many texts each word occurs, and writes the weights that `load_tfidf` reads.
+def fit_tfidf(texts: Iterable[str], folder: Path) -> TextEncoder:
+    """Counts in how many texts each word occurs.
 
     Args:
         texts: of the catalog.
-        path: `.npz`; written beside and renamed.
+        folder: where the weights are kept, in a file of their own per catalog, by which `load_tfidf` makes the encoder again.
     """
     idf = inverse_frequency(*document_counts(texts, _buckets, BUCKETS))
-    with replacing(path) as file:
-        np.savez(file, idf=idf)
+    path = folder.resolve() / f"tfidf-{_mark(idf)[:12]}.npz"
+    keep_arrays(path, {"idf": idf})
+    return _encoder(path, idf)
 
 
 def load_tfidf(path: str | Path) -> TextEncoder:
@@ -45,12 +45,20 @@ def load_tfidf(path: str | Path) -> TextEncoder:
     try:
         with np.load(path) as saved:
             idf = saved["idf"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise EncoderError(f"{path}: this is no file of fitted TF-IDF weights ({error}).") from None
+    except Exception as error:  # whatever is wrong with it
+        raise EncoderError(f"{path}: this is no file of fitted TF-IDF weights ({first_line(error)}).") from None
     if idf.shape != (BUCKETS,):
         raise EncoderError(f"{path}: TF-IDF weights must be [{BUCKETS}]. Received: {list(idf.shape)}.")
+    return _encoder(path, idf)
+
+
+def _mark(idf: np.ndarray) -> str:
+    return fingerprint("tfidf/1", idf)
+
+
+def _encoder(path: str | Path, idf: np.ndarray) -> TextEncoder:
     network = _Network(idf)
-    return TextEncoder(f"tfidf:{path}", network, DIM, fingerprint("tfidf/1", idf), [network])
+    return TextEncoder(f"tfidf:{path}", network, DIM, _mark(idf), [network])
 
 
 class _Network(tf.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from mmtfrs.encoders.base import fingerprint, fingerprint_folder
 from mmtfrs.encoders.text import TextEncoder
 from mmtfrs.encoders.tfidf import document_counts, inverse_frequency, split_words
 from mmtfrs.encoders.vector_files import read_vectors
-from mmtfrs.errors import EncoderError, MediaError
-from mmtfrs.utils.files import replacing
+from mmtfrs.errors import EncoderError, MediaError, first_line
+from mmtfrs.utils.files import keep_arrays
 from mmtfrs.utils.row_problems import joined, told
 
 _UNKNOWN = "none of its words is in the file of word vectors"
@@ -42,10 +41,9 @@ def fit_vectors(texts: Iterable[str], path: str | Path, folder: Path) -> WordVec
     weights = inverse_frequency(documents, count)
     mean.weights.assign(weights)
     mark = _mark(Path(path), weights)
-    kept = folder / f"vectors-{mark[:12]}.npz"
-    with replacing(kept) as file:
-        np.savez(file, path=str(Path(path).resolve()), weights=weights, mark=mark)
-    return WordVectors(f"vectors:{kept.resolve()}", mean, vectors.shape[1], mark, [mean])
+    kept = folder.resolve() / f"vectors-{mark[:12]}.npz"
+    keep_arrays(kept, {"path": np.array(str(Path(path).resolve())), "weights": weights, "mark": np.array(mark)})
+    return WordVectors(f"vectors:{kept}", mean, vectors.shape[1], mark, [mean])
 
 
 def load_vectors(path: str | Path) -> WordVectors:
@@ -60,10 +58,15 @@ def load_vectors(path: str | Path) -> WordVectors:
     try:
         with np.load(path, allow_pickle=False) as saved:
             source, weights, mark = Path(str(saved["path"])), saved["weights"], str(saved["mark"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise EncoderError(f"{path}: this is no file of the weights of word vectors ({error}).") from None
+    except Exception as error:  # whatever is wrong with it
+        raise EncoderError(f"{path}: this is no file of the weights of word vectors ({first_line(error)}).") from None
+    if not source.is_file():
+        source = Path(path).with_name(source.name)  # they may have been moved together
     if not source.is_file() or _mark(source, weights) != mark:
-        raise EncoderError(f"{path}: its word vectors, {source}, are {'other ones' if source.is_file() else 'not there'}.")
+        raise EncoderError(
+            f"{path}: its word vectors, {source.name}, are {'other ones' if source.is_file() else 'not there'}. "
+            "Put those that it was fitted to beside it."
+        )
     words, vectors = read_vectors(source)
     mean = _Mean(words, vectors, weights)
     return WordVectors(f"vectors:{path}", mean, vectors.shape[1], mark, [mean])

@@ -40,6 +40,18 @@ class FeatureRows:
     def dim(self) -> int:
         return self.matrix.shape[1]
 
+    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
+        """`[U]` matrix rows of the media, each once, and for each row that is present which of them it has.
+
+        They are in the order of the catalog: where a medium lies in a store depends on what was extracted before, on kills and
+        on repairs, and must not show in anything that is made of it.
+        """
+        used, first, inverse = np.unique(self.rows[self.present], return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        return used[order], places[inverse]
+
     def __len__(self) -> int:
         return len(self.rows)
 

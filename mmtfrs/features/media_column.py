@@ -18,8 +18,9 @@ from mmtfrs.config.config import Config
 from mmtfrs.data.media_table import VIDEO, MediaTable
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.errors import MediaError
+from mmtfrs.features.feature_space import FeatureSpace
 from mmtfrs.features.features import Reject
-from mmtfrs.features.store import FeatureSpace, FeatureStore
+from mmtfrs.features.store import FeatureStore
 from mmtfrs.media.video import NO_SOUND
 from mmtfrs.utils.finite import bad_rows
 from mmtfrs.utils.prefetch import ahead
@@ -43,7 +44,13 @@ class _Prepared(NamedTuple):
 
 
 class ColumnJob:
-    """One column of media of one table."""
+    """One column of media of one table.
+
+    Attributes:
+        rejects: media that were set aside.
+        encoded: how many were encoded.
+        lacking: how many should have been, had the store not been read-only.
+    """
 
     def __init__(
         self,
@@ -65,7 +72,7 @@ class ColumnJob:
         self.bounds = config.extraction
         self.progress = progress
         self.rejects: list[Reject] = []
-        self.encoded = 0
+        self.encoded = self.lacking = 0
         self.rows = np.array([], np.int64)
         self._waiting: dict[bytes, list[int]] = {}  # digest -> catalog rows of the batch being filled
         self._decoded: list[np.ndarray] = []
@@ -89,8 +96,8 @@ class ColumnJob:
                 advance(1)
             self._flush()
 
-    def _unknown(self, advance: Callable[[int], None]) -> Iterator[tuple[int, tuple[str, bytes]]]:
-        """Rows with media that the store has not, and their digests if these are known; those of the others are filled in.
+    def _unknown(self, advance: Callable[[int], None]) -> Iterator[tuple[int, tuple[str]]]:
+        """Rows with media that the store is not known to have; those of the others are filled in.
 
         The store is asked for many at a time; it knows a file by its size and time, without reading it.
         """
@@ -104,9 +111,9 @@ class ColumnJob:
                 places = self.space.find_all([digest for digest in digests if digest])
                 self.rows[[row for row, _ in wanted]] = found = [places.get(digest, -1) for digest in digests]
                 advance(len(found) - found.count(-1))
-                for (row, medium), digest, place in zip(wanted, digests, found, strict=True):
+                for (row, medium), place in zip(wanted, found, strict=True):
                     if place < 0:
-                        yield row, (medium, digest)
+                        yield row, (medium,)
 
     def _known_digests(self, media: list[str], looks: ThreadPoolExecutor) -> list[bytes]:
         """The digest of each medium that need not be read for it, b"" of the others."""
@@ -128,17 +135,16 @@ class ColumnJob:
     def _key(self, path: str) -> str:
         return path + self.encoder.salt.decode()
 
-    def _prepare(self, medium: str, digest: bytes) -> _Prepared:
-        """Runs in a thread: reads, hashes if need be and, if the store does not have it, decodes one medium."""
+    def _prepare(self, medium: str) -> _Prepared:
+        """Runs in a thread: reads, hashes and, if the store does not have it, decodes one medium."""
         try:
-            file, stat = None, None if self.encoder.modality == "text" else _stat(medium)
+            stat = None if self.encoder.modality == "text" else _stat(medium)
             data = self.encoder.read(medium, self.bounds)
-            if not digest:
-                digest = hashlib.sha256(data + self.encoder.salt).digest()
-                file = (self._key(medium), stat, digest) if stat else None
-                row = self.space.find(digest)
-                if row >= 0:
-                    return _Prepared(digest, row, file=file)
+            digest = hashlib.sha256(data + self.encoder.salt).digest()
+            file = (self._key(medium), stat, digest) if stat else None
+            row = self.space.find(digest) if stat else -1  # that of a text was asked for with the others
+            if row >= 0:
+                return _Prepared(digest, row, file=file)
             return _Prepared(digest, -1, self.encoder.decode(data, self.bounds), file=file)
         except MediaError as error:
             return _Prepared(reason=str(error))
@@ -169,6 +175,10 @@ class ColumnJob:
 
     def _flush(self) -> None:
         """Encodes what was decoded, a batch at a time of media of like length, and stores each."""
+        if self.store.read_only:
+            self.lacking += len(self._waiting)
+            self._waiting, self._decoded, self._size, self._files = {}, [], 0, []
+            return
         digests, size = list(self._waiting), self.bounds.batch_size
         order = sorted(range(len(digests)), key=lambda place: self.encoder.length(self._decoded[place]))
         for start in range(0, len(order), size):

@@ -44,7 +44,7 @@ def reduce_media(adapter: Adapter, features: FeatureRows, rows: np.ndarray, coun
         count: number of items or users.
         views: how many of the augmented ones are kept.
     """
-    used, first, inverse = np.unique(features.rows[features.present], return_index=True, return_inverse=True)
+    used, inverse = features.distinct()
     matrix = _reduced(adapter, features.matrix, used)
     table_rows = np.zeros(count + 1, np.int32)
     table_rows[rows[features.present]] = inverse + 1
@@ -52,6 +52,7 @@ def reduce_media(adapter: Adapter, features: FeatureRows, rows: np.ndarray, coun
     kept = features.views[:views]
     if not kept:
         return MediaRows(matrix, table_rows)
+    first = np.unique(inverse, return_index=True)[1]
     altered = np.repeat(matrix[None], len(kept), axis=0)  # as it is where it could not be augmented
     for made, view in zip(altered, kept, strict=True):
         found = view.rows[features.present][first]

@@ -48,7 +48,7 @@ class Adapter:
         """
         means, parts = {}, []
         for name, rows in features.items():
-            used = np.unique(rows.rows[rows.present])
+            used, _ = rows.distinct()
             if len(used) > _SAMPLE:
                 used = np.sort(np.random.default_rng(seed).choice(used, _SAMPLE, replace=False))
             sample = np.asarray(rows.matrix[used], np.float64)

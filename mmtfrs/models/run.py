@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmtfrs.data.splits import Split
 from mmtfrs.errors import RunError
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.storage import save_inputs
+from mmtfrs.models.carried import carry_encoders
 from mmtfrs.models.run_folder import FORMAT, WEIGHTS, damaged, read_run, write_split
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.utils.files import replacing, write_arrays, write_json
@@ -49,7 +51,7 @@ def start_run(
 ) -> None:
     """Writes all of a run but its weights; `run.json` comes last and makes the folder a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_inputs(tables or model.data, folder / "tables")  # first: what a killed start leaves is known by this folder
+    save_tables(tables or model.data, folder)
     model.config.write(folder / "config.yaml")
     if split is not None:
         write_split(folder / "events.parquet", split)
@@ -63,6 +65,12 @@ def start_run(
         **facts,
     }
     write_json(folder / "run.json", known)
+
+
+def save_tables(tables: ModelInputs, folder: Path) -> None:
+    """Writes `tables/` of a run, and the encoders that must go with it."""
+    (folder / "tables").mkdir(parents=True, exist_ok=True)  # first: what a killed start leaves is known by this folder
+    save_inputs(dataclasses.replace(tables, encoders=carry_encoders(tables.encoders, folder)), folder / "tables")
 
 
 def load_run(folder: str | Path) -> TwoTower:

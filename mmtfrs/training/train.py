@@ -13,8 +13,7 @@ from mmtfrs.encoders.names import AUTO
 from mmtfrs.errors import RunError
 from mmtfrs.features.features import Features
 from mmtfrs.model_inputs.inputs import ModelInputs
-from mmtfrs.model_inputs.storage import save_inputs
-from mmtfrs.models.run import load_run, save_weights, start_run
+from mmtfrs.models.run import load_run, save_tables, save_weights, start_run
 from mmtfrs.models.run_folder import data_mark, read_facts
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.finetune import check_finetune, finetune
@@ -71,7 +70,7 @@ def train(
         progress,
         tune=tune if config.training.finetune.blocks else None,
     )
-    save_inputs(model.data, out / "tables")
+    save_tables(model.data, out)
     (out / "history.json").write_text(json.dumps(history), encoding="utf-8")
     save_weights(model, out / "weights.npz")
     for name in ("training", "bag", "refit"):

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,3 +37,12 @@ def write_arrays(file: IO[bytes], arrays: Iterable[tuple[str, np.ndarray]]) -> N
         for name, values in arrays:
             with packed.open(f"{name}.npy", "w", force_zip64=True) as column:
                 np.lib.format.write_array(column, values, allow_pickle=False)
+
+
+def keep_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a `.npz`, unless just these arrays are in it already: the folder may be read-only."""
+    with contextlib.suppress(Exception), np.load(path) as saved:  # it is not there, or damaged
+        if all(np.array_equal(saved[name], values) for name, values in arrays.items()):
+            return
+    with replacing(path) as file:
+        write_arrays(file, arrays.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -61,12 +63,14 @@ def test_tfidf_cosines_are_those_of_the_formula(tmp_path):
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts = [text for text in TEXTS if text.strip()]
-    fit_tfidf(TEXTS, tmp_path / "tfidf.npz")
-    found = load_tfidf(tmp_path / "tfidf.npz").encode_batch([np.array(text, object) for text in texts])
+    fitted = fit_tfidf(TEXTS, tmp_path)
+    path = fitted.name.partition(":")[2]
+    assert load_tfidf(path).fingerprint == fitted.fingerprint
+    found = load_tfidf(path).encode_batch([np.array(text, object) for text in texts])
     expected = TfidfVectorizer(token_pattern=r"\w+").fit_transform(texts).toarray()
     # The projection keeps angles to about one in the square root of 512.
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=0.15)
-    with np.load(tmp_path / "tfidf.npz") as saved:
+    with np.load(path) as saved:
         idf = saved["idf"]
     assert idf.shape == (BUCKETS,) and np.isclose(idf.min(), np.log(5 / 5) + 1)  # `the` is in all four
 
@@ -79,10 +83,17 @@ def test_tfidf_is_fitted_by_the_extraction_and_travels(tmp_path):
     assert features.items["text"].present.tolist() == [True, True, True, False, True]
     events = mmtfrs.Events(["u", "u", "v"], ["a", "b", "c"], [1, 2, 3])
     model = mmtfrs.TwoTower(config, catalog, features, events)
-    mmtfrs.save_run(model, tmp_path / "run")
+    mmtfrs.save_run(model, tmp_path / "first")
+    (tmp_path / "first").rename(tmp_path / "run")
+    mmtfrs.extract(mmtfrs.Catalog.from_dict({"item_id": ["a"], "text": ["sea"]}), config, tmp_path / "store", progress=False)
+    assert len(list((tmp_path / "store").glob("tfidf-*.npz"))) == 2, "a store keeps those of several catalogs"
+    shutil.rmtree(tmp_path / "store")  # the run has its own
     from mmtfrs.exporting.loaded import LoadedModel
 
     path = mmtfrs.export(mmtfrs.load_run(tmp_path / "run"), tmp_path / "m")
+    carried = mmtfrs.load_run(path / "assets.extra" / "model").data.encoders["text"]
+    name = f"tfidf:{path / 'assets.extra' / 'model' / 'text_encoder.npz'}"
+    assert carried == (name, encoders.load("text", name).fingerprint) and carried[1] == features.encoders["text"].fingerprint
     answer = LoadedModel(path).ask(
         "embed_candidate",
         {name: np.array([value], object) for name, value in (("text", b"the red shoe"), ("image", b""), ("audio", b""))},

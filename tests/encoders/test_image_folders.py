@@ -173,13 +173,14 @@ def test_a_store_keeps_what_auto_was(tmp_path, monkeypatch):
     monkeypatch.setattr(encoders, "choose", lambda modality: "offline")
     for _ in range(2):
         features = mmtfrs.extract(catalog, store=tmp_path / "store", progress=False)
-        assert json.loads(chosen.read_text()) == {"text": "offline"}
+        assert json.loads(chosen.read_text())["text"] == "offline"
         monkeypatch.setattr(encoders, "choose", lambda modality: pytest.fail("it is known"))
     split = mmtfrs.Events(["u", "u", "v"], ["a", "b", "a"], [1, 2, 3]).split("none")
     train(mmtfrs.Config(**FAST), catalog, features, split, tmp_path / "run", progress=False)
     used = mmtfrs.Config.read(tmp_path / "run" / "config.yaml").encoders
     assert (used.text, used.image) == ("offline", "auto")
-    for damaged in ("", "[1]"):
+    flipped = chosen.read_text().replace('"offline"', '"oddline"'), chosen.read_text().replace('"text"', '"texu"')
+    for damaged in ("", "[1]", "{1: 2}", *flipped):
         chosen.write_text(damaged)
         with pytest.raises(StoreError, match=r"encoders\.json: cannot be read .*Remove it, or name the encoders"):
             mmtfrs.extract(catalog, store=tmp_path / "store", progress=False)

@@ -167,7 +167,7 @@ def test_store_errors(tmp_path):
     db.commit()
     db.close()
     for _ in range(2):  # what is refused keeps no lock
-        with pytest.raises(StoreError, match="is of version 99; this release reads 1"):
+        with pytest.raises(StoreError, match="is of version 99; this release reads 2"):
             FeatureStore(tmp_path / "s")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "index.sqlite").write_bytes(b"no database" * 100)
