@@ -18,6 +18,10 @@ class Error(Exception):
     """
 
 
+class WriteError(Error):
+    """A file or folder cannot be written: the disk is full, or it may not be written to."""
+
+
 class SetupError(Error):
     """The Python environment cannot run the library (versions, Keras 2 switch)."""
 

@@ -83,13 +83,15 @@ def load_picture(load: Load, path: Path) -> None:
     """The share of requests that were answered within a time."""
     from matplotlib.figure import Figure
 
+    from mmtfrs.evaluation.plots import save_picture
+
     figure = Figure(figsize=(6, 4), layout="constrained")
     panel = figure.subplots()
     times = np.sort(load.latencies) * 1000
     panel.plot(times, 100 * np.arange(1, len(times) + 1) / max(len(times), 1))
     panel.set(xscale="log", xlabel="milliseconds", ylabel="answered within, %")
     panel.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path)
 
 
 @app.command()
@@ -116,11 +118,11 @@ def loadtest(
     if warmup:
         run_load(target, request, rate, warmup, seed=1)
     load = run_load(target, request, rate, seconds)
-    if picture is not None:
-        load_picture(load, picture)
     found = load.summary()
     lines = [f"{name:<12} {json.dumps(value) if isinstance(value, dict) else value}" for name, value in found.items()]
     show({"signature": signature, "rate": rate, "rows": rows, **found}, as_json, "\n".join(lines))
+    if picture is not None:
+        load_picture(load, picture)
 
 
 if __name__ == "__main__":

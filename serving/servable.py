@@ -14,7 +14,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from mmtfrs.exporting.loaded import short_message
-from mmtfrs.exporting.versions import check_saved_model
+from mmtfrs.exporting.versions import reading
 from serving.limits import MAX_MESSAGE, MAX_ROWS
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -45,9 +45,9 @@ class Servable:
     """
 
     def __init__(self, path: Path) -> None:
-        check_saved_model(path)
+        with reading(path):
+            self._session, meta_graph = _load(path)
         self.version = int(path.name)
-        self._session, meta_graph = _load(path)
         self.signature_defs: dict[str, meta_graph_pb2.SignatureDef] = {
             name: signature for name, signature in meta_graph.signature_def.items() if name != "__saved_model_init_op"
         }

@@ -7,6 +7,7 @@ import csv
 import fcntl
 import gc
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -213,5 +214,9 @@ def tiny(once) -> Path:
 
 def unwarmed(version: Path) -> Path:
     """A version without its warm-up records, which take a server some seconds."""
-    (version / "assets.extra" / "tf_serving_warmup_requests").unlink()
+    records, sums = (version / "assets.extra" / name for name in ("tf_serving_warmup_requests", "sums.json"))
+    records.unlink()
+    kept = json.loads(sums.read_text())
+    del kept["assets.extra/tf_serving_warmup_requests"]
+    sums.write_text(json.dumps(kept))
     return version

@@ -127,7 +127,7 @@ def test_bare_ids_need_no_encoder(tiny, tmp_path):
         (["evaluate", "/nowhere"], 1, "error: /nowhere: not a run folder"),
         (["export", "/nowhere", "/tmp/x"], 1, "error: /nowhere: not a run folder"),
         (["recommend", "/nowhere"], 1, "error: /nowhere: holds no version of a model"),
-        (["demo-data", "/proc/x"], 1, "error: /proc/x: the folder cannot be made"),
+        (["demo-data", "/proc/x"], 1, "error: /proc/x: cannot be written"),
         (["evaluate", "/nowhere", "--split", "train"], 2, "must be test or validation"),
         (["train"], 2, "Missing option"),
         (["nothing"], 2, "No such command"),

@@ -12,7 +12,7 @@ from keras_tuner.src import protos
 from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
 from mmtfrs.cli.console import note
-from mmtfrs.errors import TuningError
+from mmtfrs.errors import TuningError, WriteError
 from tuning.tuner import ProcessTuner
 
 LEASE = 60.0  # seconds without a heartbeat of a trial before its worker counts as gone
@@ -29,6 +29,7 @@ def serve(tuner: ProcessTuner, address: str | None = None, check: Callable[[], l
     Raises:
         TuningError: the address cannot be listened on.
         RuntimeError: too many trials have failed in a row.
+        WriteError: a file cannot be written.
     """
     oracle = tuner.oracle
     address = address or f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
@@ -67,12 +68,18 @@ def serve(tuner: ProcessTuner, address: str | None = None, check: Callable[[], l
 class _Servicer(OracleServicer):
     """Keeps the error that ends a search: gRPC would only tell it to the worker."""
 
-    error: RuntimeError | None = None
+    error: RuntimeError | WriteError | None = None
+
+    def CreateTrial(self, request, context):
+        return self._kept(super().CreateTrial, request, context)
 
     def EndTrial(self, request, context):
+        return self._kept(super().EndTrial, request, context)
+
+    def _kept(self, call, request, context):
         try:
-            return super().EndTrial(request, context)
-        except RuntimeError as error:
+            return call(request, context)
+        except (RuntimeError, WriteError) as error:
             self.error = error
             raise
 

@@ -15,10 +15,12 @@ import traceback
 from pathlib import Path
 
 from mmtfrs.cli.console import run_app
-from mmtfrs.errors import Error
+from mmtfrs.errors import Error, WriteError
+from mmtfrs.utils.files import write_error
 from tuning.lifeline import PARENT, die_with_parent
 
 ERROR = "error.txt"  # in a trial's folder: why it failed
+UNWRITTEN = 74  # exit code of a trial that could not write its files, of which it may not be able to tell in one
 
 
 class Forks:
@@ -98,6 +100,8 @@ def _trial(folder: Path, server: int) -> None:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException as error:
+        error = write_error(error, folder) or error
+        code = UNWRITTEN if isinstance(error, WriteError) else 1
         traceback.print_exc()
         (folder / ERROR).write_text(told(error), encoding="utf-8")
     finally:

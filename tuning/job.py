@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmtfrs.config.config import Config
 from mmtfrs.errors import TuningError, nearest
-from mmtfrs.utils.files import write_json
+from mmtfrs.utils.files import make_folder, write_json
+from mmtfrs.utils.locks import held
 from tuning.search_data import SearchData
 from tuning.search_objective import Objective
 from tuning.space import Space
 
 METHODS = ("hyperband", "bayesian", "random")
 _FILE = "search.json"
+
+
+@contextlib.contextmanager
+def searching_in(folder: Path) -> Iterator[None]:
+    """A search folder that is written for the length of the block; made if missing.
+
+    Raises:
+        TuningError: another process searches in it.
+        WriteError: it cannot be written.
+    """
+    make_folder(folder)
+    busy = TuningError(f"{folder}: another process is searching in this folder. Wait for it, or give another --out.")
+    with held(folder, busy):
+        yield
 
 
 def check(config: Config, modalities: tuple[str, ...], method: str, objective: str, trials: int) -> None:
@@ -77,20 +94,17 @@ class Job:
         """Takes the folder, new or of the same search.
 
         Raises:
-            TuningError: it holds a search of another space, other settings or other data, or something else, or cannot be
-                written.
+            TuningError: it holds a search of another space, other settings or other data, or something else.
+            WriteError: it cannot be written.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if (folder / _FILE).exists():
-                self._check_same(folder)
-            elif any(path.name != "data" for path in folder.iterdir()):
-                raise TuningError(f"{folder}: the folder is not empty and holds no search. Give another --out.")
-            if not (folder / _FILE).exists():
-                data.save(folder / "data")
-            write_json(folder / _FILE, self._document())
-        except OSError as error:
-            raise TuningError(f"{folder}: the search folder cannot be written ({error}).") from None
+        make_folder(folder)
+        if (folder / _FILE).exists():
+            self._check_same(folder)
+        elif any(path.name != "data" for path in folder.iterdir()):
+            raise TuningError(f"{folder}: the folder is not empty and holds no search. Give another --out.")
+        else:
+            data.save(folder / "data")
+        write_json(folder / _FILE, self._document())
 
     @classmethod
     def read(cls, folder: Path) -> Job:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from mmtfrs.cli.console import note
+from mmtfrs.cli.console import keep, note
 from mmtfrs.config.config import Config
 from mmtfrs.errors import TuningError
 from mmtfrs.evaluation.significance import mean_interval
-from mmtfrs.utils.files import write_json
+from mmtfrs.utils.files import make_folder, write_json
 from tuning.job import Job
-from tuning.process import read_result, run_trial, write_spec
+from tuning.process import read_json, read_result, run_trial, write_spec
 from tuning.search_objective import trial_config
 from tuning.trials import Trials
 
@@ -70,7 +69,7 @@ def confirm(folder: Path, trials: Trials, seeds: int) -> dict[str, Any]:
     ends = [outcome["validation"][name] for name in ("winner", "default")]
     sign = 1.0 if goal.direction == "max" else -1.0
     outcome["better"] = seeds > 1 and sign * (ends[0]["mean"] - ends[1]["mean"]) > ends[0]["half"] + ends[1]["half"]
-    write_json(folder / "outcome.json", outcome)
+    keep(lambda: write_json(folder / "outcome.json", outcome))
     return outcome
 
 
@@ -85,11 +84,11 @@ def _summary(values: list[float]) -> dict[str, Any]:
 def _train(folder: Path, config: Config, data: Path) -> dict:
     result = read_result(folder)
     if result is not None:
-        spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        spec = read_json(folder / "spec.json")
         if not Config(**spec["config"]).differences(config):
             return result
         (folder / "result.json").unlink()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_spec(folder, config, {}, data, test=True)
     try:
         return run_trial(folder)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mmtfrs.config.config import Config
-from mmtfrs.errors import TuningError
+from mmtfrs.errors import TuningError, WriteError
 from mmtfrs.utils.files import write_json
-from tuning.forks import ERROR, Forks
+from tuning.forks import ERROR, UNWRITTEN, Forks
 
 _forks: Forks | None = None
 _LOOK = 0.2  # seconds between two looks at a running trial
@@ -24,7 +24,7 @@ def write_spec(folder: Path, config: Config, values: dict[str, Any], data: Path,
     """What a trial's process reads: see `tuning.trial`. The bar of a trial that was interrupted stays as it was."""
     path = folder / "spec.json"
     if path.exists():
-        more["bar"] = json.loads(path.read_text(encoding="utf-8"))["bar"]
+        more["bar"] = read_json(path)["bar"]
     spec = {
         "config": config.model_dump(mode="json"),
         "values": json.loads(json.dumps(values)),
@@ -49,6 +49,7 @@ def run_trial(folder: Path, look: Callable[[], None] = lambda: None, minutes: fl
 
     Raises:
         TuningError: it ended without a result, or was over its time.
+        WriteError: it could not write its files.
     """
     (folder / ERROR).unlink(missing_ok=True)  # of an earlier attempt
     forks = _trial_forks()
@@ -61,6 +62,9 @@ def run_trial(folder: Path, look: Callable[[], None] = lambda: None, minutes: fl
                 raise TuningError(f"over its time of {minutes:g} minutes")
     finally:
         forks.kill()
+    if code == UNWRITTEN:
+        told = (folder / ERROR).read_text(encoding="utf-8") if (folder / ERROR).exists() else ""
+        raise WriteError(told or f"{folder}: cannot be written. Make room and run the same command again.")
     result = read_result(folder)
     if result is None:
         raise TuningError(failure_reason(folder, code))
@@ -80,7 +84,15 @@ def _trial_forks() -> Forks:
 def read_result(folder: Path) -> dict[str, Any] | None:
     """`result.json` of a trial that has ended well; None of any other."""
     path = folder / "result.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path) if path.exists() else None
+
+
+def read_json(path: Path) -> Any:
+    """A document of a search. Raises `TuningError` for one that is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise TuningError(f"{path}: cannot be read ({error}). Remove the folder of this trial, or search in another.") from None
 
 
 def failure_reason(folder: Path, code: int) -> str:

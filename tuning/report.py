@@ -14,7 +14,9 @@ import typer
 from mmtfrs.cli.console import CommandLine, run_app
 from mmtfrs.cli.options import Debug
 from mmtfrs.errors import TuningError
+from mmtfrs.utils.files import replacing
 from tuning.job import Job
+from tuning.process import read_json
 from tuning.trials import Row, Trials, short
 
 app = CommandLine()
@@ -29,6 +31,7 @@ def write_report(folder: str | Path) -> Path:
 
     Raises:
         TuningError: not a search folder, or nothing was completed in it.
+        WriteError: a file cannot be written.
     """
     folder = Path(folder)
     job = Job.read(folder)
@@ -40,7 +43,8 @@ def write_report(folder: str | Path) -> Path:
     if not leaders:
         raise TuningError(f"{folder}: no trial is completed yet, so there is nothing to report.")
     space = job.space()
-    pyarrow.parquet.write_table(trials_table(rows, list(space.parts)), folder / "trials.parquet")
+    with replacing(folder / "trials.parquet") as file:
+        pyarrow.parquet.write_table(trials_table(rows, list(space.parts)), file)
     shares = importance(space, leaders)
     shown = {
         "Learning curves": pictures.inline(pictures.curves(trials)),
@@ -49,7 +53,8 @@ def write_report(folder: str | Path) -> Path:
     if shares:
         shown["What mattered"] = pictures.inline(pictures.bars(shares))
     path = folder / "report.html"
-    path.write_text(_page(job, list(space.parts), rows, leaders, shown, _outcome(folder)), encoding="utf-8")
+    with replacing(path) as file:
+        file.write(_page(job, list(space.parts), rows, leaders, shown, _outcome(folder)).encode())
     return path
 
 
@@ -76,7 +81,7 @@ def _outcome(folder: Path) -> str:
     path = folder / "outcome.json"
     if not path.exists():
         return ""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     rows = [[part, found[part]["winner"]["text"], found[part]["default"]["text"]] for part in ("validation", "test")]
     words = "is better than" if found["better"] else "is within the seeds' interval of, or below,"
     return "\n".join(

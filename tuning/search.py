@@ -5,15 +5,17 @@ The same command goes on after a kill. Watch it in the terminal, in DIR/report.h
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mmtfrs.cli.console import CommandLine, note, run_app, show
-from mmtfrs.cli.loading import extract_features, read_items, read_settings, read_split
+from mmtfrs.cli.console import CommandLine, keep, note, run_app, show
+from mmtfrs.cli.loading import check_out, extract_features, read_items, read_settings, read_split
 from mmtfrs.cli.options import (
     AudioEncoder,
     ConfigFile,
@@ -31,7 +33,7 @@ from mmtfrs.cli.options import (
 from mmtfrs.config.config import Config
 from mmtfrs.errors import TuningError
 from tuning.distributed import LocalWorkers
-from tuning.job import Job, check
+from tuning.job import Job, check, searching_in
 from tuning.live import View
 from tuning.search_data import SearchData
 from tuning.trials import Trials
@@ -65,16 +67,16 @@ def search(
             (KERASTUNER_TUNER_ID) it serves the workers that come.
 
     Raises:
-        TuningError: see `Job`; or ten trials failed in a row.
+        TuningError: see `Job`; or ten trials failed in a row; or another process searches in the folder.
+        WriteError: the folder cannot be written.
     """
     from tuning.chief import serve  # these load KerasTuner, and with it TensorFlow
     from tuning.tuner import BudgetSpent, ProcessTuner
 
     folder = Path(folder)
     job = Job.of(config, data, method, objective, trials)
-    job.claim_folder(folder, data)
     chief = "KERASTUNER_ORACLE_IP" in os.environ
-    with View(trials) as view, LocalWorkers(folder, workers, minutes) as local:
+    with _claimed(job, folder, data), View(trials) as view, LocalWorkers(folder, workers, minutes) as local:
         tuner = ProcessTuner(job.oracle(), job.space(), job.goal(), folder, hours, minutes, view)
         try:
             if workers or chief:
@@ -92,6 +94,13 @@ def search(
             ) from None
         view(tuner.trials, now=True)
     return tuner.trials
+
+
+@contextlib.contextmanager
+def _claimed(job: Job, folder: Path, data: SearchData) -> Iterator[None]:
+    with searching_in(folder):
+        job.claim_folder(folder, data)
+        yield
 
 
 @app.command()
@@ -122,6 +131,7 @@ def main(
 ) -> None:
     """Search for good settings, confirm the winner, write best_config.yaml, report.html and trials.parquet."""
     settings = read_settings(config, seed, image_encoder, text_encoder, audio_encoder, own)
+    check_out(out, searching_in)
     catalog, people = read_items(items, users, settings)
     check(settings, catalog.modalities, method, objective, trials)  # before what takes long
     split = read_split(events, settings, catalog)
@@ -131,12 +141,13 @@ def main(
     except KeyboardInterrupt:
         note("stopped; the same command goes on")
         sys.exit(130)
-    from tuning.outcome import confirm, write_best  # these load SciPy, Matplotlib and scikit-learn
+    from tuning.outcome import BEST, best_config, confirm, write_best  # these load SciPy, Matplotlib and scikit-learn
     from tuning.report import write_report
 
-    best = write_best(out, found)
-    outcome = confirm(out, found, confirm_seeds) if confirm_seeds else None
-    write_report(out)
+    best = out / BEST
+    best_config(out, found)
+    with searching_in(out):
+        outcome = confirm(out, found, confirm_seeds) if confirm_seeds else None
     lead = found.leaders()[0]
     document = {
         "out": str(out),
@@ -154,7 +165,8 @@ def main(
             f"default {outcome[part]['default']['text']}"
             for part in ("validation", "test")
         ]
-    show(document, as_json, *lines, f"{best} is ready for `mmtfrs train --config {best}`; see {out / 'report.html'}")
+    show(document, as_json, *lines, f"{best} is for `mmtfrs train --config {best}`; see {out / 'report.html'}")
+    keep(lambda: write_best(out, found), lambda: write_report(out))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from mmtfrs.errors import TuningError
 from mmtfrs.features.features import FeatureRows, Features
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.run_folder import data_mark, read_split, write_split
+from mmtfrs.utils.files import make_folder, replacing, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +38,15 @@ class SearchData:
 
     def save(self, folder: Path) -> None:
         """Writes ids, rows and events; features are pointed at where they lie in a file, and copied else."""
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "item_ids.npy", self.catalog.ids.astype(str))
-        np.save(folder / "user_ids.npy", self.features.user_ids.astype(str))
+        make_folder(folder)
+        _save(folder / "item_ids.npy", self.catalog.ids.astype(str))
+        _save(folder / "user_ids.npy", self.features.user_ids.astype(str))
         write_split(folder / "events.parquet", self.split)
         found = []
         for side in ("items", "users"):
             for modality, rows in getattr(self.features, side).items():
                 name = f"{side}.{modality}"
-                np.save(folder / f"{name}.rows.npy", rows.rows)
+                _save(folder / f"{name}.rows.npy", rows.rows)
                 found.append(
                     {
                         "side": side,
@@ -54,7 +55,7 @@ class SearchData:
                         "matrix": _keep(rows.matrix, folder / f"{name}.matrix.npy"),
                     }
                 )
-        (folder / "data.json").write_text(json.dumps({"split": self.split.kind, "features": found}), encoding="utf-8")
+        write_json(folder / "data.json", {"split": self.split.kind, "features": found})
 
     @classmethod
     def load(cls, folder: Path) -> SearchData:
@@ -67,9 +68,14 @@ class SearchData:
                 sides[each["side"]][each["modality"]] = FeatureRows(_open(each["matrix"], folder), rows, each["fingerprint"])
             ids, users = (np.load(folder / f"{name}.npy").astype(object) for name in ("item_ids", "user_ids"))
             split = read_split(folder / "events.parquet", facts["split"])
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # whatever is wrong with its files
             raise TuningError(f"{folder}: the data of this search cannot be read ({error}).") from None
         return cls(Catalog.from_dict({"item_id": ids}), Features(**sides, user_ids=users), split)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with replacing(path) as file:
+        np.save(file, array)
 
 
 def _keep(matrix: np.ndarray, path: Path) -> dict:
@@ -80,7 +86,7 @@ def _keep(matrix: np.ndarray, path: Path) -> dict:
             "offset": matrix.offset,
             "shape": list(matrix.shape),
         }
-    np.save(path, matrix)
+    _save(path, matrix)
     return {"copy": path.name}
 
 

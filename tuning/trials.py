@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tuning.process import read_result
+from tuning.process import read_json, read_result
 from tuning.search_objective import Objective
 
 
@@ -105,7 +105,7 @@ class Trials:
         return [None] * grace + reached[grace:]
 
     def _read(self, name: str, folder: Path) -> Row:
-        spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        spec = read_json(folder / "spec.json")
         curve = read_lines(folder / "history.jsonl")
         seconds = curve[-1]["time"] if curve else 0.0
         result = read_result(folder)
@@ -117,7 +117,7 @@ class Trials:
             note = "pruned" if result["pruned"] else ""
             return Row(name, "completed", spec["values"], score, result["metrics"], curve, seconds, note)
         state = folder / "trial.json"
-        known = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
+        known = read_json(state) if state.exists() else {}
         if known.get("status") == "FAILED":
             lines = (known.get("message") or "").strip().splitlines()
             note = lines[-1].rpartition("FailedTrialError: ")[2] if lines else ""

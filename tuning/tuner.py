@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from keras_tuner.engine.base_tuner import BaseTuner
-from keras_tuner.errors import FailedTrialError
+from keras_tuner.errors import FailedTrialError, FatalError
 
-from mmtfrs.errors import TuningError
-from mmtfrs.utils.files import write_json
+from mmtfrs.errors import TuningError, WriteError
+from mmtfrs.utils.files import write_json, writing
 from tuning.oracles import values_of
 from tuning.process import read_result, run_trial, write_spec
 from tuning.search_objective import Objective, trial_config
@@ -76,8 +76,23 @@ class ProcessTuner(BaseTuner):
 
         Raises:
             FailedTrialError: the process ended without a result, or was over its time.
+            FatalError: a file cannot be written.
         """
         folder = Path(self.get_trial_dir(trial.trial_id))
+        try:
+            with writing(folder):
+                return self._run(folder, trial)
+        except WriteError as error:  # no fault of the trial: the search ends, and goes on with it when there is room
+            raise FatalError from error
+
+    def search(self) -> None:
+        """KerasTuner's own. Raises `WriteError` where a file cannot be written."""
+        try:
+            super().search()
+        except FatalError as error:
+            raise error.__cause__ or error from None
+
+    def _run(self, folder: Path, trial) -> dict[str, float]:
         result = read_result(folder)
         if result is None:
             self._begin(folder, trial)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +9,10 @@ import typer
 
 from mmtfrs._version import stack
 from mmtfrs.cli.config import app as config_app
-from mmtfrs.cli.console import CommandLine, note, run_app, show
+from mmtfrs.cli.console import CommandLine, keep, note, run_app, show
 from mmtfrs.cli.encoders import app as encoders_app
 from mmtfrs.cli.export import app as export_app
-from mmtfrs.cli.loading import extract_features, read_items, read_settings, read_split
+from mmtfrs.cli.loading import check_out, extract_features, read_items, read_settings, read_split
 from mmtfrs.cli.options import (
     AudioEncoder,
     ConfigFile,
@@ -35,7 +34,8 @@ from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.events import Events
 from mmtfrs.data.media_table import MediaTable
 from mmtfrs.data.users import Users
-from mmtfrs.models.run_folder import check_run
+from mmtfrs.models.run_folder import check_run, training_in, using
+from mmtfrs.utils.files import write_json
 from mmtfrs.utils.text import split_ids
 from serving.loadtest import loadtest
 from serving.server import serve
@@ -146,6 +146,7 @@ def train(
 ) -> None:
     """Extract what is missing and train a run to its best epoch."""
     settings = read_settings(config, seed, image_encoder, text_encoder, audio_encoder, own)
+    check_out(out, training_in)
     if split is not None:
         settings = settings.replace(data={"split": split})
     catalog, people = read_items(items, users, settings)
@@ -181,7 +182,7 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Rank the whole catalog for every user of a part; write RUN/metrics.json and .png, print a table."""
+    """Rank the whole catalog for every user of a part; print a table, write RUN/metrics.json and .png."""
     facts = _check_part(split, run)
     names = None if baselines is None else [name for name in split_ids(baselines) if name != "none"]
     check_baselines(names or (), facts["modalities"])
@@ -192,10 +193,8 @@ def evaluate(
 
     results = evaluate_run(run, split, names, progress=not as_json)
     document = {"run": str(run), "split": split, "results": results}
-    (run / "metrics.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     ks = sorted(int(name.partition("@")[2]) for name in results["model"] if name.startswith("recall@"))
     k, small = (20 if 20 in ks else ks[-1]), (5 if 5 in ks else ks[0])
-    metrics_picture(results, run / "metrics.png", (f"recall@{k}", f"ndcg@{k}"))
     show(
         document,
         as_json,
@@ -204,6 +203,10 @@ def evaluate(
         group_table(results, k, small),
         content_table(results),
         rating_line(results),
+    )
+    keep(
+        lambda: write_json(run / "metrics.json", document),
+        lambda: metrics_picture(results, run / "metrics.png", (f"recall@{k}", f"ndcg@{k}")),
     )
 
 
@@ -223,11 +226,14 @@ def missing(
     from mmtfrs.models.run import load_run
     from mmtfrs.models.run_folder import load_part
 
-    curve = missing_curve(load_run(run), load_part(run, split), SHARES, metric)
-    document = {"run": str(run), "split": split, "metric": metric, "shares": SHARES, "curve": curve}
-    (run / "missing.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-    curve_picture(curve, SHARES, run / "missing.png", metric)
-    show(document, as_json, missing_table(curve, SHARES, metric))
+    with using(run):
+        curve = missing_curve(load_run(run), load_part(run, split), SHARES, metric)
+        document = {"run": str(run), "split": split, "metric": metric, "shares": SHARES, "curve": curve}
+        show(document, as_json, missing_table(curve, SHARES, metric))
+        keep(
+            lambda: write_json(run / "missing.json", document),
+            lambda: curve_picture(curve, SHARES, run / "missing.png", metric),
+        )
 
 
 @app.command()

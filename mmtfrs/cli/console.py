@@ -16,8 +16,12 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from mmtfrs.data.problems import Problem
-from mmtfrs.errors import Error
+from mmtfrs.errors import Error, WriteError
+from mmtfrs.utils.files import write_error
 
+log = logging.getLogger("mmtfrs")
+
+_said: set[str] = set()  # by the command that runs: its "document", of which it prints one, whatever happens then; an "error"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -58,9 +62,10 @@ def note(text: str) -> None:
 
 
 def show(document: dict[str, Any], as_json: bool, *texts: RenderableType | None) -> None:
-    """Prints one JSON document, or texts and tables."""
+    """Prints one JSON document, or texts and tables; before what is written down of it, which may fail."""
     if as_json:
-        print(json.dumps(document))
+        print(json.dumps(document), flush=True)
+        _said.add("document")
         return
     width = None if sys.stdout.isatty() else 140
     for text in texts:
@@ -70,11 +75,24 @@ def show(document: dict[str, Any], as_json: bool, *texts: RenderableType | None)
             Console(width=width).print(text)
 
 
+def keep(*writers: Callable[[], None]) -> None:
+    """Writes down what has been shown; what cannot be written is told, and the command ends with exit code 1."""
+    for write in writers:
+        try:
+            write()
+        except WriteError as error:
+            log.error("%s", error)
+
+
 class _Lines(logging.Handler):
-    """Log records as lines on standard error, whichever file that is at the moment."""
+    """Log records as lines on standard error, whichever file that is at the moment. A command that has told an error of ours
+    goes on, and ends with exit code 1."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        note(self.format(record))
+        error = record.levelno >= logging.ERROR and record.name.startswith("mmtfrs")
+        if error:
+            _said.add("error")
+        note("error: " * error + self.format(record))
 
 
 def run_app(command: typer.Typer) -> None:
@@ -106,13 +124,27 @@ class CommandLine(typer.Typer):
 
 class _Command(typer.core.TyperCommand):
     def invoke(self, context: Any) -> Any:  # the class that Typer gives it has no public name
+        _said.clear()
         try:
-            return super().invoke(context)
-        except Error as error:
-            if context.params.get("debug") or context.find_root().params.get("debug"):
+            result = super().invoke(context)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            # What no file's writer has told: a full disk under standard output, or under a file of another library.
+            told = error if isinstance(error, Error) else write_error(error, _file(error))
+            if told is None or context.params.get("debug") or context.find_root().params.get("debug"):
                 raise
-            if context.params.get("as_json"):
-                print(json.dumps({"error": str(error)}))
-            text = str(error)  # problems of a file already begin so
+            if context.params.get("as_json") and "document" not in _said:
+                print(json.dumps({"error": str(told)}))
+            text = str(told)  # problems of a file already begin so
             note(text if text.startswith("error: ") else f"error: {text}")
             raise typer.Exit(1) from None
+        if "error" in _said:
+            raise typer.Exit(1)
+        return result
+
+
+def _file(error: BaseException) -> str:
+    """The file of an error of the system."""
+    return str(getattr(error, "filename", None) or "a file, or what is printed,")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mmtfrs import encoders
-from mmtfrs.cli.console import CommandLine, note, note_unknown, print_recommendations, show
+from mmtfrs.cli.console import CommandLine, keep, note, note_unknown, print_recommendations, show
 from mmtfrs.cli.loading import check_encoders, read_items
 from mmtfrs.cli.options import (
     Allow,
@@ -42,7 +41,8 @@ from mmtfrs.config.config import Config
 from mmtfrs.exporting.own_features import OwnFeatures
 from mmtfrs.exporting.request import Query, results
 from mmtfrs.exporting.versions import carried_model, facts, newest_version
-from mmtfrs.models.run_folder import check_run
+from mmtfrs.models.run_folder import check_run, using
+from mmtfrs.utils.files import check_writable, make_folder, write_json
 from mmtfrs.utils.text import split_ids
 
 app = CommandLine()
@@ -67,6 +67,7 @@ def export(
     for name, path in given.items():
         encoders.check_name(name, path)
     check_run(run)
+    check_writable(folder)
     note(f"exporting {run} ...")
     from mmtfrs.exporting.export import export as export_model
     from mmtfrs.models.run import load_run
@@ -119,7 +120,7 @@ def index_report(
     recalls: Annotated[str, typer.Option(help="Comma-separated.")] = "0.8,0.9,0.95,0.99",
     as_json: Json = False,
 ) -> None:
-    """Measure recall against latency of every index on a run's catalog; write RUN/index.json and RUN/index.png."""
+    """Measure recall against latency of every index on a run's catalog; print a table, write RUN/index.json and .png."""
     try:
         wanted = [float(part) for part in split_ids(recalls)]
     except ValueError:
@@ -131,14 +132,17 @@ def index_report(
     from mmtfrs.index.measure import index_picture, index_table, measure_indexes
     from mmtfrs.models.run import load_run
 
-    model = load_run(run)
-    measured = measure_indexes(model.candidate_embeddings(), sample_queries(model), k, wanted, note=note)
-    document = {"run": str(run), "items": len(model.data.item_ids), "k": k, "measured": [vars(each) for each in measured]}
-    out = out or run
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "index.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-    index_picture(measured, out / "index.png")
-    show(document, as_json, index_table(measured, f"{len(model.data.item_ids)} items, {k} results per query"))
+    place = out or run
+    with using(run):
+        model = load_run(run)
+        measured = measure_indexes(model.candidate_embeddings(), sample_queries(model), k, wanted, note=note)
+        document = {"run": str(run), "items": len(model.data.item_ids), "k": k, "measured": [vars(each) for each in measured]}
+        show(document, as_json, index_table(measured, f"{len(model.data.item_ids)} items, {k} results per query"))
+        keep(
+            lambda: make_folder(place),
+            lambda: write_json(place / "index.json", document),
+            lambda: index_picture(measured, place / "index.png"),
+        )
 
 
 @app.command()

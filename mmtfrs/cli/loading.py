@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from mmtfrs.data.media_table import VIDEO
 from mmtfrs.data.splits import Split
 from mmtfrs.data.users import Users
 from mmtfrs.encoders.names import check_name
+from mmtfrs.utils.files import check_writable
 
 if TYPE_CHECKING:
     from mmtfrs.features.features import Features
@@ -48,6 +51,14 @@ def read_items(items: Path, users: Path | None, settings: Config) -> tuple[Catal
     for table in (catalog, people):
         warn(table.problems if table is not None else [])
     return catalog, people
+
+
+def check_out(out: Path, hold: Callable[[Path], AbstractContextManager]) -> None:
+    """Raises `mmtfrs.Error` for a folder that cannot be written to, or that another process holds, before anything is read."""
+    check_writable(out)
+    if out.is_dir():
+        with hold(out):
+            pass
 
 
 def read_split(events: Path, settings: Config, catalog: Catalog) -> Split:

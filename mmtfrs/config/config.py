@@ -26,6 +26,7 @@ from mmtfrs.config.schema import (
     metric,
 )
 from mmtfrs.errors import ConfigError, nearest
+from mmtfrs.utils.files import replacing
 
 
 class Config(Section):
@@ -73,8 +74,9 @@ class Config(Section):
             raise ConfigError(f"{path}: {error}") from None
 
     def write(self, path: str | Path) -> None:
-        """Writes every setting, defaults too, as YAML that `read` takes back."""
-        Path(path).write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        """Writes every setting, defaults too, as YAML that `read` takes back. Raises `WriteError`."""
+        with replacing(path) as file:
+            file.write(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False).encode())
 
     def replace(self, **sections: dict[str, Any] | int) -> Config:
         """A copy with some settings changed, as `replace(model={"fusion": "attention"}, seed=1)`."""

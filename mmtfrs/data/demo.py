@@ -18,6 +18,7 @@ import numpy as np
 from mmtfrs.config.schema import MODALITIES
 from mmtfrs.data import demo_media
 from mmtfrs.errors import DataError
+from mmtfrs.utils.files import writing
 
 ITEMS = 600
 USERS = 3000
@@ -41,15 +42,18 @@ def write_demo(folder: str | Path, seed: int = 42) -> dict[str, int]:
         Counts: `items`, `users`, `events`, and the number of files of each modality.
 
     Raises:
-        DataError: the folder already holds a catalog, or cannot be written.
+        DataError: the folder already holds a catalog.
+        WriteError: it cannot be written.
     """
     folder = Path(folder)
     if (folder / "items.csv").exists():
         raise DataError(f"{folder}: already holds an items.csv. Choose another folder, or remove this one first.")
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: the folder cannot be made ({error}).") from None
+        return _write_demo(folder, seed)
+
+
+def _write_demo(folder: Path, seed: int) -> dict[str, int]:
     rng = np.random.default_rng(seed)
     factors = {name: rng.integers(0, demo_media.VALUES, ITEMS) for name in MODALITIES}
     present = {name: rng.random(ITEMS) >= ABSENT for name in MODALITIES}

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
 from mmtfrs.evaluation.results_table import ROWS
+from mmtfrs.utils.files import replacing
 
 
 def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_picture(figure: Figure, path: str | Path) -> None:
+    """Writes a figure in the format that the name ends with. Raises `WriteError`."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format=Path(path).suffix[1:] or None)
+    with replacing(path) as file:
+        file.write(drawn.getbuffer())
 
 
 def metrics_picture(results: dict[str, dict], path: str | Path, names: Sequence[str]) -> None:
@@ -26,7 +36,7 @@ def metrics_picture(results: dict[str, dict], path: str | Path, names: Sequence[
         panel.margins(x=0.2)
         panel.spines[["top", "right"]].set_visible(False)
     panel.invert_yaxis()
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path)
 
 
 def curve_picture(curve: dict[str, list[float]], shares: Sequence[float], path: str | Path, metric: str) -> None:
@@ -40,4 +50,4 @@ def curve_picture(curve: dict[str, list[float]], shares: Sequence[float], path: 
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
     panel.legend()
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path)

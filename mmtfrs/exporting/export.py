@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from mmtfrs._version import __version__
 from mmtfrs.encoders.base import Encoder
 from mmtfrs.errors import ExportError
 from mmtfrs.exporting import versions
-from mmtfrs.exporting.loaded import short_message
 from mmtfrs.exporting.signatures import ServingModule
 from mmtfrs.exporting.warmup import write_warmup
 from mmtfrs.index.build import Found, make_search
@@ -38,7 +35,8 @@ _HISTORY = 20
 def export(
     model: TwoTower, folder: str | Path, encoders: dict[str, Encoder] | None = None, before: Found | None = None
 ) -> Path:
-    """Writes the next free version below `folder`: towers, index, ids and encoders, all in one folder that can be moved.
+    """Writes the next free version below `folder`: towers, index, ids and encoders, all in one folder that can be moved. It
+    waits for another export or refresh of the folder to end.
 
     Args:
         model: trained.
@@ -51,15 +49,22 @@ def export(
         The version's folder.
 
     Raises:
-        ExportError: an encoder is not the one that made the model's features, the index does not reach its recall, or the
-            folder cannot be written.
+        ExportError: an encoder is not the one that made the model's features, or the index does not reach its recall.
         EncoderError: an encoder cannot be loaded.
+        WriteError: the folder cannot be written.
 
     Example:
         >>> export(model, "saved_models/shop").as_posix()
         'saved_models/shop/1'
     """
-    folder = Path(folder)
+    with versions.alone(folder):
+        return export_alone(model, Path(folder), encoders, before)
+
+
+def export_alone(
+    model: TwoTower, folder: Path, encoders: dict[str, Encoder] | None = None, before: Found | None = None
+) -> Path:
+    """As `export`, in a folder that this process has alone."""
     if encoders is None:
         encoders = _encoders(model)
     for modality, encoder in encoders.items():
@@ -82,7 +87,7 @@ def export(
         "index": {"name": index.search.name, "effort": index.search.effort, "size": index.search.size},
         "attributes": list(model.data.attributes),
     }
-    with versions.new_version(folder) as part, _disk_errors(), ThreadPoolExecutor(1) as beside:
+    with versions.new_version(folder) as part, ThreadPoolExecutor(1) as beside:
         extra = part / "assets.extra"
         extra.mkdir()
         # The model's own files are written while signatures are traced.
@@ -138,15 +143,6 @@ def sample_queries(model: TwoTower) -> np.ndarray:
     if odds.sum() > 0:
         history = rng.choice(len(odds), (_QUERIES, _HISTORY), p=odds / odds.sum())
     return model.query_from_rows(tf.constant(users, tf.int32), tf.constant(history, tf.int32))[0].numpy()
-
-
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    """What TensorFlow says of a disk that is full or cannot be written, as the OSError that everything else raises."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        raise OSError(short_message(error)) from error
 
 
 def _options(index: Index, signatures: dict) -> tf.saved_model.SaveOptions:

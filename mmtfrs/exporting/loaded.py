@@ -11,7 +11,7 @@ from mmtfrs._keras import tf
 from mmtfrs.errors import DataError, ExportError
 from mmtfrs.exporting.own_features import OwnFeatures
 from mmtfrs.exporting.request import Query, results, title_request, title_results
-from mmtfrs.exporting.versions import facts, newest_version
+from mmtfrs.exporting.versions import facts, reading
 
 
 class LoadedModel:
@@ -22,17 +22,17 @@ class LoadedModel:
         trust_code: whether functions of Python that the export names may be imported and run for what queries show.
 
     Raises:
-        ExportError: there is no version, or it cannot be loaded.
+        ExportError: there is no version, it is damaged, or it cannot be loaded.
     """
 
     def __init__(self, folder: str | Path, trust_code: bool = False) -> None:
-        self.path = newest_version(folder)
-        self.facts = facts(self.path)
-        self.own = OwnFeatures.of_facts(self.facts, trust_code)
-        try:
-            self._module = tf.saved_model.load(str(self.path))
-        except Exception as error:
-            raise ExportError(f"{self.path}: the SavedModel cannot be loaded ({str(error)[:300]}).") from error
+        with reading(folder) as self.path:
+            self.facts = facts(self.path)
+            self.own = OwnFeatures.of_facts(self.facts, trust_code)
+            try:
+                self._module = tf.saved_model.load(str(self.path))
+            except Exception as error:
+                raise ExportError(f"{self.path}: the SavedModel cannot be loaded ({str(error)[:300]}).") from error
 
     def recommend(self, query: Query, k: int | None = None) -> list[tuple[str, float]]:
         """`(item id, score)`, best first. Raises `mmtfrs.Error` where something is wrong with what is asked."""

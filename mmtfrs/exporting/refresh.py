@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mmtfrs.config.config import Config
 from mmtfrs.data.catalog import Catalog
-from mmtfrs.exporting.export import export, found_index
-from mmtfrs.exporting.versions import carried_model, newest_version
+from mmtfrs.exporting.export import export_alone, found_index
+from mmtfrs.exporting.versions import alone, carried_model, check_sums, newest_version
 from mmtfrs.features.extract import extract
 from mmtfrs.models.run import load_weights
 from mmtfrs.models.run_folder import WEIGHTS, read_run
@@ -52,7 +52,15 @@ def refresh(
         ExportError: there is no version, or it does not carry its model.
         EncoderError, StoreError, DataError: as `extract`.
     """
-    version = newest_version(folder)
+    with alone(newest_version(folder).parent):
+        version = newest_version(folder)
+        check_sums(version)
+        return _refresh(version, catalog, store, config, strict, progress)
+
+
+def _refresh(
+    version: Path, catalog: Catalog, store: str | Path, config: Config | None, strict: bool, progress: bool
+) -> Refreshed:
     carried = carried_model(version)
     trained, tables = read_run(carried)
     now = config or trained
@@ -71,5 +79,5 @@ def refresh(
     kept = sum(item in known for item in catalog.ids)
     same = now.export.model_copy(update={"keep": 0}) == trained.export.model_copy(update={"keep": 0})
     before = found_index(version) if same else None
-    path = export(model, version.parent, before=before)
+    path = export_alone(model, version.parent, before=before)
     return Refreshed(path, len(catalog) - kept, kept, len(known) - kept, features.encoded)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmtfrs.errors import ExportError
+from mmtfrs.utils.files import check_writable, make_folder, remove, writing
 from mmtfrs.utils.leftovers import GONE, part_folder
+from mmtfrs.utils.locks import lock, opened
+from mmtfrs.utils.sums import SUMS, write_sums, wrong_file
 
+log = logging.getLogger("mmtfrs")
+
+_EXTRA = "assets.extra"
 FACTS = "mmtfrs.json"  # in assets.extra
 MODEL = "model"  # the folder in assets.extra that carries the trained model, for a refresh
 
@@ -37,31 +43,76 @@ def new_version(folder: str | Path) -> Iterator[Path]:
     number, so TF Serving does not look at it; what killed exports have left is removed.
 
     Raises:
-        ExportError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with part_folder(folder) as part:
-            yield part
-            part.chmod(0o755)
-            _flush(part)
-            while True:
-                target = folder / str(max(versions(folder), default=0) + 1)
-                try:
-                    part.rename(target)
-                    break
-                except OSError:
-                    if not target.exists():  # else another export took the number: take the next
-                        raise
-    except OSError as error:
-        raise ExportError(f"{folder}: the export cannot be written ({error}).") from error
+    make_folder(folder)
+    with writing(folder), part_folder(folder) as part:
+        yield part
+        _write_sums(part)
+        _flush(part)
+        while True:
+            target = folder / str(max(versions(folder), default=0) + 1)
+            try:
+                part.rename(target)
+                break
+            except OSError:
+                if not target.exists():  # else another export took the number: take the next
+                    raise
+
+
+@contextlib.contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """One export or refresh at a time, so that a refresh follows the newest version and none is lost; others wait.
+
+    Raises:
+        WriteError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    check_writable(folder)
+    make_folder(folder)
+    with opened(folder) as number:
+        if not lock(number):
+            log.info("%s: waiting for another export or refresh to end", folder)
+            lock(number, wait=True)
+        yield
+
+
+@contextlib.contextmanager
+def reading(folder: str | Path) -> Iterator[Path]:
+    """The newest version below a folder, or a version folder itself, which no export removes while the block reads it.
+
+    Raises:
+        ExportError: there is no version, it is no complete SavedModel, or its files are not what was written.
+    """
+    while True:
+        version = newest_version(folder)
+        with contextlib.suppress(FileNotFoundError), opened(version) as number:
+            lock(number, shared=True, wait=True)
+            if version.exists():
+                check_sums(version)
+                yield version
+                return
+        # It has been removed before it was locked: a newer one is there.
+
+
+def check_sums(version: Path, names: Sequence[str] = ()) -> None:
+    """Raises `ExportError` where a file of a version, or one of those that are named, is not what was written."""
+    if wrong := wrong_file(version, version / _EXTRA / SUMS, names):
+        raise ExportError(f"{version}: the export is damaged ({wrong}). Export it again.")
+
+
+def _write_sums(version: Path) -> None:
+    (version / _EXTRA).mkdir(exist_ok=True)
+    found = sorted(path for path in version.rglob("*") if path.is_file())
+    write_sums(version / _EXTRA / SUMS, {path.relative_to(version).as_posix(): path for path in found})
 
 
 def facts(version: Path) -> dict:
-    """What an exported version says of itself; empty where it says nothing."""
+    """What an exported version says of itself; empty where it says nothing. Raises `ExportError` if that is damaged."""
+    check_sums(version, (f"{_EXTRA}/{FACTS}",))
     try:
-        found = json.loads((version / "assets.extra" / FACTS).read_text(encoding="utf-8"))
+        found = json.loads((version / _EXTRA / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -70,14 +121,25 @@ def facts(version: Path) -> dict:
 def prune(folder: str | Path, keep: int) -> list[int]:
     """Removes all but the newest `keep` versions, 0 for none, and returns those that went.
 
-    A version is renamed before its files go, so that nobody finds half of one.
+    A version is renamed before its files go, so that nobody finds half of one. One that is being read, or cannot be removed,
+    stays and is told.
     """
     folder = Path(folder)
-    gone = versions(folder)[:-keep] if keep else []
-    for version in gone:
-        going = folder / f"{GONE}{version}"
-        (folder / str(version)).rename(going)
-        shutil.rmtree(going, ignore_errors=True)
+    gone = []
+    for version in versions(folder)[:-keep] if keep else []:
+        path, going = folder / str(version), folder / f"{GONE}{version}"
+        try:
+            with opened(path) as number:
+                if not lock(number):
+                    log.warning("%s: stays until the next export, for it is being read", path)
+                    continue
+                path.rename(going)
+                gone.append(version)
+                remove(going)
+        except FileNotFoundError:
+            pass  # another export has removed it
+        except OSError as error:
+            log.error("%s: cannot be removed (%s). Remove it by hand.", path, error.strerror)
     return gone
 
 
@@ -95,7 +157,7 @@ def newest_version(folder: str | Path) -> Path:
 
 def carried_model(version: Path) -> Path:
     """The run folder that a version carries. Raises `ExportError` where it has none."""
-    carried = version / "assets.extra" / MODEL
+    carried = version / _EXTRA / MODEL
     if not (carried / "run.json").exists():
         raise ExportError(f"{version}: this version does not carry its model. Export it again with this release.")
     return carried

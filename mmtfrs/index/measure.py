@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mmtfrs._keras import tf
 from mmtfrs.errors import ExportError
+from mmtfrs.evaluation.plots import save_picture
 from mmtfrs.index.build import exact_rows, find_effort, make_search, measured_recall, sample_queries
 from mmtfrs.index.scan import ScanSearch
 
@@ -141,7 +142,7 @@ def index_picture(measured: Sequence[Measured], path: str | Path) -> None:
     panel.set_ylabel("recall")
     panel.grid(alpha=0.3, which="both")
     panel.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path)
 
 
 def _latencies(function: Callable, queries: np.ndarray) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from mmtfrs.model_inputs.feature_table import MediaRows, in_order
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.model_inputs.pca import Adapter
-from mmtfrs.utils.files import write_arrays
+from mmtfrs.utils.files import make_folder, replacing, write_arrays
 
 _ADAPTER = ".adapter.npz"
 _TITLES = "titles.txt"
@@ -19,29 +20,36 @@ _COUNTS = ("item_counts", "user_counts", "id_rows")
 
 
 def save_inputs(inputs: ModelInputs, folder: Path) -> None:
-    """Writes model inputs into a folder, which may exist."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes model inputs into a folder, which may exist. Raises `WriteError`."""
+    make_folder(folder)
     for name in ("item_ids", "user_ids"):
-        np.save(folder / f"{name}.npy", getattr(inputs, name).astype(str))
+        _save(folder / f"{name}.npy", getattr(inputs, name).astype(str))
     for name in _COUNTS:
-        np.save(folder / f"{name}.npy", getattr(inputs, name))
-    np.savez(folder / _FADED, counts=inputs.faded, fade=inputs.fade)
-    np.savez(folder / _TAKEN, items=inputs.taken.items, starts=inputs.taken.starts)
-    np.savez(folder / _SEEN, items=inputs.seen.items, starts=inputs.seen.starts, ratings=inputs.ratings, ordered=inputs.ordered)
-    with (folder / "attributes.npz").open("wb") as file:
-        write_arrays(file, ((name, values.astype(str)) for name, values in inputs.attributes.items()))
-    (folder / _TITLES).write_bytes("".join(f"{title}\n" for title in inputs.titles).encode())
+        _save(folder / f"{name}.npy", getattr(inputs, name))
+    _save_all(folder / _FADED, {"counts": inputs.faded, "fade": inputs.fade})
+    _save_all(folder / _TAKEN, {"items": inputs.taken.items, "starts": inputs.taken.starts})
+    seen = {"items": inputs.seen.items, "starts": inputs.seen.starts, "ratings": inputs.ratings, "ordered": inputs.ordered}
+    _save_all(folder / _SEEN, seen)
+    _save_all(folder / "attributes.npz", {name: values.astype(str) for name, values in inputs.attributes.items()})
+    with replacing(folder / _TITLES) as file:
+        file.write("".join(f"{title}\n" for title in inputs.titles).encode())
     for modality, adapter in inputs.adapters.items():
-        np.savez(
-            folder / f"{modality}{_ADAPTER}",
-            mean=adapter.mean,
-            projection=adapter.projection,
-            encoder=np.array(inputs.encoders[modality]),
-        )
+        parts = {"mean": adapter.mean, "projection": adapter.projection, "encoder": np.array(inputs.encoders[modality])}
+        _save_all(folder / f"{modality}{_ADAPTER}", parts)
         for name, media in (("items", inputs.items), ("users", inputs.users)):
             if modality in media:
-                np.save(folder / f"{modality}.{name}.matrix.npy", media[modality].matrix)
-                np.save(folder / f"{modality}.{name}.rows.npy", media[modality].rows)
+                _save(folder / f"{modality}.{name}.matrix.npy", media[modality].matrix)
+                _save(folder / f"{modality}.{name}.rows.npy", media[modality].rows)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with replacing(path) as file:
+        np.save(file, array)
+
+
+def _save_all(path: Path, arrays: dict[str, Any]) -> None:
+    with replacing(path) as file:
+        write_arrays(file, arrays.items())
 
 
 def load_inputs(folder: Path) -> ModelInputs:

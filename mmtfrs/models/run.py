@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mmtfrs.errors import RunError
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.storage import save_inputs
 from mmtfrs.models.carried import carry_encoders
-from mmtfrs.models.run_folder import FORMAT, WEIGHTS, damaged, read_run, write_split
+from mmtfrs.models.run_folder import FORMAT, WEIGHTS, damaged, read_run, training_in, using, write_run_sums, write_split
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.utils.files import replacing, write_arrays, write_json
 from mmtfrs.utils.finite import not_finite
@@ -33,24 +34,22 @@ def save_run(
         facts: anything more for `run.json`.
 
     Raises:
-        RunError: the folder cannot be written.
+        WriteError: the folder cannot be written.
+        RunError: another process uses the run, or the weights are not finite.
 
     Example: see `load_run`.
     """
     folder = Path(folder)
-    try:
+    with training_in(folder):
         if not (folder / "run.json").exists():
             start_run(model, folder, split, tables, **facts)
-        save_weights(model, folder / WEIGHTS)
-    except OSError as error:
-        raise RunError(f"{folder}: the run cannot be written ({error}).") from None
+        end_run(model, folder)
 
 
 def start_run(
     model: TwoTower, folder: Path, split: Split | None = None, tables: ModelInputs | None = None, **facts: Any
 ) -> None:
     """Writes all of a run but its weights; `run.json` comes last and makes the folder a run."""
-    folder.mkdir(parents=True, exist_ok=True)
     save_tables(tables or model.data, folder)
     model.config.write(folder / "config.yaml")
     if split is not None:
@@ -73,18 +72,32 @@ def save_tables(tables: ModelInputs, folder: Path) -> None:
     save_inputs(dataclasses.replace(tables, encoders=carry_encoders(tables.encoders, folder)), folder / "tables")
 
 
+def end_run(model: TwoTower, folder: Path) -> None:
+    """Writes the weights, which make a run a finished one, and right before it the sums of all files."""
+    _check_finite(model, folder / WEIGHTS)
+    with replacing(folder / WEIGHTS) as file:
+        write_arrays(file, _weights(model))
+        file.flush()
+        write_run_sums(folder, Path(file.name))
+
+
 def load_run(folder: str | Path) -> TwoTower:
     """The trained model of a run folder.
 
     Raises:
-        RunError: not a run folder, unfinished, damaged, or of another version.
+        RunError: not a run folder, unfinished, damaged, of another version, or another process is training it.
 
     Example:
         >>> save_run(model, "run", split)
         >>> bool((load_run("run").candidate_embeddings() == model.candidate_embeddings()).all())
         True
     """
-    folder = Path(folder)
+    with using(folder):
+        return load_own_run(Path(folder))
+
+
+def load_own_run(folder: Path) -> TwoTower:
+    """As `load_run`, of a run that this process holds already."""
     config, tables = read_run(folder)
     model = TwoTower(config, tables=tables)
     load_weights(model, folder / WEIGHTS)
@@ -93,10 +106,18 @@ def load_run(folder: str | Path) -> TwoTower:
 
 def save_weights(model: TwoTower, path: Path) -> None:
     """All weights as one `.npz`, by position and name; complete or not at all. Raises `RunError` where one is not finite."""
+    _check_finite(model, path)
+    with replacing(path) as file:
+        write_arrays(file, _weights(model))
+
+
+def _weights(model: TwoTower) -> Iterator[tuple[str, np.ndarray]]:
+    return ((f"{number:03d}/{weight.name}", weight.numpy()) for number, weight in enumerate(model.weights))
+
+
+def _check_finite(model: TwoTower, path: Path) -> None:
     if name := not_finite(model.weights):
         raise RunError(f"{path}: the weights {name} are not finite: the training has diverged. Lower the learning rate.")
-    with replacing(path) as file:
-        write_arrays(file, ((f"{number:03d}/{weight.name}", weight.numpy()) for number, weight in enumerate(model.weights)))
 
 
 def load_weights(model: TwoTower, path: Path) -> None:
@@ -109,5 +130,5 @@ def load_weights(model: TwoTower, path: Path) -> None:
             model.set_weights([saved[name] for name in names])
         if name := not_finite(model.weights):
             raise ValueError(f"the weights {name} are not finite")
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever is wrong with the file
         raise damaged(path.parent, error) from error

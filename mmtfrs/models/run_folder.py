@@ -1,16 +1,17 @@
 """Run folders as files: what is in one, before a model is built from it. Nothing here needs TensorFlow.
 
 Layout: `run.json` (versions, what was trained on), `config.yaml`, `tables/` (ids and reduced features), `events.parquet` with
-the part of the split each event fell into, `weights.npz`. While training goes on there is a `training/` folder with the
-last complete epoch instead of `weights.npz`.
+the part of the split each event fell into, `weights.npz`, and `sums.json` of all these. While training goes on there is a
+`training/` folder with the last complete epochs instead of `weights.npz`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,18 @@ from mmtfrs.config.config import Config
 from mmtfrs.data.events import Events
 from mmtfrs.data.id_column import IdColumn
 from mmtfrs.data.splits import Split
-from mmtfrs.errors import RunError
+from mmtfrs.errors import Error, RunError, first_line
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.storage import load_inputs
+from mmtfrs.utils.files import make_folder, replacing
+from mmtfrs.utils.locks import held
+from mmtfrs.utils.sums import SUMS, write_sums, wrong_file
 
 FORMAT = 13
 RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
 WEIGHTS = "weights.npz"
+# What of a run is read again, and so must be what was written; `sums.json` says what that was.
+_KEPT = ("run.json", "config.yaml", "events.parquet", "history.json", "tables/*", "*_encoder*", "*_encoder/**/*")
 _PARTS = ("train", "validation", "test")
 
 
@@ -48,12 +54,16 @@ def check_run(folder: str | Path, part: str | None = None) -> dict:
 def read_run(folder: Path) -> tuple[Config, ModelInputs]:
     """What a trained model was built from: all of a run but its weights. Raises `RunError` as `load_run`."""
     check_run(folder)
+    if wrong := wrong_file(folder, folder / SUMS):
+        raise damaged(folder, wrong)
     try:
         tables = load_inputs(folder / "tables")
         here = str(folder.resolve())
         encoders = {modality: (name.replace(RUN, here), mark) for modality, (name, mark) in tables.encoders.items()}
         return Config.read(folder / "config.yaml"), dataclasses.replace(tables, encoders=encoders)
-    except (OSError, ValueError, KeyError) as error:
+    except Error:
+        raise
+    except Exception as error:  # whatever is wrong with its files
         raise damaged(folder, error) from error
 
 
@@ -76,8 +86,12 @@ def read_facts(folder: str | Path) -> dict:
 
 
 def load_split(folder: str | Path) -> Split:
-    """The events of a run, in their parts. Raises `RunError` if the run was saved without."""
-    return read_split(_events_file(folder), read_facts(folder)["split"])
+    """The events of a run, in their parts. Raises `RunError` if the run was saved without, or they cannot be read."""
+    path, kind = _events_file(folder), read_facts(folder)["split"]
+    try:
+        return read_split(path, kind)
+    except Exception as error:  # whatever is wrong with the file
+        raise damaged(Path(folder), error) from error
 
 
 def read_split(path: Path, kind: str) -> Split:
@@ -111,7 +125,11 @@ def _check_part(folder: str | Path, part: str, kind: str) -> None:
             f"{folder}: the run was trained on its validation events too. Evaluate the test part, "
             "or train with `training.refit: false`."
         )
-    parts = pyarrow.parquet.read_table(_events_file(folder), columns=["part"]).column("part").to_numpy()
+    path = _events_file(folder)
+    try:
+        parts = pyarrow.parquet.read_table(path, columns=["part"]).column("part").to_numpy()
+    except Exception as error:  # whatever is wrong with the file
+        raise damaged(Path(folder), error) from error
     if not (parts == _PARTS.index(part)).any():
         raise RunError(f"{folder}: the run's split (`{kind}`) has no {part} events, so there is nothing to evaluate.")
 
@@ -135,7 +153,8 @@ def write_split(path: Path, split: Split) -> None:
     }
     if all(part.ratings is not None for part in parts):
         columns["rating"] = np.concatenate([part.ratings for part in parts])
-    pyarrow.parquet.write_table(pa.table(columns), path)
+    with replacing(path) as file:
+        pyarrow.parquet.write_table(pa.table(columns), file)
 
 
 def _encoded(columns: Sequence[IdColumn]) -> pa.ChunkedArray:
@@ -157,6 +176,42 @@ def data_mark(tables: ModelInputs, split: Split) -> str:
     return digest.hexdigest()
 
 
-def damaged(folder: Path, error: Exception) -> RunError:
-    """What is raised for a file of a run that cannot be read."""
-    return RunError(f"{folder}: the run is damaged ({error}). Train it again.")
+def write_run_sums(folder: Path, weights: Path) -> None:
+    """Writes `sums.json` of a run whose weights are still in another file."""
+    found = sorted(path for pattern in _KEPT for path in folder.glob(pattern) if path.is_file())
+    write_sums(folder / SUMS, {WEIGHTS: weights, **{path.relative_to(folder).as_posix(): path for path in found}})
+
+
+def damaged(folder: Path, error: Exception | str) -> RunError:
+    """What is raised for a file of a run that cannot be read, or is not what was written."""
+    reason = error if isinstance(error, str) else first_line(error)
+    remedy = "Train it again with --overwrite, or take a copy of it."
+    if reason.startswith("config.yaml "):
+        remedy = f"It is damaged, or was edited: if that is meant, remove its entry from {SUMS}."
+    return RunError(f"{folder}: the run is damaged ({reason}). {remedy}")
+
+
+@contextlib.contextmanager
+def using(folder: str | Path) -> Iterator[None]:
+    """A run that is read for the length of the block. Raises `RunError` where a training writes it."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        yield  # which others tell
+        return
+    busy = RunError(f"{folder}: another process is training this run. Wait for it, or take another run.")
+    with held(folder, busy, shared=True):
+        yield
+
+
+@contextlib.contextmanager
+def training_in(folder: Path) -> Iterator[None]:
+    """A run folder that is written for the length of the block; made if missing.
+
+    Raises:
+        RunError: another process trains, reads or evaluates it.
+        WriteError: it cannot be written.
+    """
+    make_folder(folder)
+    busy = RunError(f"{folder}: another process is using this run folder. Wait for it, or give another --out.")
+    with held(folder, busy):
+        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -9,7 +10,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +20,7 @@ import numpy as np
 from mmtfrs.config.config import Config, check_baselines
 from mmtfrs.data.events import Events
 from mmtfrs.data.splits import Split
-from mmtfrs.errors import TrainingError
+from mmtfrs.errors import RunError, TrainingError, WriteError
 from mmtfrs.evaluation.ease import CONTENT_WEIGHTS, MAX_ITEMS, PENALTIES, EaseScorer, gram_matrix, inversion_seconds
 from mmtfrs.evaluation.evaluate import evaluated
 from mmtfrs.evaluation.item_knn import ItemKNNScorer
@@ -26,11 +28,11 @@ from mmtfrs.evaluation.ranking_task import RankingTask, content_vectors
 from mmtfrs.evaluation.scorers import Scorer
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.histories import Histories
-from mmtfrs.models.run import load_run, load_weights, save_weights
-from mmtfrs.models.run_folder import WEIGHTS, load_part, load_split
+from mmtfrs.models.run import load_own_run, load_weights, save_weights
+from mmtfrs.models.run_folder import WEIGHTS, load_part, load_split, using
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.fit import fit_to_best
-from mmtfrs.utils.files import write_json
+from mmtfrs.utils.files import make_folder, write_json
 
 _Value = TypeVar("_Value")
 
@@ -94,17 +96,30 @@ def train_baseline(
     path = cache / f"{name}.npz" if cache else None
     if path is not None and path.exists():
         baseline = TwoTower(config, tables=tables)
-        load_weights(baseline, path)
-        return baseline
+        try:
+            load_weights(baseline, path)
+            return baseline
+        except RunError as error:
+            log.warning("%s It is trained again.", str(error).partition(" Train it")[0])
     try:
         baseline, _ = fit_to_best(TwoTower(config, tables=tables.on(split.train)), split)
     except TrainingError as error:
         raise TrainingError(f"baseline {name}: {error} Or leave it out of the baselines.") from None
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(baseline, path)
-        Config.write(config, path.with_suffix(".yaml"))
+        with _told():
+            make_folder(path.parent)
+            save_weights(baseline, path)
+            Config.write(config, path.with_suffix(".yaml"))
     return baseline
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What is only kept for the next time: where it cannot be written, that is told, and what was measured counts."""
+    try:
+        yield
+    except WriteError as error:
+        log.error("%s", error)
 
 
 def _fixed(name: str, model: TwoTower, split: Split, seconds: float) -> Scorer | None:
@@ -195,9 +210,13 @@ def evaluate_run(
         RunError: no finished run, or it has no events in that part.
         ConfigError: an unknown baseline.
     """
-    model, split = load_run(run), load_split(run)
-    events = load_part(run, part)
-    folder, settings = Path(run), model.config.evaluation
+    with using(run):
+        return _evaluate(Path(run), part, baselines, progress)
+
+
+def _evaluate(folder: Path, part: str, baselines: Sequence[str] | None, progress: bool) -> dict[str, dict]:
+    model, split = load_own_run(folder), load_split(folder)
+    events, settings = load_part(folder, part), model.config.evaluation
     names = settings.baselines if baselines is None else baselines
     history = folder / "history.json"  # which a run that was saved by hand has not
     spent = sum(logs["seconds"] for logs in json.loads(history.read_text(encoding="utf-8"))) if history.exists() else np.inf
@@ -205,15 +224,28 @@ def evaluate_run(
     against = {name: functools.partial(made, name) for name in names}
     mark = hashlib.sha256((folder / WEIGHTS).read_bytes() + str(settings).encode()).hexdigest()
     kept = folder / "evaluation" / f"{part}.json"
-    known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    rows = known["rows"] if known.get("mark") == mark else {}
+    rows = _kept_rows(kept, mark)
     start = time.monotonic()
     for name, metrics in evaluated(model, events, against, done=rows):
         rows[name] = metrics
-        kept.parent.mkdir(exist_ok=True)
-        write_json(kept, {"mark": mark, "rows": rows})
+        with _told():
+            make_folder(kept.parent)
+            write_json(kept, {"mark": mark, "rows": rows, "sum": _sum(rows)})
         if progress:
             metric = f"recall@{20 if 20 in settings.ks else settings.ks[-1]}"
             print(f"{name}: {metric} {metrics[metric]:.4f}, {time.monotonic() - start:.0f} s", file=sys.stderr)
         start = time.monotonic()
     return {name: rows[name] for name in ("model", "popularity", "recent", *names) if name in rows}
+
+
+def _kept_rows(path: Path, mark: str) -> dict[str, dict]:
+    """What an evaluation of the same weights and settings has measured; nothing of a file that is not as it was written."""
+    try:
+        known = json.loads(path.read_bytes())
+        return known["rows"] if known["mark"] == mark and known["sum"] == _sum(known["rows"]) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _sum(rows: dict[str, dict]) -> int:
+    return zlib.crc32(json.dumps(rows).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 import os
 import shutil
@@ -15,10 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from mmtfrs._keras import keras
-from mmtfrs.errors import RunError
+from mmtfrs.errors import RunError, WriteError
 from mmtfrs.models.averaging import averaged
 from mmtfrs.training.divergence import diverged
-from mmtfrs.utils.files import write_arrays
+from mmtfrs.utils.files import remove, write_arrays, writing
+from mmtfrs.utils.sums import SUMS, write_sums, wrong_file
+
+log = logging.getLogger("mmtfrs")
 
 _BEST = "best.npz"
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
@@ -27,9 +31,9 @@ _DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 class Checkpoint(keras.callbacks.Callback):
     """Early stopping, best weights and resuming in one, because a resumed training needs the state of all three.
 
-    After each epoch the folder holds exactly one complete checkpoint, `epoch-N`: weights, the optimizer's variables, the
-    best weights so far and the history. It is written beside and renamed, so a kill at any moment loses at most the epoch
-    in flight. The best weights are in memory only where there is no folder.
+    After each epoch the folder holds a complete checkpoint, `epoch-N`: weights, the optimizer's variables, the best weights so
+    far and the history; and the one before, in case a file of the newest is damaged. It is written beside and renamed, so a
+    kill at any moment loses at most the epoch in flight. The best weights are in memory only where there is no folder.
 
     Args:
         folder: where checkpoints are kept; None keeps none and cannot resume.
@@ -65,6 +69,7 @@ class Checkpoint(keras.callbacks.Callback):
         """Puts a compiled model into the state of the last complete epoch, and returns how many are done."""
         found = sorted(self.folder.glob("epoch-*")) if self.folder else []
         found = [path for path in found if (path / "state.json").exists()]
+        found = [path for path in found if _whole(path)]
         if not found:
             return 0
         try:
@@ -127,7 +132,21 @@ class Checkpoint(keras.callbacks.Callback):
     def _write(self, folder: Path) -> None:
         path = _place(folder, self.epoch)
         part = path.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
+        remove(part)
+        try:
+            with writing(path):
+                self._fill(part)
+                remove(path)  # of an earlier, killed attempt at this epoch
+                part.rename(path)
+        except WriteError:
+            remove(part)  # a full disk needs the room
+            raise
+        for old in folder.glob("epoch-*"):
+            if old not in (path, _place(folder, self.epoch - 1)):
+                remove(old)
+
+    def _fill(self, part: Path) -> None:
+        folder = part.parent
         part.mkdir(parents=True)
         self._write_best(part / _BEST, _place(folder, self.epoch - 1) / _BEST)
         weights = ((f"weight-{n}", each.numpy()) for n, each in enumerate(self.model.weights))
@@ -141,11 +160,7 @@ class Checkpoint(keras.callbacks.Callback):
             "history": self.history,
         }
         (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        shutil.rmtree(path, ignore_errors=True)  # of an earlier, killed attempt at this epoch
-        part.rename(path)
-        for old in folder.glob("epoch-*"):
-            if old != path:
-                shutil.rmtree(old, ignore_errors=True)
+        write_sums(part / SUMS, {each.name: each for each in part.iterdir()})
 
     def _write_best(self, path: Path, before: Path) -> None:
         if self.best_epoch == self.epoch:
@@ -158,6 +173,14 @@ class Checkpoint(keras.callbacks.Callback):
             shutil.copyfile(before, path)
             with path.open("rb") as file:
                 os.fsync(file.fileno())  # what it is a copy of will be gone
+
+
+def _whole(path: Path) -> bool:
+    """Whether a checkpoint is as it was written; one that is not is told."""
+    wrong = wrong_file(path, path / SUMS)
+    if wrong:
+        log.warning("%s: the checkpoint is damaged (%s). The training goes on from the one before it.", path, wrong)
+    return not wrong
 
 
 def _place(folder: Path, epoch: int) -> Path:

@@ -29,6 +29,7 @@ from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.checkpoint import Checkpoint
 from mmtfrs.training.divergence import Divergence
 from mmtfrs.training.fit import EpochLines
+from mmtfrs.utils.files import writing
 
 _INSTEAD = {
     "image": "a network of keras.applications, a Keras model, or a folder of ViT or DINOv2",
@@ -61,7 +62,9 @@ def finetune(
     if not _fit(job, split, folder / "training" / "finetune", progress):
         return model
     modality = encoder.modality
-    name = _tunable(encoder).save(folder.resolve() / f"{modality}_encoder")
+    place = folder.resolve() / f"{modality}_encoder"
+    with writing(place):
+        name = _tunable(encoder).save(place)
     fresh = extract(catalog, config.replace(encoders={modality: name}), store, progress=progress)
     rows = fresh.items[modality]
     media = reduce_media(model.data.adapters[modality], rows, np.arange(1, len(rows) + 1), len(catalog))

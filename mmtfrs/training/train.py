@@ -13,12 +13,13 @@ from mmtfrs.encoders.names import AUTO
 from mmtfrs.errors import RunError
 from mmtfrs.features.features import Features
 from mmtfrs.model_inputs.inputs import ModelInputs
-from mmtfrs.models.run import load_run, save_tables, save_weights, start_run
-from mmtfrs.models.run_folder import data_mark, read_facts
+from mmtfrs.models.run import end_run, load_own_run, start_run
+from mmtfrs.models.run_folder import WEIGHTS, data_mark, read_facts, training_in
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.finetune import check_finetune, finetune
 from mmtfrs.training.fit import fit_to_best
 from mmtfrs.training.memory import tell_memory
+from mmtfrs.utils.files import remove, write_json, writing
 
 
 def train(
@@ -44,24 +45,32 @@ def train(
         The model at its best epoch, and the logs of every epoch.
 
     Raises:
-        RunError: the folder holds a run of other settings, data or version, or is no run.
+        RunError: the folder holds a run of other settings, data or version, is no run, or another process uses it.
+        WriteError: it cannot be written.
     """
     out = Path(out)
+    with training_in(out):
+        return _train(config, catalog, features, split, out, overwrite, progress, Path(store or out.parent / "features"))
+
+
+def _train(
+    config: Config, catalog: Catalog, features: Features, split: Split, out: Path, overwrite: bool, progress: bool, store: Path
+) -> tuple[TwoTower, list[dict[str, float]]]:
     if overwrite:
-        shutil.rmtree(out, ignore_errors=True)
+        _empty(out)
     config = config.replace(encoders=_chosen(config, features))
     known = split.test.known  # what `evaluate` takes for known, and so what an export answers by
     tables = ModelInputs.build(config, catalog, features, split.train, known)
     mark = data_mark(tables, split)
-    if out.exists() and any(out.iterdir()):
+    if any(out.iterdir()):
         _check_same(out, config, mark)
     if (out / "weights.npz").exists():
-        model = load_run(out)
+        model = load_own_run(out)
         model.keep_encoders(features.encoders)
         return model, json.loads((out / "history.json").read_text(encoding="utf-8"))
 
     def tune(trained: TwoTower, chosen_on: Split) -> TwoTower:
-        return finetune(trained, catalog, chosen_on, features, out, Path(store or out.parent / "features"), progress)
+        return finetune(trained, catalog, chosen_on, features, out, store, progress)
 
     model, history = fit_to_best(
         _start(config, tables, features, split, out, mark),  # kept by nobody, for other models take its place
@@ -70,12 +79,19 @@ def train(
         progress,
         tune=tune if config.training.finetune.blocks else None,
     )
-    save_tables(model.data, out)
-    (out / "history.json").write_text(json.dumps(history), encoding="utf-8")
-    save_weights(model, out / "weights.npz")
+    start_run(model, out, split, data=mark)  # the tables may be others now, and what has lain there since the start is not read
+    write_json(out / "history.json", history)
+    end_run(model, out)
     for name in ("training", "bag", "refit"):
-        shutil.rmtree(out / name, ignore_errors=True)
+        remove(out / name)
     return model, history
+
+
+def _empty(out: Path) -> None:
+    """Removes a run, first what makes it a finished one; the folder stays, for it is locked."""
+    with writing(out):
+        for path in sorted(out.iterdir(), key=lambda each: each.name != WEIGHTS):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _chosen(config: Config, features: Features) -> dict[str, str]:
@@ -92,10 +108,7 @@ def _start(config: Config, tables: ModelInputs, features: Features, split: Split
     if config.training.finetune.blocks:
         check_finetune(model)
     if not (out / "run.json").exists():
-        try:
-            start_run(model, out, split, data=mark)
-        except OSError as error:
-            raise RunError(f"{out}: the run folder cannot be written ({error}).") from None
+        start_run(model, out, split, data=mark)
     return model
 
 

@@ -1,10 +1,14 @@
-"""Files that are there complete or not at all."""
+"""Files that are there complete or not at all, and one line where they cannot be written."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 import os
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,18 +16,95 @@ from typing import IO, Any
 
 import numpy as np
 
+from mmtfrs.errors import Error, WriteError, first_line
+from mmtfrs.utils.locks import lock
+
+log = logging.getLogger("mmtfrs")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+# What libraries that raise errors of their own (TensorFlow, HDF5, safetensors, libsndfile) say in their texts.
+_WORDS = {os.strerror(code): code for code in (*_FULL, *_CLOSED, errno.EIO)}
+
+
+def write_error(error: BaseException, path: str | Path) -> WriteError | None:
+    """A failure to write a file or folder in one line, whoever tells of it; None for an error of another kind."""
+    if isinstance(error, Error):
+        return error if isinstance(error, WriteError) else None
+    each: BaseException | None = error
+    while each is not None:  # what is raised while a file is closed may hide why
+        code = each.errno if isinstance(each, OSError) and each.errno in _WORDS.values() else None
+        if code := code or next((code for words, code in _WORDS.items() if words in str(each)), None):
+            return _told(path, code, os.strerror(code))
+        each = each.__cause__ or each.__context__
+    return _told(path, None, error.strerror or first_line(error)) if isinstance(error, OSError) else None
+
+
+def _told(path: str | Path, code: int | None, reason: str) -> WriteError:
+    remedy = "Mend that and run the same command again."
+    if code in _FULL:
+        remedy = "Make room and run the same command again."
+    elif code in _CLOSED:
+        remedy = "Make it writable, or name another place."
+    return WriteError(f"{path}: cannot be written ({reason}). {remedy}")
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """What is done in the block writes this file or folder. Raises `WriteError` where it cannot be."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, WriteError) or (told := write_error(error, path)) is None:
+            raise  # it names the file, or has nothing to do with it
+        raise told from error
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     """A binary file to write; it takes its place, flushed to the disk, when the block ends: a kill at any moment leaves the old
-    file or the new one."""
+    file or the new one, and of two processes that write it at once, one waits. Raises `WriteError`."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        yield file
+    with writing(path), _own(part) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()  # a full disk needs the room
+            raise
+
+
+@contextlib.contextmanager
+def _own(part: Path) -> Iterator[IO[bytes]]:
+    """An empty file under a name that others use too, locked."""
+    while True:
+        # It is emptied only once nobody else writes it.
+        with open(part, "wb", opener=lambda name, flags: os.open(name, flags & ~os.O_TRUNC, 0o666)) as file:
+            lock(file.fileno(), wait=True)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                    file.truncate(0)
+                    yield file
+                    return
+        # The one that was waited for has renamed it.
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, if it is not there. Raises `WriteError`."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises `WriteError` where nothing can be written to a folder, which need not be there yet."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with writing(folder), tempfile.TemporaryFile(dir=place) as file:
+        file.write(b"something")
         file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def write_json(path: str | Path, document: Any) -> None:
@@ -31,12 +112,12 @@ def write_json(path: str | Path, document: Any) -> None:
         file.write(json.dumps(document, indent=1).encode())
 
 
-def write_arrays(file: IO[bytes], arrays: Iterable[tuple[str, np.ndarray]]) -> None:
-    """As `np.savez`, but one array at a time, and with any names."""
+def write_arrays(file: IO[bytes], arrays: Iterable[tuple[str, Any]]) -> None:
+    """As `np.savez`, but one array at a time, with any names, and closed whatever happens."""
     with zipfile.ZipFile(file, "w") as packed:
         for name, values in arrays:
             with packed.open(f"{name}.npy", "w", force_zip64=True) as column:
-                np.lib.format.write_array(column, values, allow_pickle=False)
+                np.lib.format.write_array(column, np.asanyarray(values), allow_pickle=False)
 
 
 def keep_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -46,3 +127,13 @@ def keep_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             return
     with replacing(path) as file:
         write_arrays(file, arrays.items())
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder with all that is in it, if it is there. What cannot be removed stays, and is told."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)  # the rest of it
+        if folder.exists():
+            log.error("%s: cannot be removed (%s). Remove it by hand.", folder, error.strerror or first_line(error))

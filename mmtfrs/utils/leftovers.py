@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
+
+from mmtfrs.utils.files import remove
+from mmtfrs.utils.locks import lock, opened
 
 PART, GONE = ".part-", ".gone-"  # how the names begin of what is being written, and of what is being removed
 
@@ -18,12 +20,13 @@ def part_folder(parent: Path) -> Iterator[Path]:
     """A new folder in `parent`, to be renamed when it is whole; what is left of it is removed when the block ends, and what a
     process that was killed has left of others, when it begins. Raises OSError where nothing can be written."""
     remove_leftovers(parent)
-    path, lock = _begin(parent)
+    path, number = _begin(parent)
     try:
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
+        if path.exists():
+            remove(path)
+        os.close(number)
 
 
 def remove_leftovers(parent: Path) -> None:
@@ -33,28 +36,19 @@ def remove_leftovers(parent: Path) -> None:
     nothing on another machine, tell less.
     """
     for path in [*parent.glob(f"{PART}*"), *parent.glob(f"{GONE}*")]:
-        with contextlib.suppress(OSError), _opened(path) as lock:  # its owner lives, or nobody can tell: it stays
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError), opened(path) as number:  # its owner lives, or nobody can tell: it stays
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(path)
 
 
 def _begin(parent: Path) -> tuple[Path, int]:
-    """A new folder, and the open lock on it."""
+    """A new folder, and its number with the lock."""
     while True:
-        path = Path(tempfile.mkdtemp(prefix=PART, dir=parent))
+        path = parent / f"{PART}{secrets.token_hex(4)}"
+        path.mkdir()  # with the modes that the user's umask says, which tempfile's have not
         with contextlib.suppress(FileNotFoundError):
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            with contextlib.suppress(OSError):  # a file system without locks, where nothing is ever taken for dead
-                fcntl.flock(lock, fcntl.LOCK_SH)
+            number = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            lock(number, shared=True)  # on a file system without locks nothing is ever taken for dead
             if path.exists():
-                return path, lock
-            os.close(lock)  # another process has removed it before it was locked
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield number
-    finally:
-        os.close(number)
+                return path, number
+            os.close(number)  # another process has removed it before it was locked

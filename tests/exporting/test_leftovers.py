@@ -13,7 +13,7 @@ import pytest
 
 import mmtfrs
 from mmtfrs.encoders import published
-from mmtfrs.errors import ExportError, StoreError
+from mmtfrs.errors import StoreError, WriteError
 from mmtfrs.exporting.versions import new_version, prune, versions
 from mmtfrs.utils.leftovers import part_folder, remove_leftovers
 
@@ -39,7 +39,7 @@ def test_of_a_killed_export_and_a_living_one(tmp_path, jobs):
     # A version that was being removed, as `prune` renames it first.
     shutil.copytree(tmp_path / "1", tmp_path / ".gone-7")
     (tmp_path / ".part-file").write_text("of somebody else")
-    with pytest.raises(ExportError, match="No space left"), new_version(tmp_path):
+    with pytest.raises(WriteError, match="No space left"), new_version(tmp_path):
         raise OSError("No space left on device")
     assert {path.name for path in tmp_path.iterdir()} == {"1", ".part-file"} and versions(tmp_path) == [1]
     assert prune(tmp_path, 1) == []
