@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +20,10 @@ from mmtfrs.cli.console import CommandLine, run_app
 from mmtfrs.cli.options import Debug
 from mmtfrs.errors import TuningError
 from tuning.job import Job
-from tuning.lifeline import die_with_parent, start
+from tuning.lifeline import die_with_parent, module, start
 
 _RESTARTS = 20
+_LAST = 1.0  # seconds that a worker has to end
 
 app = CommandLine()
 
@@ -55,7 +55,7 @@ class LocalWorkers:
             process.terminate()
         for process in self._processes.values():
             try:
-                process.wait(10)
+                process.wait(_LAST)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -80,13 +80,13 @@ class LocalWorkers:
             "TF_NUM_INTRAOP_THREADS": threads,
             "TF_NUM_INTEROP_THREADS": "1",
         }
-        command = [sys.executable, "-m", "tuning.distributed", str(self._folder)]
+        command = module("tuning.distributed", str(self._folder))
         if self._minutes is not None:
             command += ["--minutes", str(self._minutes)]
         self._processes[name] = start(command, self._folder / f"{name}.txt", environment)
 
 
-@app.command()
+@app.command(goes_on=True)
 def work(
     folder: Annotated[Path, typer.Argument(help="Search folder, on a disk that the chief shares.")],
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Of one trial; then it fails.")] = None,

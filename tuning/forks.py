@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmtfrs.cli.console import run_app
 from mmtfrs.errors import Error
-from tuning.lifeline import PARENT, die_with_parent
+from tuning.lifeline import PARENT, die_with_parent, module
 
 ERROR = "error.txt"  # in a trial's folder: why it failed
 
@@ -30,12 +30,13 @@ class Forks:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tuning.forks"],
+            module("tuning.forks"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
             env={**environment, PARENT: str(os.getpid())},
+            start_new_session=True,  # Ctrl-C in the terminal is for who started it
         )
         self._pid: int | None = None
 

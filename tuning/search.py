@@ -6,7 +6,6 @@ The same command goes on after a kill. Watch it in the terminal, in DIR/report.h
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -94,7 +93,7 @@ def search(
     return tuner.trials
 
 
-@app.command()
+@app.command(goes_on=True)
 def main(
     items: Items,
     events: EventsFile,
@@ -126,11 +125,7 @@ def main(
     check(settings, catalog.modalities, method, objective, trials)  # before what takes long
     split = read_split(events, settings, catalog)
     features = extract_features(catalog, people, settings, store or out.parent / "features", strict, not as_json)
-    try:
-        found = search(settings, SearchData(catalog, features, split), out, trials, method, objective, hours, minutes, workers)
-    except KeyboardInterrupt:
-        note("stopped; the same command goes on")
-        sys.exit(130)
+    found = search(settings, SearchData(catalog, features, split), out, trials, method, objective, hours, minutes, workers)
     from tuning.outcome import confirm, write_best  # these load SciPy, Matplotlib and scikit-learn
     from tuning.report import write_report
 

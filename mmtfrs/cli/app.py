@@ -96,7 +96,7 @@ def check(items: Items, events: EventsFile, users: UsersFile = None, config: Con
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(goes_on=True)
 def extract(
     items: Items,
     store: Annotated[Path, typer.Option("--store", help="Folder of the feature store.")],
@@ -126,7 +126,7 @@ def extract(
     show(document, as_json, f"{store}: {features.encoded} media encoded now; the catalog has {held}")
 
 
-@app.command()
+@app.command(goes_on=True)
 def train(
     items: Items,
     events: EventsFile,
@@ -268,7 +268,7 @@ def _check_part(split: str, *runs: Path) -> dict:
 
 app.registered_commands += export_app.registered_commands + config_app.registered_commands
 app.add_typer(encoders_app, name="encoders")
-app.command("tune")(tune)
+app.command("tune", goes_on=True)(tune)
 app.command("serve")(serve)
 app.command("loadtest")(loadtest)
 

@@ -15,6 +15,7 @@ import typer
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
+from mmtfrs.cli.stops import AGAIN, GOES_ON, advise, stopped, stopping
 from mmtfrs.data.problems import Problem
 from mmtfrs.errors import Error
 
@@ -89,7 +90,8 @@ def run_app(command: typer.Typer) -> None:
         root.addHandler(_Lines())
     logging.getLogger("mmtfrs").setLevel(logging.INFO)
     try:
-        command()
+        with stopping():
+            command()
     except BrokenPipeError:
         sys.exit(1)
 
@@ -100,15 +102,21 @@ class CommandLine(typer.Typer):
     def __init__(self, **options: Any) -> None:
         super().__init__(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options)
 
-    def command(self, name: str | None = None, **options: Any) -> Callable[[_Function], _Function]:
-        return super().command(name, cls=_Command, **options)
+    def command(self, name: str | None = None, goes_on: bool = False, **options: Any) -> Callable[[_Function], _Function]:
+        """`goes_on`: whether the command, stopped and run again, goes on where it was."""
+        return super().command(name, cls=_Resumed if goes_on else _Command, **options)
 
 
 class _Command(typer.core.TyperCommand):
+    advice = AGAIN
+
     def invoke(self, context: Any) -> Any:  # the class that Typer gives it has no public name
+        advise(self.advice)
         try:
             return super().invoke(context)
         except Error as error:
+            if stopped():  # what was cut off may fail in any way
+                raise
             if context.params.get("debug") or context.find_root().params.get("debug"):
                 raise
             if context.params.get("as_json"):
@@ -116,3 +124,7 @@ class _Command(typer.core.TyperCommand):
             text = str(error)  # problems of a file already begin so
             note(text if text.startswith("error: ") else f"error: {text}")
             raise typer.Exit(1) from None
+
+
+class _Resumed(_Command):
+    advice = GOES_ON

