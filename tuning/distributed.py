@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from mmtfrs.cli.console import CommandLine, run_app
-from mmtfrs.cli.options import Debug
+from mmtfrs.cli.options import Debug, TrustCode
 from mmtfrs.errors import TuningError
 from tuning.job import Job
 from tuning.lifeline import die_with_parent, module, start
@@ -80,7 +80,8 @@ class LocalWorkers:
             "TF_NUM_INTRAOP_THREADS": threads,
             "TF_NUM_INTEROP_THREADS": "1",
         }
-        command = module("tuning.distributed", str(self._folder))
+        # The chief has compared the settings in the folder with what its user gave.
+        command = module("tuning.distributed", str(self._folder), "--trust-code")
         if self._minutes is not None:
             command += ["--minutes", str(self._minutes)]
         self._processes[name] = start(command, self._folder / f"{name}.txt", environment)
@@ -90,6 +91,7 @@ class LocalWorkers:
 def work(
     folder: Annotated[Path, typer.Argument(help="Search folder, on a disk that the chief shares.")],
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Of one trial; then it fails.")] = None,
+    trust_code: TrustCode = False,
     debug: Debug = False,
 ) -> None:
     """Run trials for a chief, which the environment variables KERASTUNER_... name, until it has no more."""
@@ -102,6 +104,7 @@ def work(
 
     die_with_parent()
     job = Job.read(folder)
+    job.check_trusted(folder, trust_code)
     ProcessTuner(job.oracle(), job.space(), job.goal(), folder, minutes=minutes).search()
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmtfrs.config.config import Config
+from mmtfrs.encoders.names import code_of
 from mmtfrs.errors import TuningError, nearest
+from mmtfrs.utils.extensions import check_trusted
 from mmtfrs.utils.files import write_json
 from tuning.search_data import SearchData
 from tuning.search_objective import Objective
@@ -65,6 +67,14 @@ class Job:
 
     def goal(self) -> Objective:
         return Objective.named(self.objective, self.config)
+
+    def check_trusted(self, folder: Path, trust_code: bool) -> None:
+        """Raises `TuningError` where the search would import code, of a folder that somebody else may have made."""
+        code, space = code_of(self.config), self.space()
+        for name, part in space:
+            for value in part.ends():
+                code |= code_of(space.config({name: value}))
+        check_trusted(folder, code, trust_code, TuningError)
 
     def oracle(self):
         from tuning.oracles import make_oracle  # loads KerasTuner, and with it TensorFlow

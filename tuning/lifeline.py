@@ -13,7 +13,10 @@ PARENT = "MMTFRS_SEARCH"  # environment variable: the process without which this
 
 
 # As `python -m`, which would take modules from the working folder before all that is installed: see `mmtfrs.utils.extensions`.
-_RUN = "import runpy, sys; sys.path = [each for each in sys.path if each]; runpy.run_module(sys.argv.pop(1), None, '__main__', True)"
+_RUN = (
+    "import runpy, sys; sys.path = [each for each in sys.path if each]; "
+    "runpy.run_module(sys.argv.pop(1), None, '__main__', True)"
+)
 
 
 def module(name: str, *arguments: str) -> list[str]:

@@ -28,6 +28,7 @@ from mmtfrs.cli.options import (
     Seed,
     Strict,
     TextEncoder,
+    TrustCode,
     UsersFile,
 )
 from mmtfrs.config.config import check_baselines, check_metric
@@ -79,7 +80,7 @@ def check(items: Items, events: EventsFile, users: UsersFile = None, config: Con
         problems += of_users
         tables.append(people)
     for table in tables:
-        problems += check_media(table, settings.extraction, progress=not as_json)
+        problems += check_media(table, settings, progress=not as_json)
     errors = sum(problem.severity == "error" for problem in problems)
     summary = f"{len(catalog)} items, {len(log)} events: {errors} errors, {len(problems) - errors} warnings"
     counts = {table.section: {name: table.count(name) for name in table.modalities} for table in tables}
@@ -179,6 +180,7 @@ def evaluate(
     baselines: Annotated[
         str | None, typer.Option(help="Comma-separated of ease, bpr, item_knn, id_only, no_media and modalities; or none.")
     ] = None,
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Rank the whole catalog for every user of a part; write RUN/metrics.json and .png, print a table."""
@@ -190,7 +192,7 @@ def evaluate(
     from mmtfrs.evaluation.results_table import content_table, group_table, overall_table, rating_line, rolling_line
     from mmtfrs.training.baselines import evaluate_run
 
-    results = evaluate_run(run, split, names, progress=not as_json)
+    results = evaluate_run(run, split, names, progress=not as_json, trust_code=trust_code)
     document = {"run": str(run), "split": split, "results": results}
     (run / "metrics.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     ks = sorted(int(name.partition("@")[2]) for name in results["model"] if name.startswith("recall@"))
@@ -212,6 +214,7 @@ def missing(
     run: RunFolder,
     split: Part = "test",
     metric: Annotated[str, typer.Option(help="METRIC@K")] = "recall@20",
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Say what is left when media go missing; write RUN/missing.json and RUN/missing.png."""
@@ -223,7 +226,7 @@ def missing(
     from mmtfrs.models.run import load_run
     from mmtfrs.models.run_folder import load_part
 
-    curve = missing_curve(load_run(run), load_part(run, split), SHARES, metric)
+    curve = missing_curve(load_run(run, trust_code), load_part(run, split), SHARES, metric)
     document = {"run": str(run), "split": split, "metric": metric, "shares": SHARES, "curve": curve}
     (run / "missing.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     curve_picture(curve, SHARES, run / "missing.png", metric)
@@ -236,6 +239,7 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Run folder, trained on the same events.")],
     split: Part = "test",
     metrics: Annotated[str, typer.Option(help="Comma-separated, as recall@20,ndcg@20.")] = "recall@20,ndcg@20",
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Say whether the second run is better than the first: a paired bootstrap over users."""
@@ -246,7 +250,7 @@ def compare(
     from mmtfrs.evaluation.results_table import difference_table
     from mmtfrs.training.compare_runs import compare_runs
 
-    found = compare_runs(first, second, split, wanted)
+    found = compare_runs(first, second, split, wanted, trust_code)
     document = {"first": str(first), "second": str(second), "split": split, "differences": [vars(each) for each in found]}
     show(document, as_json, difference_table(found, str(first), str(second)))
 

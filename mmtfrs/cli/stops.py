@@ -45,9 +45,9 @@ def stopped() -> bool:
 
 
 def listen() -> int | None:
-    """From now on SIGINT and SIGTERM raise SystemExit in the main thread, with the code 130 or 143, so that what is half done is
-    put away. Where Python does not get to that in time, as in a long call of TensorFlow, or at a second signal, a thread ends
-    the process.
+    """From now on SIGINT and SIGTERM raise SystemExit in the main thread, with the code 130 or 143, so that what is half done
+    is put away. Where Python does not get to that in time, as in a long call of TensorFlow, or at a second signal, a thread
+    ends the process.
 
     Returns:
         A file descriptor that ends the thread when it is closed; None where there is one already.

@@ -65,11 +65,15 @@ def start_run(
     write_json(folder / "run.json", known)
 
 
-def load_run(folder: str | Path) -> TwoTower:
+def load_run(folder: str | Path, trust_code: bool = False) -> TwoTower:
     """The trained model of a run folder.
 
+    Args:
+        folder: of the run.
+        trust_code: whether code that the run names, as a fusion of somebody's own, may be imported and run.
+
     Raises:
-        RunError: not a run folder, unfinished, damaged, or of another version.
+        RunError: not a run folder, unfinished, damaged, of another version, or it names code that is not trusted.
 
     Example:
         >>> save_run(model, "run", split)
@@ -77,7 +81,7 @@ def load_run(folder: str | Path) -> TwoTower:
         True
     """
     folder = Path(folder)
-    config, tables = read_run(folder)
+    config, tables = read_run(folder, trust_code)
     model = TwoTower(config, tables=tables)
     load_weights(model, folder / WEIGHTS)
     return model

@@ -21,11 +21,13 @@ from mmtfrs.config.config import Config
 from mmtfrs.data.events import Events
 from mmtfrs.data.id_column import IdColumn
 from mmtfrs.data.splits import Split
+from mmtfrs.encoders.names import code_of
 from mmtfrs.errors import RunError
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.storage import load_inputs
+from mmtfrs.utils.extensions import check_trusted
 
-FORMAT = 13
+FORMAT = 14
 RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
 WEIGHTS = "weights.npz"
 _PARTS = ("train", "validation", "test")
@@ -45,16 +47,19 @@ def check_run(folder: str | Path, part: str | None = None) -> dict:
     return facts
 
 
-def read_run(folder: Path) -> tuple[Config, ModelInputs]:
+def read_run(folder: Path, trust_code: bool = False) -> tuple[Config, ModelInputs]:
     """What a trained model was built from: all of a run but its weights. Raises `RunError` as `load_run`."""
     check_run(folder)
     try:
         tables = load_inputs(folder / "tables")
         here = str(folder.resolve())
         encoders = {modality: (name.replace(RUN, here), mark) for modality, (name, mark) in tables.encoders.items()}
-        return Config.read(folder / "config.yaml"), dataclasses.replace(tables, encoders=encoders)
+        config, tables = Config.read(folder / "config.yaml"), dataclasses.replace(tables, encoders=encoders)
     except (OSError, ValueError, KeyError) as error:
         raise damaged(folder, error) from error
+    named = code_of(config, [(modality, name) for modality, (name, _) in tables.encoders.items()])
+    check_trusted(folder, named, trust_code, RunError)
+    return config, tables
 
 
 def read_facts(folder: str | Path) -> dict:

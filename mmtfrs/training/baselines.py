@@ -176,7 +176,11 @@ def _only(tables: ModelInputs, modalities: tuple[str, ...]) -> ModelInputs:
 
 
 def evaluate_run(
-    run: str | Path, part: str = "test", baselines: Sequence[str] | None = None, progress: bool = False
+    run: str | Path,
+    part: str = "test",
+    baselines: Sequence[str] | None = None,
+    progress: bool = False,
+    trust_code: bool = False,
 ) -> dict[str, dict]:
     """Evaluates a finished run beside popularity and its baselines, which are trained once and kept in `RUN/baselines`. What is
     measured is written down at once: the same call goes on where it was killed.
@@ -186,6 +190,7 @@ def evaluate_run(
         part: `test` or `validation`.
         baselines: of `item_knn`, `ease`, `bpr`, `id_only`, `no_media` and the modalities; the config's if None.
         progress: say on standard error what is measured, and how long it took.
+        trust_code: as `load_run`.
 
     Returns:
         As `mmtfrs.evaluate`.
@@ -194,7 +199,7 @@ def evaluate_run(
         RunError: no finished run, or it has no events in that part.
         ConfigError: an unknown baseline.
     """
-    model, split = load_run(run), load_split(run)
+    model, split = load_run(run, trust_code), load_split(run)
     events = load_part(run, part)
     folder, settings = Path(run), model.config.evaluation
     names = settings.baselines if baselines is None else baselines

@@ -57,7 +57,7 @@ def train(
     if out.exists() and any(out.iterdir()):
         _check_same(out, config, mark)
     if (out / "weights.npz").exists():
-        model = load_run(out)
+        model = load_run(out, trust_code=True)  # it names what the settings do
         model.keep_encoders(features.encoders)
         return model, json.loads((out / "history.json").read_text(encoding="utf-8"))
 
