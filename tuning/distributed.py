@@ -19,6 +19,7 @@ import typer
 from mmtfrs.cli.console import CommandLine, run_app
 from mmtfrs.cli.options import Debug, TrustCode
 from mmtfrs.errors import TuningError
+from tuning import require
 from tuning.job import Job
 from tuning.lifeline import die_with_parent, module, start
 
@@ -95,6 +96,7 @@ def work(
     debug: Debug = False,
 ) -> None:
     """Run trials for a chief, which the environment variables KERASTUNER_... name, until it has no more."""
+    require()
     missing = [
         name for name in ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT") if name not in os.environ
     ]

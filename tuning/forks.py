@@ -17,6 +17,7 @@ from pathlib import Path
 from mmtfrs.cli.console import run_app
 from mmtfrs.errors import Error
 from tuning.lifeline import PARENT, die_with_parent, module
+from tuning.surroundings import is_around, mark
 
 ERROR = "error.txt"  # in a trial's folder: why it failed
 
@@ -100,6 +101,8 @@ def _trial(folder: Path, server: int) -> None:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException as error:
         traceback.print_exc()
+        if is_around(error):
+            mark(folder)
         (folder / ERROR).write_text(told(error), encoding="utf-8")
     finally:
         sys.stdout.flush(), sys.stderr.flush()

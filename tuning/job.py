@@ -96,8 +96,7 @@ class Job:
                 self._check_same(folder)
             elif any(path.name != "data" for path in folder.iterdir()):
                 raise TuningError(f"{folder}: the folder is not empty and holds no search. Give another --out.")
-            if not (folder / _FILE).exists():
-                data.save(folder / "data")
+            data.save(folder / "data")  # again, too: search or store may have been moved
             write_json(folder / _FILE, self._document())
         except OSError as error:
             raise TuningError(f"{folder}: the search folder cannot be written ({error}).") from None

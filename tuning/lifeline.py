@@ -12,16 +12,16 @@ from pathlib import Path
 PARENT = "MMTFRS_SEARCH"  # environment variable: the process without which this one should not live
 
 
-# As `python -m`, which would take modules from the working folder before all that is installed: see `mmtfrs.utils.extensions`.
-_RUN = (
-    "import runpy, sys; sys.path = [each for each in sys.path if each]; "
-    "runpy.run_module(sys.argv.pop(1), None, '__main__', True)"
-)
+_RUN = """import os, runpy, sys
+sys.path = sys.argv.pop(1).split(os.pathsep)
+runpy.run_module(sys.argv.pop(1), None, "__main__", True)"""
 
 
 def module(name: str, *arguments: str) -> list[str]:
-    """The command that runs a module of ours."""
-    return [sys.executable, "-c", _RUN, name, *arguments]
+    """The command that runs a module where modules are looked for as they are here: `python -m` would take them from the working
+    folder before all that is installed (see `mmtfrs.utils.extensions`)."""
+    places = os.pathsep.join(filter(None, sys.path))
+    return [sys.executable, "-c", _RUN, places, name, *arguments]
 
 
 def start(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:

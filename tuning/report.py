@@ -14,6 +14,7 @@ import typer
 from mmtfrs.cli.console import CommandLine, run_app
 from mmtfrs.cli.options import Debug
 from mmtfrs.errors import TuningError
+from tuning import require
 from tuning.job import Job
 from tuning.trials import Row, Trials, short
 
@@ -30,6 +31,7 @@ def write_report(folder: str | Path) -> Path:
     Raises:
         TuningError: not a search folder, or nothing was completed in it.
     """
+    require()
     folder = Path(folder)
     job = Job.read(folder)
     from tuning import pictures  # these load Matplotlib and scikit-learn

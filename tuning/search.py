@@ -29,6 +29,7 @@ from mmtfrs.cli.options import (
 )
 from mmtfrs.config.config import Config
 from mmtfrs.errors import TuningError
+from tuning import require
 from tuning.distributed import LocalWorkers
 from tuning.job import Job, check
 from tuning.live import View
@@ -66,6 +67,7 @@ def search(
     Raises:
         TuningError: see `Job`; or ten trials failed in a row.
     """
+    require()
     from tuning.chief import serve  # these load KerasTuner, and with it TensorFlow
     from tuning.tuner import BudgetSpent, ProcessTuner
 
@@ -82,6 +84,8 @@ def search(
                 tuner.search()
         except BudgetSpent:
             note(f"time budget of {hours:g} hours exhausted")
+        except OSError as error:
+            raise TuningError(f"{folder}: the search cannot be written ({error}). The same command goes on.") from None
         except RuntimeError as error:
             failed = [row for row in tuner.trials.rows() if row.status == "failed"]
             if "consecutive failures" not in str(error):
@@ -120,6 +124,7 @@ def main(
     debug: Debug = False,
 ) -> None:
     """Search for good settings, confirm the winner, write best_config.yaml, report.html and trials.parquet."""
+    require()
     settings = read_settings(config, seed, image_encoder, text_encoder, audio_encoder, own)
     catalog, people = read_items(items, users, settings)
     check(settings, catalog.modalities, method, objective, trials)  # before what takes long
@@ -133,16 +138,20 @@ def main(
     outcome = confirm(out, found, confirm_seeds) if confirm_seeds else None
     write_report(out)
     lead = found.leaders()[0]
+    rows = found.rows()
+    failed = {row.id: row.note for row in rows if row.status == "failed"}
     document = {
         "out": str(out),
-        "trials": len(found.rows()),
+        "trials": len(rows),
+        "failed": failed,
         "completed": len(found.leaders()),
         "best": lead.id,
         objective: lead.score,
         "config": str(best),
         "outcome": outcome,
     }
-    lines = [f"{len(found.leaders())} of {len(found.rows())} trials completed; best {lead.id}: {objective} {lead.score:.4f}"]
+    lines = [f"trial {name} failed: {why}" for name, why in failed.items()]
+    lines += [f"{len(found.leaders())} of {len(rows)} trials completed; best {lead.id}: {objective} {lead.score:.4f}"]
     if outcome is not None:
         lines += [
             f"{part} {objective}, {confirm_seeds} seeds: winner {outcome[part]['winner']['text']}, "
@@ -150,6 +159,9 @@ def main(
             for part in ("validation", "test")
         ]
     show(document, as_json, *lines, f"{best} is ready for `mmtfrs train --config {best}`; see {out / 'report.html'}")
+    if again := sum(row.again for row in rows):
+        note(f"{again} trials failed for what is around them: the same command tries them again")
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

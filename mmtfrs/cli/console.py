@@ -15,6 +15,7 @@ import typer
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
+from mmtfrs.cli.import_faults import import_fault
 from mmtfrs.cli.stops import AGAIN, GOES_ON, advise, stopped, stopping
 from mmtfrs.data.problems import Problem
 from mmtfrs.errors import Error
@@ -82,7 +83,8 @@ def run_app(command: typer.Typer) -> None:
     """Runs a command line."""
     # What TensorFlow logs of its own work (absent GPUs, retracing) is no message of a command. Its C++ part reads the variable.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    for library in ("tensorflow", "matplotlib"):  # the latter tells where it cannot write its cache
+        logging.getLogger(library).setLevel(logging.ERROR)
     if isinstance(sys.stdout, io.TextIOWrapper):  # titles may have what the terminal's encoding has not
         sys.stdout.reconfigure(errors="replace")
     root = logging.getLogger()
@@ -114,10 +116,10 @@ class _Command(typer.core.TyperCommand):
         advise(self.advice)
         try:
             return super().invoke(context)
-        except Error as error:
-            if stopped():  # what was cut off may fail in any way
-                raise
-            if context.params.get("debug") or context.find_root().params.get("debug"):
+        except Exception as fault:
+            error = fault if isinstance(fault, Error) else import_fault(fault)
+            # What was cut off by a signal may fail in any way.
+            if error is None or stopped() or context.params.get("debug") or context.find_root().params.get("debug"):
                 raise
             if context.params.get("as_json"):
                 print(json.dumps({"error": str(error)}))

@@ -78,10 +78,10 @@ def cache_folder() -> Path:
 def here(name: str) -> bool:
     """Whether an encoder lies on this machine, in the folder of this library, of TF Hub or of Keras."""
     if PUBLISHED[name].package:
-        return _place(name).exists()
+        return os.path.exists(_place(name))  # also where the folder may not be looked into
     if name == "use":
         hub = os.environ.get("TFHUB_CACHE_DIR") or Path(tempfile.gettempdir()) / "tfhub_modules"
-        return (Path(hub) / hashlib.sha1(USE.encode()).hexdigest()).is_dir()
+        return os.path.isdir(Path(hub) / hashlib.sha1(USE.encode()).hexdigest())
     keras = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))
     return any((keras / "models").glob("yamnet.h5" if name == "yamnet" else f"{name}*notop*.h5"))
 
@@ -97,7 +97,7 @@ def get(name: str) -> Path:
     """
     place, published = _place(name), PUBLISHED[name]
     remove_leftovers(place.parent)
-    if place.exists():
+    if os.path.exists(place):
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
