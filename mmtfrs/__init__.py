@@ -43,7 +43,12 @@ def _check_environment() -> None:
         raise SetupError(f"mmtfrs needs Keras 2, but TensorFlow is already loaded with Keras 3. {fix}")
 
 
-_check_environment()
+try:
+    _check_environment()
+except SetupError as error:
+    if sys.argv[:1] == ["-m"] or os.path.basename(sys.argv[0]) == "mmtfrs":  # a command says it in one line
+        sys.exit(f"error: {error}")
+    raise
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,6 @@ In production, run TF Serving itself on the same folder.
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ import typer
 
 from mmtfrs.cli.console import CommandLine, run_app
 from mmtfrs.cli.options import Debug
+from mmtfrs.cli.stops import DRAIN
 from mmtfrs.exporting.versions import some_versions
 from serving.limits import MAX_MESSAGE, MAX_SECONDS
 from serving.prometheus import JsonLines
@@ -60,15 +60,13 @@ def serve(
         print(f"metrics on http://{host}:{http.server_port}/metrics", flush=True)
     if server.rest is not None:
         print(f"REST on http://{host}:{server.rest.server_port}/v1/models", flush=True)
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
     server.start()
-    for model in server.models.values():
-        print(f"serving {model.name} version {model.current.version} on {host}:{server.port}", flush=True)
-    stopped.wait()
-    server.stop()
-    print("stopped", flush=True)
+    try:
+        for model in server.models.values():
+            print(f"serving {model.name} version {model.current.version} on {host}:{server.port}", flush=True)
+        threading.Event().wait()  # until a signal comes
+    finally:
+        server.stop(DRAIN)
 
 
 if __name__ == "__main__":

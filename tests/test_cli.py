@@ -56,10 +56,10 @@ def test_check_counts_rows_as_an_editor_does(tiny, tmp_path, name, row):
 
 
 def test_check_fails_on_errors(tiny, tmp_path):
-    (tmp_path / "items.csv").write_text("item_id,image\na,../x.png\na,\n")
+    (tmp_path / "items.csv").write_text("item_id,image\na,\na,\n")
     result = run_cli("check", "--items", tmp_path / "items.csv", "--events", tiny / "events.csv")
     assert result.returncode == 1
-    assert "row 2: the `image` path climbs out" in result.stdout and "row 3: `item_id` was already used" in result.stdout
+    assert "row 3: `item_id` was already used" in result.stdout
     assert "Traceback" not in result.stderr
 
 

@@ -11,19 +11,20 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mmtfrs.cli.console import CommandLine, run_app
-from mmtfrs.cli.options import Debug
+from mmtfrs.cli.options import Debug, TrustCode
 from mmtfrs.errors import TuningError
+from tuning import require
 from tuning.job import Job
-from tuning.lifeline import die_with_parent, start
+from tuning.lifeline import die_with_parent, module, start
 
 _RESTARTS = 20
+_LAST = 1.0  # seconds that a worker has to end
 
 app = CommandLine()
 
@@ -55,7 +56,7 @@ class LocalWorkers:
             process.terminate()
         for process in self._processes.values():
             try:
-                process.wait(10)
+                process.wait(_LAST)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -80,19 +81,22 @@ class LocalWorkers:
             "TF_NUM_INTRAOP_THREADS": threads,
             "TF_NUM_INTEROP_THREADS": "1",
         }
-        command = [sys.executable, "-m", "tuning.distributed", str(self._folder)]
+        # The chief has compared the settings in the folder with what its user gave.
+        command = module("tuning.distributed", str(self._folder), "--trust-code")
         if self._minutes is not None:
             command += ["--minutes", str(self._minutes)]
         self._processes[name] = start(command, self._folder / f"{name}.txt", environment)
 
 
-@app.command()
+@app.command(goes_on=True)
 def work(
     folder: Annotated[Path, typer.Argument(help="Search folder, on a disk that the chief shares.")],
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Of one trial; then it fails.")] = None,
+    trust_code: TrustCode = False,
     debug: Debug = False,
 ) -> None:
     """Run trials for a chief, which the environment variables KERASTUNER_... name, until it has no more."""
+    require()
     missing = [
         name for name in ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT") if name not in os.environ
     ]
@@ -102,6 +106,7 @@ def work(
 
     die_with_parent()
     job = Job.read(folder)
+    job.check_trusted(folder, trust_code)
     ProcessTuner(job.oracle(), job.space(), job.goal(), folder, minutes=minutes).search()
 
 

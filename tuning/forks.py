@@ -17,7 +17,8 @@ from pathlib import Path
 from mmtfrs.cli.console import run_app
 from mmtfrs.errors import Error, WriteError
 from mmtfrs.utils.files import write_error
-from tuning.lifeline import PARENT, die_with_parent
+from tuning.lifeline import PARENT, die_with_parent, module
+from tuning.surroundings import is_around, mark
 
 ERROR = "error.txt"  # in a trial's folder: why it failed
 UNWRITTEN = 74  # exit code of a trial that could not write its files, of which it may not be able to tell in one
@@ -32,12 +33,13 @@ class Forks:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tuning.forks"],
+            module("tuning.forks"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
             env={**environment, PARENT: str(os.getpid())},
+            start_new_session=True,  # Ctrl-C in the terminal is for who started it
         )
         self._pid: int | None = None
 
@@ -103,6 +105,8 @@ def _trial(folder: Path, server: int) -> None:
         error = write_error(error, folder) or error
         code = UNWRITTEN if isinstance(error, WriteError) else 1
         traceback.print_exc()
+        if is_around(error):
+            mark(folder)
         (folder / ERROR).write_text(told(error), encoding="utf-8")
     finally:
         sys.stdout.flush(), sys.stderr.flush()

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mmtfrs.config.config import Config
+from mmtfrs.encoders.names import code_of
 from mmtfrs.errors import TuningError, nearest
+from mmtfrs.utils.extensions import check_trusted
 from mmtfrs.utils.files import make_folder, write_json
 from mmtfrs.utils.locks import held
 from tuning.search_data import SearchData
@@ -83,6 +85,14 @@ class Job:
     def goal(self) -> Objective:
         return Objective.named(self.objective, self.config)
 
+    def check_trusted(self, folder: Path, trust_code: bool) -> None:
+        """Raises `TuningError` where the search would import code, of a folder that somebody else may have made."""
+        code, space = code_of(self.config), self.space()
+        for name, part in space:
+            for value in part.ends():
+                code |= code_of(space.config({name: value}))
+        check_trusted(folder, code, trust_code, TuningError)
+
     def oracle(self):
         from tuning.oracles import make_oracle  # loads KerasTuner, and with it TensorFlow
 
@@ -102,8 +112,7 @@ class Job:
             self._check_same(folder)
         elif any(path.name != "data" for path in folder.iterdir()):
             raise TuningError(f"{folder}: the folder is not empty and holds no search. Give another --out.")
-        else:
-            data.save(folder / "data")
+        data.save(folder / "data")  # again, too: search or store may have been moved
         write_json(folder / _FILE, self._document())
 
     @classmethod

@@ -12,10 +12,23 @@ from pathlib import Path
 PARENT = "MMTFRS_SEARCH"  # environment variable: the process without which this one should not live
 
 
+_RUN = """import os, runpy, sys
+sys.path = sys.argv.pop(1).split(os.pathsep)
+runpy.run_module(sys.argv.pop(1), None, "__main__", True)"""
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    """The command that runs a module where modules are looked for as they are here: `python -m` would take them from the
+    working folder before all that is installed (see `mmtfrs.utils.extensions`)."""
+    places = os.pathsep.join(filter(None, sys.path))
+    return [sys.executable, "-c", _RUN, places, name, *arguments]
+
+
 def start(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
-    """A process that ends with this one, if it calls `die_with_parent`."""
+    """A process that ends with this one, if it calls `die_with_parent`; Ctrl-C in the terminal is for this one alone."""
     with log.open("ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env={**environment, PARENT: str(os.getpid())})
+        marked = {**environment, PARENT: str(os.getpid())}
+        return subprocess.Popen(command, stdout=file, stderr=file, env=marked, start_new_session=True)
 
 
 def die_with_parent() -> None:

@@ -1,12 +1,14 @@
 """KerasTuner's oracles, made to survive a kill at any moment and workers that die.
 
 What KerasTuner 1.4 lacks for that: its files are written in place; a trial file that is there before the oracle knows of it is
-counted; the Bayesian oracle's random state is not kept; a worker that dies holds its trial, and the chief, for ever.
+counted; the Bayesian oracle's random state is not kept; a worker that dies holds its trial, and the chief, for ever; a trial
+that failed for what is around it has failed for good.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import keras_tuner
@@ -16,6 +18,7 @@ from keras_tuner.engine import trial as trials
 from mmtfrs.utils.files import write_json
 from tuning.search_objective import Objective
 from tuning.space import Choice, Space
+from tuning.surroundings import is_marked
 
 RUNNING, COMPLETED, FAILED, INVALID = (
     getattr(trials.TrialStatus, name) for name in ("RUNNING", "COMPLETED", "FAILED", "INVALID")
@@ -40,6 +43,12 @@ class _Durable:
         self.trials = {name: self.trials[name] for name in self.start_order}
         # KerasTuner writes that a trial has ended before it takes it off those that run.
         self._retry_queue = [name for name in self._retry_queue if name not in self.end_order]
+        for name in reversed(self.end_order):  # the queue is taken from its end
+            if self.trials[name].status == FAILED and is_marked(Path(self._get_trial_dir(name))):
+                self.trials[name].status = RUNNING
+                self._save_trial(self.trials[name])
+                self._retry_queue.append(name)
+        self.end_order = [name for name in self.end_order if name not in self._retry_queue]
 
     def _random_values(self) -> dict[str, Any] | None:
         if not self._duplicate(self.default):

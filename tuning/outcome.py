@@ -28,9 +28,11 @@ def best_config(folder: Path, trials: Trials) -> Config:
     if not leaders:
         failed = [row.note for row in trials.rows() if row.status == "failed"]
         raise TuningError(f"{folder}: no trial was completed." + (f" The last failed: {failed[-1]}" if failed else ""))
-    job = Job.read(folder)
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in leaders[0].values.items()}
-    return job.space().config(values)
+    space = Job.read(folder).space()
+    try:  # no more than the space has, whatever a trial's folder says
+        return space.config({name: part.value(part.code(leaders[0].values[name])) for name, part in space})
+    except (KeyError, ValueError):
+        raise TuningError(f"{folder}: trial {leaders[0].id} is none of this search. Remove its folder.") from None
 
 
 def write_best(folder: Path, trials: Trials) -> Path:

@@ -15,6 +15,7 @@ from mmtfrs.config.config import Config
 from mmtfrs.errors import TuningError, WriteError
 from mmtfrs.utils.files import write_json
 from tuning.forks import ERROR, UNWRITTEN, Forks
+from tuning.surroundings import mark, unmark
 
 _forks: Forks | None = None
 _LOOK = 0.2  # seconds between two looks at a running trial
@@ -28,7 +29,7 @@ def write_spec(folder: Path, config: Config, values: dict[str, Any], data: Path,
     spec = {
         "config": config.model_dump(mode="json"),
         "values": json.loads(json.dumps(values)),
-        "data": str(data.resolve()),
+        "data": os.path.relpath(data.resolve(), folder.resolve()),  # the search folder may be moved
         "continues": None,
         "keep": False,
         "bar": [],
@@ -48,10 +49,11 @@ def run_trial(folder: Path, look: Callable[[], None] = lambda: None, minutes: fl
         minutes: that it may take; None for no bound.
 
     Raises:
-        TuningError: it ended without a result, or was over its time.
+        TuningError: it ended without a result, or was over its time. Where that is for what is around it, its folder is marked.
         WriteError: it could not write its files.
     """
     (folder / ERROR).unlink(missing_ok=True)  # of an earlier attempt
+    unmark(folder)
     forks = _trial_forks()
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     forks.start(folder)
@@ -67,6 +69,8 @@ def run_trial(folder: Path, look: Callable[[], None] = lambda: None, minutes: fl
         raise WriteError(told or f"{folder}: cannot be written. Make room and run the same command again.")
     result = read_result(folder)
     if result is None:
+        if not (folder / ERROR).exists():  # killed, or it could not even say why
+            mark(folder)
         raise TuningError(failure_reason(folder, code))
     return result
 
@@ -101,5 +105,4 @@ def failure_reason(folder: Path, code: int) -> str:
         return f"ended by signal {-code}" + (", as the system does when memory runs out" if code == -9 else "")
     if (folder / ERROR).exists():
         return (folder / ERROR).read_text(encoding="utf-8")
-    lines = [line for line in (folder / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"
+    return f"ended with exit code {code}; see {folder / 'log.txt'}"

@@ -15,6 +15,7 @@ from mmtfrs.cli.console import CommandLine, run_app
 from mmtfrs.cli.options import Debug
 from mmtfrs.errors import TuningError
 from mmtfrs.utils.files import replacing
+from tuning import require
 from tuning.job import Job
 from tuning.process import read_json
 from tuning.trials import Row, Trials, short
@@ -33,6 +34,7 @@ def write_report(folder: str | Path) -> Path:
         TuningError: not a search folder, or nothing was completed in it.
         WriteError: a file cannot be written.
     """
+    require()
     folder = Path(folder)
     job = Job.read(folder)
     from tuning import pictures  # these load Matplotlib and scikit-learn

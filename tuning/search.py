@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +31,7 @@ from mmtfrs.cli.options import (
 )
 from mmtfrs.config.config import Config
 from mmtfrs.errors import TuningError
+from tuning import require
 from tuning.distributed import LocalWorkers
 from tuning.job import Job, check, searching_in
 from tuning.live import View
@@ -70,6 +70,7 @@ def search(
         TuningError: see `Job`; or ten trials failed in a row; or another process searches in the folder.
         WriteError: the folder cannot be written.
     """
+    require()
     from tuning.chief import serve  # these load KerasTuner, and with it TensorFlow
     from tuning.tuner import BudgetSpent, ProcessTuner
 
@@ -85,6 +86,8 @@ def search(
                 tuner.search()
         except BudgetSpent:
             note(f"time budget of {hours:g} hours exhausted")
+        except OSError as error:
+            raise TuningError(f"{folder}: the search cannot be written ({error}). The same command goes on.") from None
         except RuntimeError as error:
             failed = [row for row in tuner.trials.rows() if row.status == "failed"]
             if "consecutive failures" not in str(error):
@@ -103,7 +106,7 @@ def _claimed(job: Job, folder: Path, data: SearchData) -> Iterator[None]:
         yield
 
 
-@app.command()
+@app.command(goes_on=True)
 def main(
     items: Items,
     events: EventsFile,
@@ -130,17 +133,14 @@ def main(
     debug: Debug = False,
 ) -> None:
     """Search for good settings, confirm the winner, write best_config.yaml, report.html and trials.parquet."""
+    require()
     settings = read_settings(config, seed, image_encoder, text_encoder, audio_encoder, own)
     check_out(out, searching_in)
     catalog, people = read_items(items, users, settings)
     check(settings, catalog.modalities, method, objective, trials)  # before what takes long
     split = read_split(events, settings, catalog)
     features = extract_features(catalog, people, settings, store or out.parent / "features", strict, not as_json)
-    try:
-        found = search(settings, SearchData(catalog, features, split), out, trials, method, objective, hours, minutes, workers)
-    except KeyboardInterrupt:
-        note("stopped; the same command goes on")
-        sys.exit(130)
+    found = search(settings, SearchData(catalog, features, split), out, trials, method, objective, hours, minutes, workers)
     from tuning.outcome import BEST, best_config, confirm, write_best  # these load SciPy, Matplotlib and scikit-learn
     from tuning.report import write_report
 
@@ -149,16 +149,20 @@ def main(
     with searching_in(out):
         outcome = confirm(out, found, confirm_seeds) if confirm_seeds else None
     lead = found.leaders()[0]
+    rows = found.rows()
+    failed = {row.id: row.note for row in rows if row.status == "failed"}
     document = {
         "out": str(out),
-        "trials": len(found.rows()),
+        "trials": len(rows),
+        "failed": failed,
         "completed": len(found.leaders()),
         "best": lead.id,
         objective: lead.score,
         "config": str(best),
         "outcome": outcome,
     }
-    lines = [f"{len(found.leaders())} of {len(found.rows())} trials completed; best {lead.id}: {objective} {lead.score:.4f}"]
+    lines = [f"trial {name} failed: {why}" for name, why in failed.items()]
+    lines += [f"{len(found.leaders())} of {len(rows)} trials completed; best {lead.id}: {objective} {lead.score:.4f}"]
     if outcome is not None:
         lines += [
             f"{part} {objective}, {confirm_seeds} seeds: winner {outcome[part]['winner']['text']}, "
@@ -167,6 +171,9 @@ def main(
         ]
     show(document, as_json, *lines, f"{best} is for `mmtfrs train --config {best}`; see {out / 'report.html'}")
     keep(lambda: write_best(out, found), lambda: write_report(out))
+    if again := sum(row.again for row in rows):
+        note(f"{again} trials failed for what is around them: the same command tries them again")
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

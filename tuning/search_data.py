@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,13 @@ import numpy as np
 from mmtfrs.config.config import Config
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.data.splits import Split
-from mmtfrs.errors import TuningError
 from mmtfrs.features.features import FeatureRows, Features
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.run_folder import data_mark, read_split, write_split
 from mmtfrs.utils.files import make_folder, replacing, write_json
+from tuning.surroundings import Surroundings
+
+_ROWS = 4096  # that are looked at in one go
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +41,7 @@ class SearchData:
         return data_mark(tables, self.split)
 
     def save(self, folder: Path) -> None:
-        """Writes ids, rows and events; features are pointed at where they lie in a file, and copied else."""
+        """Writes ids, rows and events, over what is there; features are pointed at where they lie in a file, else copied."""
         make_folder(folder)
         _save(folder / "item_ids.npy", self.catalog.ids.astype(str))
         _save(folder / "user_ids.npy", self.features.user_ids.astype(str))
@@ -52,36 +56,42 @@ class SearchData:
                         "side": side,
                         "modality": modality,
                         "fingerprint": rows.fingerprint,
-                        "matrix": _keep(rows.matrix, folder / f"{name}.matrix.npy"),
+                        "matrix": _keep(rows, folder / f"{name}.matrix.npy"),
                     }
                 )
         write_json(folder / "data.json", {"split": self.split.kind, "features": found})
 
     @classmethod
     def load(cls, folder: Path) -> SearchData:
-        """What `save` wrote. Raises `TuningError` if it cannot be read."""
+        """What `save` wrote. Raises `Surroundings` if it cannot be read, or features are no longer what they were."""
         try:
             facts = json.loads((folder / "data.json").read_text(encoding="utf-8"))
             sides: dict[str, dict[str, FeatureRows]] = {"items": {}, "users": {}}
             for each in facts["features"]:
                 rows = np.load(folder / f"{each['side']}.{each['modality']}.rows.npy")
-                sides[each["side"]][each["modality"]] = FeatureRows(_open(each["matrix"], folder), rows, each["fingerprint"])
+                sides[each["side"]][each["modality"]] = _opened(each, rows, folder)
             ids, users = (np.load(folder / f"{name}.npy").astype(object) for name in ("item_ids", "user_ids"))
             split = read_split(folder / "events.parquet", facts["split"])
         except Exception as error:  # whatever is wrong with its files
-            raise TuningError(f"{folder}: the data of this search cannot be read ({error}).") from None
+            raise Surroundings(
+                f"{folder}: the data of this search cannot be read ({error}). The same `mmtfrs tune` writes it again."
+            ) from None
         return cls(Catalog.from_dict({"item_id": ids}), Features(**sides, user_ids=users), split)
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def _save(path: Path, values: np.ndarray) -> None:
     with replacing(path) as file:
-        np.save(file, array)
+        np.save(file, values)
 
 
-def _keep(matrix: np.ndarray, path: Path) -> dict:
+def _keep(rows: FeatureRows, path: Path) -> dict:
+    matrix = rows.matrix
     if isinstance(matrix, np.memmap) and matrix.filename is not None:
+        file = Path(matrix.filename).resolve()
         return {
-            "file": str(Path(matrix.filename).resolve()),
+            "file": os.path.relpath(file, path.parent.resolve()),  # search and store may be moved together
+            "stamp": _stamp(file),
+            "checksum": _checksum(rows),
             "dtype": matrix.dtype.str,
             "offset": matrix.offset,
             "shape": list(matrix.shape),
@@ -90,7 +100,28 @@ def _keep(matrix: np.ndarray, path: Path) -> dict:
     return {"copy": path.name}
 
 
-def _open(matrix: dict, folder: Path) -> np.ndarray:
+def _opened(each: dict, rows: np.ndarray, folder: Path) -> FeatureRows:
+    matrix = each["matrix"]
     if "copy" in matrix:
-        return np.load(folder / matrix["copy"], mmap_mode="r")
-    return np.memmap(matrix["file"], matrix["dtype"], "r", matrix["offset"], tuple(matrix["shape"]))
+        return FeatureRows(np.load(folder / matrix["copy"], mmap_mode="r"), rows, each["fingerprint"])
+    path = folder / matrix["file"]
+    shape = tuple(matrix["shape"])
+    found = FeatureRows(np.memmap(path, matrix["dtype"], "r", matrix["offset"], shape), rows, each["fingerprint"])
+    # Another store may lie where this one did, with other media in the same rows.
+    if _stamp(path) != matrix["stamp"] and _checksum(found) != matrix["checksum"]:
+        raise ValueError(f"{path} has other features than this search was begun with")
+    return found
+
+
+def _stamp(path: Path) -> list[int]:
+    """Whatever has another one is looked at."""
+    known = path.stat()
+    return [known.st_size, known.st_mtime_ns]
+
+
+def _checksum(rows: FeatureRows) -> int:
+    """Of the features in the order of the catalog, wherever they lie in the store."""
+    found = 0
+    for start in range(0, len(rows), _ROWS):
+        found = zlib.crc32(np.ascontiguousarray(rows[start : start + _ROWS]), found)
+    return found

@@ -65,7 +65,7 @@ def run(folder: Path) -> dict:
     training's and the model's. With `test: true` in the spec the test part is measured too, beside popularity.
     """
     spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-    data = SearchData.load(Path(spec["data"]))
+    data = SearchData.load(folder / spec["data"])
     config = Config(**spec["config"])
     for name in ("training", "logs"):
         shutil.rmtree(folder / name, ignore_errors=True)

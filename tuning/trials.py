@@ -11,6 +11,7 @@ from typing import Any
 
 from tuning.process import read_json, read_result
 from tuning.search_objective import Objective
+from tuning.surroundings import is_marked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Row:
         curve: the logs of each epoch.
         seconds: of training.
         note: why it failed, or `pruned` where the rest of its epochs were saved.
+        again: it failed for what is around it, and is tried again when the search goes on.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Row:
     curve: list[dict[str, float]]
     seconds: float
     note: str = ""
+    again: bool = False
 
     @property
     def epochs(self) -> int:
@@ -119,7 +122,6 @@ class Trials:
         state = folder / "trial.json"
         known = read_json(state) if state.exists() else {}
         if known.get("status") == "FAILED":
-            lines = (known.get("message") or "").strip().splitlines()
-            note = lines[-1].rpartition("FailedTrialError: ")[2] if lines else ""
-            return Row(name, "failed", spec["values"], None, {}, curve, seconds, note)
+            note = " ".join((known.get("message") or "").split())
+            return Row(name, "failed", spec["values"], None, {}, curve, seconds, note, is_marked(folder))
         return Row(name, "running", spec["values"], None, {}, curve, seconds)

@@ -14,7 +14,7 @@ from keras_tuner.errors import FailedTrialError, FatalError
 
 from mmtfrs.errors import TuningError, WriteError
 from mmtfrs.utils.files import write_json, writing
-from tuning.oracles import values_of
+from tuning.oracles import COMPLETED, FAILED, values_of
 from tuning.process import read_result, run_trial, write_spec
 from tuning.search_objective import Objective, trial_config
 from tuning.space import Space
@@ -70,6 +70,14 @@ class ProcessTuner(BaseTuner):
         time.sleep(0.05)
         if self.hours is not None and self.trials.spent() > 3600 * self.hours:
             raise BudgetSpent
+
+    def _try_run_and_update_trial(self, trial, *_, **__) -> None:
+        """As KerasTuner's, which prints a traceback of each trial that fails, and takes any error here for a failure."""
+        try:
+            self._run_and_update_trial(trial)
+            trial.status = COMPLETED
+        except FailedTrialError as error:
+            trial.status, trial.message = FAILED, str(error)
 
     def run_trial(self, trial) -> dict[str, float]:
         """Metrics of a finished trial; one that was finished before a kill is not run again.

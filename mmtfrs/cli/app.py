@@ -27,6 +27,7 @@ from mmtfrs.cli.options import (
     Seed,
     Strict,
     TextEncoder,
+    TrustCode,
     UsersFile,
 )
 from mmtfrs.config.config import check_baselines, check_metric
@@ -79,7 +80,7 @@ def check(items: Items, events: EventsFile, users: UsersFile = None, config: Con
         problems += of_users
         tables.append(people)
     for table in tables:
-        problems += check_media(table, settings.extraction, progress=not as_json)
+        problems += check_media(table, settings, progress=not as_json)
     errors = sum(problem.severity == "error" for problem in problems)
     summary = f"{len(catalog)} items, {len(log)} events: {errors} errors, {len(problems) - errors} warnings"
     counts = {table.section: {name: table.count(name) for name in table.modalities} for table in tables}
@@ -96,7 +97,7 @@ def check(items: Items, events: EventsFile, users: UsersFile = None, config: Con
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(goes_on=True)
 def extract(
     items: Items,
     store: Annotated[Path, typer.Option("--store", help="Folder of the feature store.")],
@@ -126,7 +127,7 @@ def extract(
     show(document, as_json, f"{store}: {features.encoded} media encoded now; the catalog has {held}")
 
 
-@app.command()
+@app.command(goes_on=True)
 def train(
     items: Items,
     events: EventsFile,
@@ -180,6 +181,7 @@ def evaluate(
     baselines: Annotated[
         str | None, typer.Option(help="Comma-separated of ease, bpr, item_knn, id_only, no_media and modalities; or none.")
     ] = None,
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Rank the whole catalog for every user of a part; print a table, write RUN/metrics.json and .png."""
@@ -191,7 +193,7 @@ def evaluate(
     from mmtfrs.evaluation.results_table import content_table, group_table, overall_table, rating_line, rolling_line
     from mmtfrs.training.baselines import evaluate_run
 
-    results = evaluate_run(run, split, names, progress=not as_json)
+    results = evaluate_run(run, split, names, progress=not as_json, trust_code=trust_code)
     document = {"run": str(run), "split": split, "results": results}
     ks = sorted(int(name.partition("@")[2]) for name in results["model"] if name.startswith("recall@"))
     k, small = (20 if 20 in ks else ks[-1]), (5 if 5 in ks else ks[0])
@@ -215,6 +217,7 @@ def missing(
     run: RunFolder,
     split: Part = "test",
     metric: Annotated[str, typer.Option(help="METRIC@K")] = "recall@20",
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Say what is left when media go missing; write RUN/missing.json and RUN/missing.png."""
@@ -227,7 +230,7 @@ def missing(
     from mmtfrs.models.run_folder import load_part
 
     with using(run):
-        curve = missing_curve(load_run(run), load_part(run, split), SHARES, metric)
+        curve = missing_curve(load_run(run, trust_code), load_part(run, split), SHARES, metric)
         document = {"run": str(run), "split": split, "metric": metric, "shares": SHARES, "curve": curve}
         show(document, as_json, missing_table(curve, SHARES, metric))
         keep(
@@ -242,6 +245,7 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Run folder, trained on the same events.")],
     split: Part = "test",
     metrics: Annotated[str, typer.Option(help="Comma-separated, as recall@20,ndcg@20.")] = "recall@20,ndcg@20",
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Say whether the second run is better than the first: a paired bootstrap over users."""
@@ -252,7 +256,7 @@ def compare(
     from mmtfrs.evaluation.results_table import difference_table
     from mmtfrs.training.compare_runs import compare_runs
 
-    found = compare_runs(first, second, split, wanted)
+    found = compare_runs(first, second, split, wanted, trust_code)
     document = {"first": str(first), "second": str(second), "split": split, "differences": [vars(each) for each in found]}
     show(document, as_json, difference_table(found, str(first), str(second)))
 
@@ -274,7 +278,7 @@ def _check_part(split: str, *runs: Path) -> dict:
 
 app.registered_commands += export_app.registered_commands + config_app.registered_commands
 app.add_typer(encoders_app, name="encoders")
-app.command("tune")(tune)
+app.command("tune", goes_on=True)(tune)
 app.command("serve")(serve)
 app.command("loadtest")(loadtest)
 

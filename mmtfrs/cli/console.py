@@ -15,6 +15,8 @@ import typer
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
+from mmtfrs.cli.import_faults import import_fault
+from mmtfrs.cli.stops import AGAIN, GOES_ON, advise, stopped, stopping
 from mmtfrs.data.problems import Problem
 from mmtfrs.errors import Error, WriteError
 from mmtfrs.utils.files import write_error
@@ -99,7 +101,8 @@ def run_app(command: typer.Typer) -> None:
     """Runs a command line."""
     # What TensorFlow logs of its own work (absent GPUs, retracing) is no message of a command. Its C++ part reads the variable.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    for library in ("tensorflow", "matplotlib"):  # the latter tells where it cannot write its cache
+        logging.getLogger(library).setLevel(logging.ERROR)
     if isinstance(sys.stdout, io.TextIOWrapper):  # titles may have what the terminal's encoding has not
         sys.stdout.reconfigure(errors="replace")
     root = logging.getLogger()
@@ -107,7 +110,8 @@ def run_app(command: typer.Typer) -> None:
         root.addHandler(_Lines())
     logging.getLogger("mmtfrs").setLevel(logging.INFO)
     try:
-        command()
+        with stopping():
+            command()
     except BrokenPipeError:
         sys.exit(1)
 
@@ -118,13 +122,17 @@ class CommandLine(typer.Typer):
     def __init__(self, **options: Any) -> None:
         super().__init__(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options)
 
-    def command(self, name: str | None = None, **options: Any) -> Callable[[_Function], _Function]:
-        return super().command(name, cls=_Command, **options)
+    def command(self, name: str | None = None, goes_on: bool = False, **options: Any) -> Callable[[_Function], _Function]:
+        """`goes_on`: whether the command, stopped and run again, goes on where it was."""
+        return super().command(name, cls=_Resumed if goes_on else _Command, **options)
 
 
 class _Command(typer.core.TyperCommand):
+    advice = AGAIN
+
     def invoke(self, context: Any) -> Any:  # the class that Typer gives it has no public name
         _said.clear()
+        advise(self.advice)
         try:
             result = super().invoke(context)
             sys.stdout.flush()
@@ -132,8 +140,9 @@ class _Command(typer.core.TyperCommand):
             raise
         except Exception as error:
             # What no file's writer has told: a full disk under standard output, or under a file of another library.
-            told = error if isinstance(error, Error) else write_error(error, _file(error))
-            if told is None or context.params.get("debug") or context.find_root().params.get("debug"):
+            told = error if isinstance(error, Error) else write_error(error, _file(error)) or import_fault(error)
+            # What was cut off by a signal may fail in any way.
+            if told is None or stopped() or context.params.get("debug") or context.find_root().params.get("debug"):
                 raise
             if context.params.get("as_json") and "document" not in _said:
                 print(json.dumps({"error": str(told)}))
@@ -143,6 +152,10 @@ class _Command(typer.core.TyperCommand):
         if "error" in _said:
             raise typer.Exit(1)
         return result
+
+
+class _Resumed(_Command):
+    advice = GOES_ON
 
 
 def _file(error: BaseException) -> str:

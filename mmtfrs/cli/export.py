@@ -58,6 +58,7 @@ def export(
     image_encoder: ImageEncoder = None,
     text_encoder: TextEncoder = None,
     audio_encoder: AudioEncoder = None,
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Write the next version of a SavedModel that TF Serving runs."""
@@ -72,7 +73,7 @@ def export(
     from mmtfrs.exporting.export import export as export_model
     from mmtfrs.models.run import load_run
 
-    model = load_run(run)
+    model = load_run(run, trust_code)
     model.config = model.config.replace(export=settings)
     step = model.config.extraction.step
     model.keep_encoders({name: encoders.load(name, path, step(name)) for name, path in given.items()})
@@ -89,6 +90,7 @@ def refresh(
     config: ConfigFile = None,
     keep: Keep = None,
     strict: Strict = False,
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Write the next version with items added, changed and removed, without training; --items is the whole catalog."""
@@ -99,7 +101,7 @@ def refresh(
     check_encoders(catalog, None, settings)
     from mmtfrs.exporting.refresh import refresh as refresh_model
 
-    done = refresh_model(folder, catalog, store, settings, strict, progress=not as_json)
+    done = refresh_model(folder, catalog, store, settings, strict, progress=not as_json, trust_code=trust_code)
     document = {
         "path": str(done.path),
         "version": int(done.path.name),
@@ -118,6 +120,7 @@ def index_report(
     out: Annotated[Path | None, typer.Option("--out", help="Folder of index.json and index.png; RUN otherwise.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results per query.")] = 100,
     recalls: Annotated[str, typer.Option(help="Comma-separated.")] = "0.8,0.9,0.95,0.99",
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Measure recall against latency of every index on a run's catalog; print a table, write RUN/index.json and .png."""
@@ -134,7 +137,7 @@ def index_report(
 
     place = out or run
     with using(run):
-        model = load_run(run)
+        model = load_run(run, trust_code)
         measured = measure_indexes(model.candidate_embeddings(), sample_queries(model), k, wanted, note=note)
         document = {"run": str(run), "items": len(model.data.item_ids), "k": k, "measured": [vars(each) for each in measured]}
         show(document, as_json, index_table(measured, f"{len(model.data.item_ids)} items, {k} results per query"))

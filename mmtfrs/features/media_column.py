@@ -21,6 +21,7 @@ from mmtfrs.errors import MediaError
 from mmtfrs.features.feature_space import FeatureSpace
 from mmtfrs.features.features import Reject
 from mmtfrs.features.store import FeatureStore
+from mmtfrs.media.decode import real_path
 from mmtfrs.media.video import NO_SOUND
 from mmtfrs.utils.finite import bad_rows
 from mmtfrs.utils.prefetch import ahead
@@ -70,6 +71,7 @@ class ColumnJob:
         self.space = space
         self.pool = pool
         self.bounds = config.extraction
+        self.root = config.data.media_root
         self.progress = progress
         self.rejects: list[Reject] = []
         self.encoded = self.lacking = 0
@@ -120,7 +122,7 @@ class ColumnJob:
         if self.encoder.modality == "text":
             return [hashlib.sha256(text.encode("utf-8", "surrogatepass") + self.encoder.salt).digest() for text in media]
         workers = self.bounds.workers  # a file system may be far away
-        slices = looks.map(lambda first: [_stat(path) for path in media[first::workers]], range(workers))
+        slices = looks.map(lambda first: [self._stat(path) for path in media[first::workers]], range(workers))
         stats: list[os.stat_result | None] = [None] * len(media)
         for first, found in enumerate(slices):
             stats[first::workers] = found
@@ -132,14 +134,22 @@ class ColumnJob:
             digests.append(digest if stat and (stat.st_size, stat.st_mtime_ns) == (size, changed) else b"")
         return digests
 
+    def _stat(self, path: str) -> os.stat_result | None:
+        """None where there is no such file, or none that may be read: reading it says so."""
+        try:
+            return os.stat(real_path(path, self.root))
+        except (OSError, ValueError, MediaError):
+            return None
+
     def _key(self, path: str) -> str:
         return path + self.encoder.salt.decode()
 
     def _prepare(self, medium: str) -> _Prepared:
         """Runs in a thread: reads, hashes and, if the store does not have it, decodes one medium."""
         try:
-            stat = None if self.encoder.modality == "text" else _stat(medium)
-            data = self.encoder.read(medium, self.bounds)
+            text = self.encoder.modality == "text"
+            stat = None if text else self._stat(medium)
+            data = self.encoder.read(medium if text else real_path(medium, self.root), self.bounds)
             digest = hashlib.sha256(data + self.encoder.salt).digest()
             file = (self._key(medium), stat, digest) if stat else None
             row = self.space.find(digest) if stat else -1  # that of a text was asked for with the others
@@ -204,11 +214,3 @@ def _bytes(medium: np.ndarray) -> int:
     if medium.dtype != object:
         return medium.nbytes
     return sum(frame.nbytes for frame in medium) if medium.ndim else len(medium.item())
-
-
-def _stat(path: str) -> os.stat_result | None:
-    """None where there is no such file: reading it says so."""
-    try:
-        return os.stat(path)
-    except (OSError, ValueError):
-        return None

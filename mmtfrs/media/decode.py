@@ -7,6 +7,8 @@ TensorFlow ops instead (`decode_graph.py`); both give the same arrays for the fo
 from __future__ import annotations
 
 import io
+import os
+import stat
 import struct
 import warnings
 from pathlib import Path
@@ -24,12 +26,26 @@ ORIENTATION = 0x0112  # EXIF tag
 _UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)  # what a program that streams a WAV writes, as it cannot know the length
 
 
+def real_path(path: str, root: str | None) -> str:
+    """Where a path leads when links are resolved; as it is where any file may be read. Raises `MediaError` outside the root."""
+    if root is None:
+        return path
+    try:
+        found, inside = os.path.realpath(path), os.path.realpath(root)
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        raise MediaError(f"the file cannot be read ({error})") from None
+    if os.path.commonpath([found, inside]) != inside:
+        raise MediaError(f"the file lies outside data.media_root ({root})")
+    return found
+
+
 def read_file(path: Path, max_bytes: int) -> bytes:
     """A file's bytes, or a `MediaError` that says why not."""
     try:
-        if path.is_dir():
-            raise MediaError("this is a folder, not a file")
-        size = path.stat().st_size
+        known = path.stat()
+        if not stat.S_ISREG(known.st_mode):  # others may have no end
+            raise MediaError("this is a folder, not a file" if stat.S_ISDIR(known.st_mode) else "this is a device, not a file")
+        size = known.st_size
         if size > max_bytes:
             raise MediaError(f"the file has {size} bytes, more than extraction.max_bytes ({max_bytes})")
         data = path.read_bytes()

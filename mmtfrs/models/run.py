@@ -81,11 +81,16 @@ def end_run(model: TwoTower, folder: Path) -> None:
         write_run_sums(folder, Path(file.name))
 
 
-def load_run(folder: str | Path) -> TwoTower:
+def load_run(folder: str | Path, trust_code: bool = False) -> TwoTower:
     """The trained model of a run folder.
 
+    Args:
+        folder: of the run.
+        trust_code: whether code that the run names, as a fusion of somebody's own, may be imported and run.
+
     Raises:
-        RunError: not a run folder, unfinished, damaged, of another version, or another process is training it.
+        RunError: not a run folder, unfinished, damaged, of another version, or another process is training it, or it names code
+            that is not trusted.
 
     Example:
         >>> save_run(model, "run", split)
@@ -93,12 +98,12 @@ def load_run(folder: str | Path) -> TwoTower:
         True
     """
     with using(folder):
-        return load_own_run(Path(folder))
+        return load_own_run(Path(folder), trust_code)
 
 
-def load_own_run(folder: Path) -> TwoTower:
+def load_own_run(folder: Path, trust_code: bool = False) -> TwoTower:
     """As `load_run`, of a run that this process holds already."""
-    config, tables = read_run(folder)
+    config, tables = read_run(folder, trust_code)
     model = TwoTower(config, tables=tables)
     load_weights(model, folder / WEIGHTS)
     return model

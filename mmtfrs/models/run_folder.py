@@ -22,14 +22,16 @@ from mmtfrs.config.config import Config
 from mmtfrs.data.events import Events
 from mmtfrs.data.id_column import IdColumn
 from mmtfrs.data.splits import Split
+from mmtfrs.encoders.names import code_of
 from mmtfrs.errors import Error, RunError, first_line
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.storage import load_inputs
+from mmtfrs.utils.extensions import check_trusted
 from mmtfrs.utils.files import make_folder, replacing
 from mmtfrs.utils.locks import held
 from mmtfrs.utils.sums import SUMS, write_sums, wrong_file
 
-FORMAT = 13
+FORMAT = 14
 RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
 WEIGHTS = "weights.npz"
 # What of a run is read again, and so must be what was written; `sums.json` says what that was.
@@ -51,7 +53,7 @@ def check_run(folder: str | Path, part: str | None = None) -> dict:
     return facts
 
 
-def read_run(folder: Path) -> tuple[Config, ModelInputs]:
+def read_run(folder: Path, trust_code: bool = False) -> tuple[Config, ModelInputs]:
     """What a trained model was built from: all of a run but its weights. Raises `RunError` as `load_run`."""
     check_run(folder)
     if wrong := wrong_file(folder, folder / SUMS):
@@ -60,11 +62,14 @@ def read_run(folder: Path) -> tuple[Config, ModelInputs]:
         tables = load_inputs(folder / "tables")
         here = str(folder.resolve())
         encoders = {modality: (name.replace(RUN, here), mark) for modality, (name, mark) in tables.encoders.items()}
-        return Config.read(folder / "config.yaml"), dataclasses.replace(tables, encoders=encoders)
+        config, tables = Config.read(folder / "config.yaml"), dataclasses.replace(tables, encoders=encoders)
     except Error:
         raise
     except Exception as error:  # whatever is wrong with its files
         raise damaged(folder, error) from error
+    named = code_of(config, [(modality, name) for modality, (name, _) in tables.encoders.items()])
+    check_trusted(folder, named, trust_code, RunError)
+    return config, tables
 
 
 def read_facts(folder: str | Path) -> dict:

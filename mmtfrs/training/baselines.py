@@ -192,7 +192,11 @@ def _only(tables: ModelInputs, modalities: tuple[str, ...]) -> ModelInputs:
 
 
 def evaluate_run(
-    run: str | Path, part: str = "test", baselines: Sequence[str] | None = None, progress: bool = False
+    run: str | Path,
+    part: str = "test",
+    baselines: Sequence[str] | None = None,
+    progress: bool = False,
+    trust_code: bool = False,
 ) -> dict[str, dict]:
     """Evaluates a finished run beside popularity and its baselines, which are trained once and kept in `RUN/baselines`. What is
     measured is written down at once: the same call goes on where it was killed.
@@ -202,6 +206,7 @@ def evaluate_run(
         part: `test` or `validation`.
         baselines: of `item_knn`, `ease`, `bpr`, `id_only`, `no_media` and the modalities; the config's if None.
         progress: say on standard error what is measured, and how long it took.
+        trust_code: as `load_run`.
 
     Returns:
         As `mmtfrs.evaluate`.
@@ -211,11 +216,11 @@ def evaluate_run(
         ConfigError: an unknown baseline.
     """
     with using(run):
-        return _evaluate(Path(run), part, baselines, progress)
+        return _evaluate(Path(run), part, baselines, progress, trust_code)
 
 
-def _evaluate(folder: Path, part: str, baselines: Sequence[str] | None, progress: bool) -> dict[str, dict]:
-    model, split = load_own_run(folder), load_split(folder)
+def _evaluate(folder: Path, part: str, baselines: Sequence[str] | None, progress: bool, trust_code: bool) -> dict[str, dict]:
+    model, split = load_own_run(folder, trust_code), load_split(folder)
     events, settings = load_part(folder, part), model.config.evaluation
     names = settings.baselines if baselines is None else baselines
     history = folder / "history.json"  # which a run that was saved by hand has not

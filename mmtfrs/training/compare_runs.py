@@ -16,13 +16,16 @@ from mmtfrs.models.run import load_run
 from mmtfrs.models.run_folder import load_part
 
 
-def compare_runs(first: str | Path, second: str | Path, part: str = "test", metrics: Sequence[str] = ()) -> list[Difference]:
+def compare_runs(
+    first: str | Path, second: str | Path, part: str = "test", metrics: Sequence[str] = (), trust_code: bool = False
+) -> list[Difference]:
     """Whether the second run is better than the first: a paired bootstrap over the users of the part.
 
     Args:
         first, second: run folders, trained on the same events.
         part: `test` or `validation`.
         metrics: as `recall@20`; recall and NDCG at 20 if empty.
+        trust_code: as `load_run`.
 
     Raises:
         RunError: a run is not finished, or their events are not the same.
@@ -38,7 +41,7 @@ def compare_runs(first: str | Path, second: str | Path, part: str = "test", metr
     ks = sorted({int(metric.partition("@")[2]) for metric in metrics})
     values = []
     for run, events in zip((first, second), parts, strict=True):
-        model = load_run(run)
+        model = load_run(run, trust_code)
         collected: list[dict[str, np.ndarray]] = []
         RankingTask(model.data, events, model.repeats).evaluate(ModelScorer(model), ks, collected)
         values.append({name: np.concatenate([each[name] for each in collected]) for name in metrics})

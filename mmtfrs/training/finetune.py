@@ -115,6 +115,8 @@ class TunedTower(keras.Model):
         self._bounds: ExtractionConfig = towers.config.extraction
         table = towers.device.items.get(encoder.modality)
         self._media = np.array(["", *catalog.media(0, len(catalog), encoder.modality)], object)  # a list, Keras would track
+        if table is not None:
+            self._media[table.rows.numpy() == 0] = ""  # what was set aside is not read again
         # Any medium, for batches without one.
         spare = next((each for each in map(self._decoded, range(len(self._media))) if each is not None), None)
         if table is None or spare is None:

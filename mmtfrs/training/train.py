@@ -65,7 +65,7 @@ def _train(
     if any(out.iterdir()):
         _check_same(out, config, mark)
     if (out / "weights.npz").exists():
-        model = load_own_run(out)
+        model = load_own_run(out, trust_code=True)  # it names what the settings do
         model.keep_encoders(features.encoders)
         return model, json.loads((out / "history.json").read_text(encoding="utf-8"))
 

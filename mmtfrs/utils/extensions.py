@@ -6,9 +6,10 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-from mmtfrs.errors import ConfigError, first_line
+from mmtfrs.errors import ConfigError, Error, first_line
 
 PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
@@ -16,6 +17,17 @@ PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 def is_import_path(name: str) -> bool:
     """Whether a name says where it is imported from."""
     return re.match(PATTERN, name) is not None
+
+
+def check_trusted(source: Any, code: Mapping[str, str], trust_code: bool, error: type[Error]) -> None:
+    """Raises an error where somebody else's folder names code, `{setting: import path}`, and the user has not said to trust it:
+    to import a module is to run it."""
+    if code and not trust_code:
+        named = ", ".join(f"{path} (`{setting}`)" for setting, path in code.items())
+        raise error(
+            f"{source}: names code that would be imported and run here: {named}. If you trust who made it, say --trust-code "
+            "(in Python: trust_code=True)."
+        )
 
 
 def imported(path: str, setting: str) -> Any:

@@ -119,13 +119,6 @@ def test_mapping(tmp_path):
     )
 
 
-def test_paths_that_climb_out(tmp_path):
-    rows = "item_id,image\na,../b.png\nb,x/../../c.png\nc,x/../ok.png\nd,/abs/e.png\n"
-    assert "rows 2, 3: the `image` path climbs out of the file's folder." in _catalog_error(tmp_path, rows)
-    catalog = Catalog.read(tmp_path / "items.csv", Config(data={"allow_outside": True}))
-    assert catalog.medium(3, "image") == "/abs/e.png"
-
-
 def test_events_values(tmp_path):
     text = _events_error(tmp_path, HEADER + "u,i,soon\nu,i,-5\nu,i,1760000000000\n,i,1\nu,,2\nu,i,\n")
     assert "rows 2, 7: `timestamp` is neither a number nor a date." in text

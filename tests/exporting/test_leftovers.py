@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import multiprocessing
 import os
 import shutil
 import time
@@ -64,15 +63,10 @@ def _makes_many(folder, count):
             assert (part / "mine").read_text() == str(number)
 
 
-def test_nobody_takes_what_another_has_just_made(tmp_path):
+def test_nobody_takes_what_another_has_just_made(tmp_path, jobs):
     """Also in the moment between a folder and its lock."""
-    forks = multiprocessing.get_context("fork")
-    workers = [forks.Process(target=_makes_many, args=(tmp_path, 150)) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0] * 4 and not list(tmp_path.iterdir())
+    workers = [jobs(_makes_many, tmp_path, 150) for _ in range(4)]
+    assert [worker.wait() for worker in workers] == [0] * 4 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("when", ["open", "flock"])

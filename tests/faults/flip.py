@@ -132,7 +132,7 @@ def _readers(what: str) -> list[Reader]:
     if what == "store":
         return [Reader("extract", print_features, lambda inputs, folder: [str(inputs), str(folder)], same=_close)]
     if what == "run":
-        evaluation = lambda _, folder: ["evaluate", f"{folder}/run", "--baselines", "none"]  # noqa: E731
+        evaluation = lambda _, folder: ["evaluate", f"{folder}/run", "--baselines", "none"]
         return [
             Reader("evaluate", _APP, evaluation, "evaluate"),
             Reader("export", _APP, COMMANDS["export"].arguments, "export"),

@@ -25,6 +25,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from mmtfrs.cli.stops import AGAIN
 from mmtfrs.errors import ExportError
 from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.exporting.request import Query, predict_request, results
@@ -371,4 +372,5 @@ def test_commands_and_graceful_stop(tiny, jobs):
     bad = run_cli(*ask, "other", "recommend", "--user", "u3", module="serving.client")
     assert bad.returncode == 1 and bad.stderr.strip() == "error: NOT_FOUND: Servable not found for request: Latest(other)"
     server.send(signal.SIGTERM)
-    assert server.wait() == 0 and server.stdout.splitlines() == [line, "stopped"]
+    assert server.wait() == 143 and server.stdout.splitlines() == [line]
+    assert server.stderr.splitlines()[-1] == AGAIN

@@ -53,13 +53,12 @@ def _alive(pid):
     [
         (-9, "", "ended by signal 9, as the system does when memory runs out"),
         (-11, "", "ended by signal 11"),
-        (1, "note\nerror: no such thing\n\n", "no such thing"),
-        (3, "", "ended with exit code 3"),
+        (3, "note\nerror: no such thing\n\n", "ended with exit code 3; see {folder}/log.txt"),
     ],
 )
 def test_why_a_trial_failed(tmp_path, code, log, told):
     (tmp_path / "log.txt").write_text(log)
-    assert failure_reason(tmp_path, code) == told
+    assert failure_reason(tmp_path, code) == told.format(folder=tmp_path)
 
 
 def test_a_trial_that_failed_is_told_by_its_error(tmp_path):
