@@ -101,8 +101,8 @@ def train_baseline(
         raise TrainingError(f"baseline {name}: {error} Or leave it out of the baselines.") from None
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(baseline, path)
         Config.write(config, path.with_suffix(".yaml"))
+        save_weights(baseline, path)  # last: with them the baseline is done
     return baseline
 
 

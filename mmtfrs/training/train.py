@@ -57,6 +57,7 @@ def train(
     if out.exists() and any(out.iterdir()):
         _check_same(out, config, mark)
     if (out / "weights.npz").exists():
+        _tidy(out)  # what a kill at the very end has left
         model = load_run(out)
         model.keep_encoders(features.encoders)
         return model, json.loads((out / "history.json").read_text(encoding="utf-8"))
@@ -74,9 +75,14 @@ def train(
     save_inputs(model.data, out / "tables")
     (out / "history.json").write_text(json.dumps(history), encoding="utf-8")
     save_weights(model, out / "weights.npz")
+    _tidy(out)
+    return model, history
+
+
+def _tidy(out: Path) -> None:
+    """Removes the checkpoints of a run that has ended."""
     for name in ("training", "bag", "refit"):
         shutil.rmtree(out / name, ignore_errors=True)
-    return model, history
 
 
 def _chosen(config: Config, features: Features) -> dict[str, str]:
