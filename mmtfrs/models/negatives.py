@@ -10,6 +10,7 @@ import numpy as np
 
 from mmtfrs._keras import keras, tf
 from mmtfrs.config.schema import LossConfig
+from mmtfrs.utils.draws import uniform
 
 Embed = Callable[[tf.Tensor], tf.Tensor]
 
@@ -72,7 +73,7 @@ class Negatives(keras.layers.Layer):
         batch = tf.shape(items)[0]
         others = tf.cast(batch - 1, tf.float32)
         if self.kind == "mixed":
-            drawn = tf.random.uniform([self.config.uniform], 0, len(self.trained), tf.int32)
+            drawn = uniform([self.config.uniform], 0, len(self.trained), tf.int32)
             columns = tf.concat([items, tf.gather(self.trained, drawn)], axis=0)
             embeddings = embed(columns)
             log_counts = self._log_counts(columns, others, self.config.uniform / len(self.trained))

@@ -27,6 +27,7 @@ from mmtfrs.towers.id_guess import IdGuess
 from mmtfrs.towers.imputers import Media, make_imputer
 from mmtfrs.towers.likeness import Likeness
 from mmtfrs.towers.query import QueryTower
+from mmtfrs.utils.draws import uniform
 from mmtfrs.utils.untracked import Untracked
 
 _SHARPER = 0.4  # the temperature where order is read: what comes next is told more sharply than what is liked
@@ -162,7 +163,7 @@ class PartedModel(tfrs.Model):
         if guess is None:
             return blocks
         if training:  # a new item is ranked among known ones
-            shown = tf.random.uniform([tf.shape(items)[0], 1]) < 0.5
+            shown = uniform([tf.shape(items)[0], 1]) < 0.5
             guess = tf.where(shown, tf.stop_gradient(blocks[:, -1]), guess)
         return tf.concat([blocks, guess[:, None]], axis=1)
 
@@ -179,7 +180,7 @@ class PartedModel(tfrs.Model):
         own, own_presence = self.device.user_media(users)
         bags = history if isinstance(history, Bags) else Bags.of(history)
         if training and self.config.model.history_dropout:
-            hidden = tf.random.uniform(tf.shape(users)) < self.config.model.history_dropout
+            hidden = uniform(tf.shape(users)) < self.config.model.history_dropout
             bags = bags.without(tf.gather(hidden, bags.owners))
             past = None if past is None else (tf.where(hidden[:, None], 0.0, past[0]), past[1])
         pooled, past_presence = self.device.pooled(bags) if past is None else self.device.pooled_but(*past)

@@ -15,6 +15,7 @@ from mmtfrs.models.bulk import BulkEmbedder
 from mmtfrs.models.parts import flat
 from mmtfrs.models.training_dataset import TrainingRows
 from mmtfrs.towers.history_transformer import Sequences
+from mmtfrs.utils.draws import draws_of
 from mmtfrs.utils.static_shapes import compiled
 
 _FLAT = ("user", "item", "weight", "rating")  # columns of which the loss asks nothing but the rows
@@ -108,7 +109,8 @@ class TwoTower(BulkEmbedder):
     def train_step(self, data: dict[str, tf.Tensor] | tuple) -> dict[str, tf.Tensor]:
         inputs = _batch(data)
         self._clear_losses()  # Keras does where a layer is called, but for layers that others call in turn
-        with compiled(self.jit_compile):  # the gradient too: some of it looks up once more who took what
+        # The gradient too: some of it looks up once more who took what.
+        with compiled(self.jit_compile), draws_of(self.config.seed, self.optimizer.iterations):
             with tf.GradientTape() as tape:
                 loss = self.compute_loss(inputs, training=True)
                 total = loss + tf.add_n([0.0, *self.losses])

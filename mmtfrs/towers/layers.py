@@ -9,6 +9,7 @@ from mmtfrs._keras import keras, tf
 from mmtfrs.config.schema import ModelConfig
 from mmtfrs.fusion.base import Fusion
 from mmtfrs.model_inputs.pooling import Bags, sum_rows
+from mmtfrs.utils.draws import uniform
 
 
 class Dropout(keras.layers.Layer):
@@ -34,8 +35,8 @@ class Dropout(keras.layers.Layer):
         hidden = min(round(256 * self.rate), 255)
         if not training or not hidden:
             return x
-        seed, size = tf.random.uniform([2], 0, tf.int32.max, tf.int32), tf.size(x)
-        words = tf.random.stateless_uniform([(size + 3) // 4], seed, None, None, tf.int32)
+        size = tf.size(x)
+        words = uniform([(size + 3) // 4], None, None, tf.int32)
         draws = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:size], tf.shape(x))
         kept = draws >= tf.constant(hidden, tf.uint8)
         return tf.ensure_shape(tf.where(kept, x * (256 / (256 - hidden)), tf.zeros([], x.dtype)), x.shape)
@@ -93,8 +94,8 @@ def hide_modalities(presence: tf.Tensor, share: float) -> tf.Tensor:
     asked later is."""
     if not share:
         return presence
-    row = tf.random.uniform([tf.shape(presence)[0], 1]) < share
-    hidden = row & (tf.random.uniform(tf.shape(presence)) < 0.5)
+    row = uniform([tf.shape(presence)[0], 1]) < share
+    hidden = row & (uniform(tf.shape(presence)) < 0.5)
     return tf.where(hidden, 0.0, presence)
 
 
@@ -142,7 +143,7 @@ class IdEmbedding(keras.layers.Layer):
         if isinstance(ids, Bags):
             return tf.cast(sum_rows(self.embeddings, ids.without(ids.items == 0), self.sparse), self.compute_dtype)
         if training and self.id_dropout:
-            ids = tf.where(tf.random.uniform(tf.shape(ids)) < self.id_dropout, 0, ids)
+            ids = tf.where(uniform(tf.shape(ids)) < self.id_dropout, 0, ids)
         return tf.cast(tf.gather(self.embeddings, ids), self.compute_dtype)
 
     def get_config(self) -> dict:

@@ -12,6 +12,7 @@ from mmtfrs.config.config import Config
 from mmtfrs.model_inputs.pooling import Bags
 from mmtfrs.towers.history_transformer import HistoryTransformer, Sequences
 from mmtfrs.towers.layers import IdEmbedding, as_blocks, hide_modalities, last_mlp
+from mmtfrs.utils.draws import uniform
 
 
 class QueryTower(keras.layers.Layer):
@@ -146,7 +147,7 @@ class QueryTower(keras.layers.Layer):
     def _pool_visible(self, sequences: Sequences, rows: tf.Tensor, training: bool | None) -> tf.Tensor:
         """`[R, S, D]`: as `_pool_ids`, of what is visible from each token; as large as what the transformer says."""
         share = self.config.history_id_dropout if training else 0.0
-        kept = (rows > 0) & (tf.random.uniform(tf.shape(rows)) >= share) if share else rows > 0
+        kept = (rows > 0) & (uniform(tf.shape(rows)) >= share) if share else rows > 0
         taken = tf.gather(self.history.embeddings, rows)
         visible = tf.cast(sequences.visible, self.compute_dtype)
         count = tf.matmul(visible, tf.cast(sequences.items > 0, self.compute_dtype)[..., None]) * (1.0 - share)
@@ -160,7 +161,7 @@ class QueryTower(keras.layers.Layer):
         count = shown if history.whole is None else tf.maximum(history.whole, 1.0)
         share = tf.minimum(keep * count / shown, 1.0)  # of those shown: what is not shown is hidden already
         if training and keep < 1.0:
-            chances = tf.random.uniform(tf.shape(history.items))
+            chances = uniform(tf.shape(history.items))
             history = history.without(chances >= tf.gather(share, history.owners))
         scale = tf.math.rsqrt(tf.maximum(count * keep, 1.0)) * count * keep / (shown * share)
         return self.history(history, training=training) * tf.cast(scale[:, None], self.compute_dtype)

@@ -108,8 +108,8 @@ def train_baseline(
     if path is not None:
         with _told():
             make_folder(path.parent)
-            save_weights(baseline, path)
             Config.write(config, path.with_suffix(".yaml"))
+            save_weights(baseline, path)  # last: with them the baseline is done
     return baseline
 
 

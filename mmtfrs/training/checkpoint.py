@@ -24,12 +24,14 @@ from mmtfrs.utils.sums import SUMS, write_sums, wrong_file
 
 log = logging.getLogger("mmtfrs")
 
-_BEST = "best.npz"
+_BEST, _PART = "best.npz", ".part"
+_STATE = ("epoch", "best", "best_epoch", "slowed", "rate", "finished", "history")
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Early stopping, best weights and resuming in one, because a resumed training needs the state of all three.
+    """Early stopping, best weights and resuming in one, because a resumed training needs the state of all three. Put it behind
+    the callbacks that measure or stop.
 
     After each epoch the folder holds a complete checkpoint, `epoch-N`: weights, the optimizer's variables, the best weights so
     far and the history; and the one before, in case a file of the newest is damaged. It is written beside and renamed, so a
@@ -52,14 +54,11 @@ class Checkpoint(keras.callbacks.Callback):
         self.best: float | None = None
         self.best_epoch = 0
         self.slowed = 0  # epoch after which the learning rate last fell
+        self.rate = 0.0  # the learning rate of the next epoch, which is none of the optimizer's variables
+        self.finished = False  # patience has run out, or another callback has stopped the training
         self.history: list[dict[str, float]] = []
         self._best_weights: list[np.ndarray] = []
         self._began = 0.0
-
-    @property
-    def finished(self) -> bool:
-        """Whether patience has run out."""
-        return self.monitor is not None and self.epoch - self.best_epoch >= self.patience
 
     def begin(self, model: keras.Model, value: float | None) -> None:
         """Takes what a model has now for the weights of epoch 0, which later ones must be better than."""
@@ -67,9 +66,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def resume(self, model: keras.Model) -> int:
         """Puts a compiled model into the state of the last complete epoch, and returns how many are done."""
-        found = sorted(self.folder.glob("epoch-*")) if self.folder else []
-        found = [path for path in found if (path / "state.json").exists()]
-        found = [path for path in found if _whole(path)]
+        found = sorted(path for path in _complete(self.folder) if _whole(path)) if self.folder else []
         if not found:
             return 0
         try:
@@ -80,11 +77,11 @@ class Checkpoint(keras.callbacks.Callback):
                 for number, variable in enumerate(model.optimizer.variables):
                     variable.assign(arrays[f"optimizer-{number}"])
             np.load(found[-1] / _BEST).close()
+            for name in _STATE:
+                setattr(self, name, state[name])
+            model.optimizer.learning_rate = self.rate
         except _DAMAGE as error:
             raise _damaged(found[-1], error) from error
-        self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]
-        self.slowed = state["slowed"]
-        self.history = state["history"]
         self._best_weights = []  # of `begin`
         return self.epoch
 
@@ -111,10 +108,11 @@ class Checkpoint(keras.callbacks.Callback):
         if self.lr_decay and self.monitor and self.epoch - max(self.best_epoch, self.slowed) >= max(self.patience // 2, 1):
             self.slowed = self.epoch
             rate.assign(rate * self.lr_decay)
+        self.rate = float(rate)
+        self.model.stop_training |= self.monitor is not None and self.epoch - self.best_epoch >= self.patience
+        self.finished = self.model.stop_training
         if self.folder is not None:
             self._write(self.folder)
-        if self.finished:
-            self.model.stop_training = True
 
     def restore_best(self, model: keras.Model) -> None:
         """Gives the model the weights of its best epoch, averaged where the optimizer averages."""
@@ -131,7 +129,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _write(self, folder: Path) -> None:
         path = _place(folder, self.epoch)
-        part = path.with_suffix(".part")
+        part = path.with_suffix(_PART)
         remove(part)
         try:
             with writing(path):
@@ -152,14 +150,7 @@ class Checkpoint(keras.callbacks.Callback):
         weights = ((f"weight-{n}", each.numpy()) for n, each in enumerate(self.model.weights))
         optimizer = ((f"optimizer-{n}", each.numpy()) for n, each in enumerate(self.model.optimizer.variables))
         _save(part / "arrays.npz", itertools.chain(weights, optimizer))
-        state = {
-            "epoch": self.epoch,
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "slowed": self.slowed,
-            "history": self.history,
-        }
-        (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        (part / "state.json").write_text(json.dumps({name: getattr(self, name) for name in _STATE}), encoding="utf-8")
         write_sums(part / SUMS, {each.name: each for each in part.iterdir()})
 
     def _write_best(self, path: Path, before: Path) -> None:
@@ -185,6 +176,11 @@ def _whole(path: Path) -> bool:
 
 def _place(folder: Path, epoch: int) -> Path:
     return folder / f"epoch-{epoch:05d}"
+
+
+def _complete(folder: Path) -> list[Path]:
+    """All checkpoints but those of which a kill has left a part."""
+    return [path for path in folder.glob("epoch-*") if path.suffix != _PART]
 
 
 def _save(path: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> None:

@@ -110,9 +110,10 @@ class TunedTower(keras.Model):
 
     def __init__(self, towers: TwoTower, encoder: Encoder, tuned: list[tf.Variable], catalog: Catalog) -> None:
         super().__init__(name="tuned_tower")
+        self.config = towers.config
         self.towers, self.encoder, self.tuned = towers, encoder, tuned
         self._mean_loss = keras.metrics.Mean(name="loss")
-        self._bounds: ExtractionConfig = towers.config.extraction
+        self._bounds: ExtractionConfig = self.config.extraction
         table = towers.device.items.get(encoder.modality)
         self._media = np.array(["", *catalog.media(0, len(catalog), encoder.modality)], object)  # a list, Keras would track
         if table is not None:
@@ -171,7 +172,7 @@ class TunedTower(keras.Model):
 
 def _fit(job: TunedTower, split: Split, folder: Path, progress: bool) -> int:
     """Leaves a job at its best epoch, and returns which that is; 0 where none was better than what it began with."""
-    towers, config = job.towers, job.towers.config.training.finetune
+    towers, config = job.towers, job.config.training.finetune
     metric = towers.config.evaluation.monitor
     job.compile(optimizer=LazyAdam(config.learning_rate, 0.0))
     job.optimizer.build(job.trainable_variables)  # in the first step, TensorFlow would trace it twice

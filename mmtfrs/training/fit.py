@@ -250,7 +250,7 @@ def fit(
         progress: print a line per epoch on standard error.
         rates: the learning rate of each epoch, and so their number; those of the config if None.
         epochs: at most, where there are no rates; those of the config if None.
-        more: further callbacks, called after those that measure and keep.
+        more: further callbacks, called after those that measure, and before those that keep.
 
     Returns:
         The logs of every epoch.
@@ -277,13 +277,12 @@ def fit(
         callbacks.append(measure)
     if rates is not None:
         callbacks.append(keras.callbacks.LearningRateScheduler(lambda epoch: rates[epoch]))
-    callbacks.append(checkpoint)
+    callbacks += [*more, checkpoint]
     epochs = len(rates) if rates is not None else min(epochs or config.training.epochs, config.training.epochs)
     if folder is not None and rates is None:
         callbacks.append(keras.callbacks.TensorBoard(str(folder / "logs"), write_graph=False))
     if progress:
         callbacks.append(EpochLines(epochs, checkpoint))
-    callbacks += more
     if not checkpoint.finished and done < epochs:
         try:
             model.fit(model.dataset(split.train, epoch=done), epochs=epochs, initial_epoch=done, callbacks=callbacks, verbose=0)

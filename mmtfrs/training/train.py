@@ -65,6 +65,7 @@ def _train(
     if any(out.iterdir()):
         _check_same(out, config, mark)
     if (out / "weights.npz").exists():
+        _tidy(out)  # what a kill at the very end has left
         model = load_own_run(out, trust_code=True)  # it names what the settings do
         model.keep_encoders(features.encoders)
         return model, json.loads((out / "history.json").read_text(encoding="utf-8"))
@@ -82,9 +83,14 @@ def _train(
     start_run(model, out, split, data=mark)  # the tables may be others now, and what has lain there since the start is not read
     write_json(out / "history.json", history)
     end_run(model, out)
+    _tidy(out)
+    return model, history
+
+
+def _tidy(out: Path) -> None:
+    """Removes the checkpoints of a run that has ended."""
     for name in ("training", "bag", "refit"):
         remove(out / name)
-    return model, history
 
 
 def _empty(out: Path) -> None:

@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 from conftest import FAST, OFFLINE, run_cli, wait_until
 from models.test_two_tower import planted
+from processes import working
 
 from mmtfrs import Config
 from mmtfrs.data.splits import Split
@@ -50,23 +51,13 @@ def _rows(folder):
     return Trials(folder, Objective("recall@20", "max")).rows()
 
 
-def _working(folder) -> list[int]:
-    """Processes that have a file below a folder open."""
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it may end while it is looked at
-            if any(os.readlink(link).startswith(f"{folder}/") for link in (process / "fd").iterdir()):
-                found.add(int(process.name))
-    return sorted(found)
-
-
 @pytest.mark.long
 def test_a_search_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path, jobs):
     whole = jobs(_search, tmp_path / "whole", 2)
     killed = jobs(_search, tmp_path / "killed", 2)  # beside it: nothing here depends on how long things take
     wait_until(lambda: (tmp_path / "killed" / "trials" / "trial_1" / "history.jsonl").exists())
     killed.kill()
-    wait_until(lambda: not _working(tmp_path / "killed"))  # its trial has ended with it
+    wait_until(lambda: not working(tmp_path / "killed"))  # its trial has ended with it
     assert whole.wait() == 0, whole.stderr
     first = (tmp_path / "killed" / "trials" / "trial_0" / "result.json").stat().st_mtime
     again = jobs(_search, tmp_path / "killed", 2)
@@ -94,7 +85,7 @@ def test_a_trial_over_its_time_is_ended(tmp_path):
     found = search(small_config(), small_data(), tmp_path / "s", trials=1, method="random", minutes=0.01)
     (row,) = found.rows()
     assert row.status == "failed" and row.note == "over its time of 0.01 minutes"
-    assert not _working(tmp_path / "s")
+    assert not working(tmp_path / "s")
     with pytest.raises(TuningError, match=r"no trial was completed. The last failed: over its time"):
         write_best(tmp_path / "s", found)
 
@@ -112,7 +103,7 @@ def test_two_workers_share_a_search_and_one_that_dies_is_survived(tmp_path, jobs
     rows = _rows(folder)
     assert len(rows) == 3 and all(row.status == "completed" for row in rows)
     assert re.search(r"worker-0 lost; trial \d re-queued", job.stderr)
-    wait_until(lambda: not _worker(folder, "worker-0") and not _worker(folder, "worker-1") and not _working(folder))
+    wait_until(lambda: not _worker(folder, "worker-0") and not _worker(folder, "worker-1") and not working(folder))
 
 
 def _worker(folder, name) -> int:
@@ -133,7 +124,7 @@ def _trials_of(worker: int, folder) -> list[int]:
             return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         return 0
 
-    return [pid for pid in _working(folder / "trials") if worker and parent(parent(pid)) == worker]
+    return [pid for pid in working(folder / "trials") if worker and parent(parent(pid)) == worker]
 
 
 def _job(config=None, data=None, **changes):
