@@ -11,6 +11,7 @@ from mmtfrs._keras import tf
 from mmtfrs.model_inputs.feature_table import MediaRows
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.pooling import DENSE, Bags, sum_rows
+from mmtfrs.utils.draws import uniform
 
 
 class DeviceTable:
@@ -62,7 +63,7 @@ class DeviceTable:
         if self._views is None or not self.given:
             return self(rows)
         media = tf.gather(self.rows, rows)
-        view = tf.random.uniform(tf.shape(media), maxval=self._views.shape[0], dtype=tf.int32)
+        view = uniform(tf.shape(media), 0, self._views.shape[0], tf.int32)
         return tf.gather_nd(self._views, tf.stack([view, media], axis=-1)), tf.cast(media > 0, tf.float32)
 
     def sums(self, bags: Bags) -> tuple[tf.Tensor, tf.Tensor]:
