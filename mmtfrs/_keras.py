@@ -54,6 +54,7 @@ try:
         import tensorflow_recommenders as tfrs
         import tf_keras as keras
         from tensorflow.python.autograph.core import config as _autograph
+        from tf_keras.protobuf import saved_metadata_pb2
 except Exception as error:  # packages for other versions of each other fail in more ways than ImportError
     found = ", ".join(f"{name} {version or 'missing'}" for name, version in list(stack().items())[1:5])
     raise SetupError(
@@ -70,4 +71,4 @@ if tf.__version__.split(".")[:2] != keras.__version__.split(".")[:2]:
 # first step, for nothing.
 _autograph.CONVERSION_RULES = (*_autograph.CONVERSION_RULES, _autograph.DoNotConvert("tf_keras"))
 
-__all__ = ["keras", "tf", "tfrs"]
+__all__ = ["keras", "saved_metadata_pb2", "tf", "tfrs"]

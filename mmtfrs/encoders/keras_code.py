@@ -53,7 +53,8 @@ def _configs(path: Path) -> Iterator[Any]:
 
 def _metadata(folder: Path) -> Iterator[str]:
     from tensorflow.core.protobuf import saved_model_pb2
-    from tf_keras.protobuf import saved_metadata_pb2
+
+    from mmtfrs._keras import saved_metadata_pb2
 
     kept = folder / "keras_metadata.pb"
     if kept.exists():
