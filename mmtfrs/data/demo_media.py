@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -98,4 +99,6 @@ def write_sound(path: Path, rng: np.random.Generator, timbre: int) -> None:
     wave = wave / np.abs(wave).max() * rng.uniform(0.3, 0.8) + rng.normal(0.0, 0.004, len(time))
     if rng.random() < 0.3:
         wave = np.stack([wave, 0.8 * wave], axis=1)
-    soundfile.write(path, wave, rate, subtype="PCM_16")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, subtype="PCM_16", format=path.suffix[1:].upper())
+    path.write_bytes(buffer.getvalue())  # libsndfile would not say why it cannot

@@ -56,14 +56,21 @@ def refresh(
     """
     with alone(newest_version(folder).parent):
         version = newest_version(folder)
+        carried = carried_model(version)
         check_sums(version)
-        return _refresh(version, catalog, store, config, strict, progress, trust_code)
+        return _refresh(version, carried, catalog, store, config, strict, progress, trust_code)
 
 
 def _refresh(
-    version: Path, catalog: Catalog, store: str | Path, config: Config | None, strict: bool, progress: bool, trust_code: bool
+    version: Path,
+    carried: Path,
+    catalog: Catalog,
+    store: str | Path,
+    config: Config | None,
+    strict: bool,
+    progress: bool,
+    trust_code: bool,
 ) -> Refreshed:
-    carried = carried_model(version)
     trained, tables = read_run(carried, trust_code)
     now = config or trained
     settings = trained.replace(

@@ -12,7 +12,7 @@ from processes import die_at
 
 import mmtfrs
 from mmtfrs._keras import tf
-from mmtfrs.errors import ExportError
+from mmtfrs.errors import ExportError, WriteError
 from mmtfrs.exporting.export import export
 from mmtfrs.exporting.loaded import LoadedModel
 from mmtfrs.exporting.refresh import refresh
@@ -157,7 +157,7 @@ def test_pruning_keeps_the_newest(tmp_path):
 def test_a_full_disk_leaves_the_versions_as_they_were(tmp_path, monkeypatch):
     with new_version(tmp_path / "m") as part:
         (part / "x").write_text("x")
-    with pytest.raises(ExportError, match="No space left"), new_version(tmp_path / "m") as part:
+    with pytest.raises(WriteError, match="No space left"), new_version(tmp_path / "m") as part:
         (part / "x").write_text("half")
         raise OSError(28, "No space left on device")
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["1"]
