@@ -91,6 +91,16 @@ def wait_until(condition: Callable[[], object], seconds: float = _HANG) -> None:
         time.sleep(0.02)
 
 
+def working(folder: Path) -> list[int]:
+    """Processes that have a file below a folder open."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may end while it is looked at
+            if any(os.readlink(link).startswith(f"{folder}/") for link in (process / "fd").iterdir()):
+                found.add(int(process.name))
+    return sorted(found)
+
+
 class Job:
     """A command in a forked process, ended with the test that started it.
 

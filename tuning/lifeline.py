@@ -18,8 +18,8 @@ runpy.run_module(sys.argv.pop(1), None, "__main__", True)"""
 
 
 def module(name: str, *arguments: str) -> list[str]:
-    """The command that runs a module where modules are looked for as they are here: `python -m` would take them from the working
-    folder before all that is installed (see `mmtfrs.utils.extensions`)."""
+    """The command that runs a module where modules are looked for as they are here: `python -m` would take them from the
+    working folder before all that is installed (see `mmtfrs.utils.extensions`)."""
     places = os.pathsep.join(filter(None, sys.path))
     return [sys.executable, "-c", _RUN, places, name, *arguments]
 

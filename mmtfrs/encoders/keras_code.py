@@ -7,12 +7,14 @@ names, its `safe_mode` notwithstanding, which is for lambdas in `.keras` files a
 from __future__ import annotations
 
 import builtins
+import importlib
 import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmtfrs._keras import keras
 from mmtfrs.errors import EncoderError
 
 _LAMBDAS = ("Lambda", "__lambda__")
@@ -53,8 +55,8 @@ def _configs(path: Path) -> Iterator[Any]:
 
 def _metadata(folder: Path) -> Iterator[str]:
     from tensorflow.core.protobuf import saved_model_pb2
-    from tf_keras.protobuf import saved_metadata_pb2
 
+    saved_metadata_pb2 = importlib.import_module(f"{keras.__name__}.protobuf.saved_metadata_pb2")
     kept = folder / "keras_metadata.pb"
     if kept.exists():
         yield from (node.metadata for node in saved_metadata_pb2.SavedMetadata.FromString(kept.read_bytes()).nodes)
