@@ -12,6 +12,7 @@ from mmtfrs.data.splits import Split
 from mmtfrs.errors import RunError
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.storage import save_inputs
+from mmtfrs.models.carried_encoders import with_encoders
 from mmtfrs.models.run_folder import FORMAT, WEIGHTS, damaged, read_run, write_split
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.utils.files import replacing, write_arrays, write_json
@@ -49,7 +50,10 @@ def start_run(
 ) -> None:
     """Writes all of a run but its weights; `run.json` comes last and makes the folder a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_inputs(tables or model.data, folder / "tables")  # first: what a killed start leaves is known by this folder
+    # First: what a killed start leaves is known by this folder.
+    save_inputs(with_encoders(tables or model.data, folder), folder / "tables")
+        with_encoders(tables or model.data, folder), folder / "tables"
+    )  # first: what a killed start leaves is known by this folder
     model.config.write(folder / "config.yaml")
     if split is not None:
         write_split(folder / "events.parquet", split)

@@ -25,10 +25,10 @@ from mmtfrs.encoders.names import code_of
 from mmtfrs.errors import RunError
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.storage import load_inputs
+from mmtfrs.models.carried_encoders import here
 from mmtfrs.utils.extensions import check_trusted
 
 FORMAT = 14
-RUN = "{run}"  # stands for the run's own folder in the names of encoders that were trained with it
 WEIGHTS = "weights.npz"
 _PARTS = ("train", "validation", "test")
 
@@ -52,8 +52,7 @@ def read_run(folder: Path, trust_code: bool = False) -> tuple[Config, ModelInput
     check_run(folder)
     try:
         tables = load_inputs(folder / "tables")
-        here = str(folder.resolve())
-        encoders = {modality: (name.replace(RUN, here), mark) for modality, (name, mark) in tables.encoders.items()}
+        encoders = {modality: (here(name, folder), mark) for modality, (name, mark) in tables.encoders.items()}
         config, tables = Config.read(folder / "config.yaml"), dataclasses.replace(tables, encoders=encoders)
     except (OSError, ValueError, KeyError) as error:
         raise damaged(folder, error) from error

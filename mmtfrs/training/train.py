@@ -14,6 +14,7 @@ from mmtfrs.errors import RunError
 from mmtfrs.features.features import Features
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.storage import save_inputs
+from mmtfrs.models.carried_encoders import with_encoders
 from mmtfrs.models.run import load_run, save_weights, start_run
 from mmtfrs.models.run_folder import data_mark, read_facts
 from mmtfrs.models.two_tower import TwoTower
@@ -71,7 +72,7 @@ def train(
         progress,
         tune=tune if config.training.finetune.blocks else None,
     )
-    save_inputs(model.data, out / "tables")
+    save_inputs(with_encoders(model.data, out), out / "tables")
     (out / "history.json").write_text(json.dumps(history), encoding="utf-8")
     save_weights(model, out / "weights.npz")
     for name in ("training", "bag", "refit"):

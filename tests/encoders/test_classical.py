@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from mmtfrs.encoders.audio import PATCH
 from mmtfrs.encoders.mfcc import mfccs
 from mmtfrs.encoders.tfidf import BUCKETS, fit_tfidf, load_tfidf
 from mmtfrs.errors import EncoderError
+from mmtfrs.exporting.refresh import refresh
 
 TEXTS = ["the red shoe", "the blue shoe", "the red red hat", "  ", "the sea"]
 
@@ -82,7 +85,15 @@ def test_tfidf_is_fitted_by_the_extraction_and_travels(tmp_path):
     mmtfrs.save_run(model, tmp_path / "run")
     from mmtfrs.exporting.loaded import LoadedModel
 
-    path = mmtfrs.export(mmtfrs.load_run(tmp_path / "run"), tmp_path / "m")
+    # The run has the file with it, wherever it goes; and the export has it for a refresh.
+    (tmp_path / "run").rename(tmp_path / "moved")
+    shutil.rmtree(tmp_path / "store")
+    mmtfrs.export(mmtfrs.load_run(tmp_path / "moved"), tmp_path / "first" / "m")
+    (tmp_path / "first").rename(tmp_path / "second")
+    shutil.rmtree(tmp_path / "moved")
+    done = refresh(tmp_path / "second" / "m", catalog, tmp_path / "store", progress=False)
+    assert done.kept == 5
+    path = done.path
     answer = LoadedModel(path).ask(
         "embed_candidate",
         {name: np.array([value], object) for name, value in (("text", b"the red shoe"), ("image", b""), ("audio", b""))},
