@@ -80,9 +80,7 @@ def test_every_extra(shop):
                 extract + "sounds.csv --config {f}/tfio.yaml",
                 "pip install 'mmtfrs[tfio]' (Python 3.10 or 3.11)",
             ),
-            # No one's fault: these are always there, in versions that fit.
-            ({"soundfile": MISSING}, "check --items {f}/sounds.csv --events {f}/events.csv", "`pip install mmtfrs` brings all"),
-        ][:6],
+        ],
         shop,
     )
 
@@ -124,7 +122,7 @@ def test_keras_3(shop):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nowhere", ["/nonexistent/x", "/sys/x", "/dev/null/x"])
+@pytest.mark.parametrize("nowhere", ["/sys/x", "/dev/null/x"])  # where not even root can write
 def test_folders_that_cannot_be_written(nowhere, shop):
     """The home, the cache and temporary files: what needs none of them works, and what does says which."""
     names = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "KERAS_HOME", "TFHUB_CACHE_DIR", "MPLCONFIGDIR", "HF_HOME")
@@ -135,8 +133,6 @@ def test_folders_that_cannot_be_written(nowhere, shop):
     fetched = run_python(*quick, "encoders", "get", "minilm", **folders)
     assert fetched.returncode == 1 and fetched.stderr.startswith(f"error: {nowhere}/mmtfrs/encoders"), fetched.stderr
     assert "$MMTFRS_CACHE names another folder." in fetched.stderr and len(fetched.stderr.splitlines()) == 1
-    if nowhere == "/sys/x":
-        command = ("train", "--items", shop / "texts.csv", "--events", shop / "events.csv", "--out", shop / "r")
-        more = ("--text-encoder", "offline", "--split", "none")
-        done = run_python(*quick, *command, *more, **folders)
-        assert done.returncode == 0 and "Traceback" not in done.stderr and "atplotlib" not in done.stderr, done.stderr
+    command = ("extract", "--items", shop / "texts.csv", "--store", shop / "s", "--text-encoder", "offline")
+    done = run_python(*quick, *command, **folders)
+    assert done.returncode == 0 and done.stderr.startswith("reading") and len(done.stderr.splitlines()) == 2, done.stderr

@@ -88,6 +88,9 @@ def stopping() -> Iterator[None]:
                 signal.signal(number, handler)
             _Stops.before = None
             os.close(woken)
+            if _Stops.stderr != 2:
+                os.close(_Stops.stderr)
+                _Stops.stderr = 2
 
 
 def _raise(number: int, _: FrameType | None) -> None:

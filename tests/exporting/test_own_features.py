@@ -274,7 +274,7 @@ def test_a_refresh_encodes_new_items_by_the_function(shop, tmp_path):
     (tmp_path / "clip.ids.txt").write_text("\n".join(model.data.item_ids))
     catalog = mmtfrs.Catalog.from_dict({"item_id": [*model.data.item_ids, "new"], "text": [*WORDS, "a new one"]})
     config = model.config.replace(data={"features": {"clip": str(tmp_path / "clip.npy")}})
-    done = refresh(tmp_path / "shop", catalog, tmp_path / "store", config, progress=False)
+    done = refresh(tmp_path / "shop", catalog, tmp_path / "store", config, progress=False, trust_code=True)
     assert (done.added, done.encoded) == (1, 41)
     found = LoadedModel(tmp_path / "shop", trust_code=True).recommend(Query(text="a new one"), 3)
     assert "new" in [item for item, _ in found]

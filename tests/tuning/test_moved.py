@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from models.test_two_tower import planted
-from test_oracles import _end, _oracle, _run
+from test_oracles import _end, _oracle
 from test_search_jobs import small_config
 
 import mmtfrs
@@ -63,8 +63,6 @@ def test_what_is_moved_together_is_found_and_another_ones_features_are_not_read(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_trial_that_failed_for_its_surroundings_is_tried_again(method, tmp_path):
-    """And the search ends as one in which nothing was wrong."""
-    expected = _run(method, tmp_path / "whole")
     oracle = _oracle(method, tmp_path / "s")
     for number in range(5):
         trial = oracle.create_trial("tuner0")
@@ -76,7 +74,7 @@ def test_a_trial_that_failed_for_its_surroundings_is_tried_again(method, tmp_pat
     tried = again.create_trial("tuner0")
     assert tried.trial_id == trial.trial_id and tried.hyperparameters.values == trial.hyperparameters.values
     _end(again, tried)
-    assert again.create_trial("tuner0").trial_id not in (tried.trial_id, "01") and len(expected) > 5
+    assert again.create_trial("tuner0").trial_id not in (tried.trial_id, "01")
 
 
 def test_what_is_around_a_trial():
