@@ -178,24 +178,19 @@ def tell_evaluation(_: str, folder: str) -> None:
     _print(results=document["results"], **_arrays(*sorted((run / "baselines").glob("*.npz"))))
 
 
-def tell_export(_: str, folder: str) -> None:
+def tell_export(inputs: str, folder: str) -> None:
     """What the newest version answers."""
-    import numpy as np
-
     from mmtfrs.exporting.loaded import LoadedModel
+    from mmtfrs.exporting.request import Query
 
-    users = np.array([f"user-{number:04d}".encode() for number in range(_USERS)], object)
-    nothing = np.full((_USERS, 1), b"", object)
-    model = LoadedModel(f"{folder}/shop")
-    known = model.ask("recommend_user", {"user_id": users, "history": nothing, "exclude": nothing})
-    alike = model.ask("similar_items", {"item_id": np.array([f"item-{n:04d}".encode() for n in range(_ITEMS)], object)})
-    _print(
-        **{
-            f"{number} {name}": value.tolist().__repr__()
-            for number, found in enumerate((known, alike))
-            for name, value in found.items()
-        }
-    )
+    model, texts = LoadedModel(f"{folder}/shop"), _texts(Path(inputs))
+    asked = [Query(user=f"user-{number:04d}") for number in range(0, _USERS, 8)] + [Query(text=text) for text in texts]
+    _print(answers=[model.recommend(query) for query in asked])
+
+
+def _texts(inputs: Path) -> list[str]:
+    with (inputs / "users.csv").open(newline="") as file:
+        return [row["text"] for row in csv.DictReader(file)][:20]
 
 
 def tell_search(_: str, folder: str) -> None:
