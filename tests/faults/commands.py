@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tests.processes import Jobs
@@ -46,19 +46,19 @@ class Command:
     module: str = "mmtfrs.cli.app"
 
 
-def make_inputs(folder: Path, jobs: Jobs) -> Path:
-    """A small catalog, a log whose order tells what comes next, a feature store, a run and an export."""
-    steps = [(_write_files, (str(folder),))]
-    steps += [
-        ("mmtfrs.cli.app", _extract(folder, folder)),
-        ("mmtfrs.cli.app", _train(folder, folder)),
-        ("mmtfrs.cli.app", _export(folder, folder)),
-    ]
-    if not (folder / "made").exists():
-        for target, arguments in steps:
+def make_inputs(folder: Path, jobs: Jobs, commands: Iterable[Command]) -> Path:
+    """A small catalog, a log whose order tells what comes next; and what the commands need of a feature store, a run and an
+    export."""
+    needed = {name for command in commands for name in command.needs}
+    steps: list[tuple[str, str | Callable, list[str]]] = [("files", _write_files, [str(folder)])]
+    for name, make in (("store", _extract), ("run", _train), ("shop", _export)):
+        if needed & {"store": {"store"}, "run": {"run", "shop"}, "shop": {"shop"}}[name]:
+            steps.append((name, "mmtfrs.cli.app", make(folder, folder)))
+    for name, target, arguments in steps:
+        if not (folder / f"{name}.made").exists():
             job = jobs(target, *arguments)
             assert job.wait() == 0, job.stderr
-        (folder / "made").touch()
+            (folder / f"{name}.made").touch()
     return folder
 
 
