@@ -13,6 +13,7 @@ from contextvars import ContextVar
 
 from mmtfrs._keras import tf
 
+_APART = 1_000_003
 _STEP: ContextVar[Iterator[tf.Tensor] | None] = ContextVar("step", default=None)  # a replica's thread has its own
 
 
@@ -22,9 +23,9 @@ def draws_of(seed: int, step: tf.Tensor | tf.Variable) -> Iterator[None]:
     the step. It is entered where a step is traced, and in each step where nothing is."""
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     context = tf.distribute.get_replica_context()
-    step = tf.cast(step, tf.int64) * replicas + (tf.cast(context.replica_id_in_sync_group, tf.int64) if replicas > 1 else 0)
-    # The numbers of draws begin with 1: 0 is that of what is drawn in tf.data (see `Windows`).
-    token = _STEP.set(tf.stack([(seed & 0xFFFFFFFF) | number << 32, step]) for number in itertools.count(1))
+    step = tf.cast(step, tf.int32) * replicas + (context.replica_id_in_sync_group if replicas > 1 else 0)
+    # Numbers of 31 bits, for XLA takes no more of them; the draws of a step are far from those of the next seed.
+    token = _STEP.set(tf.stack([(_APART * seed + number) & 0x7FFFFFFF, step]) for number in itertools.count(1))
     try:
         yield
     finally:

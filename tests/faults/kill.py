@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -82,10 +83,11 @@ class Killer:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """All but the curves of TensorBoard, of which each process writes its own."""
+    """All but the curves of TensorBoard, of which each process writes its own; a version's number does not matter, for a command
+    that is killed behind the last thing it does writes one more."""
     for path in folder.rglob("*"):
         if not path.is_dir() and "tfevents" not in path.name:
-            yield str(path.relative_to(folder))
+            yield re.sub(r"^shop/\d+/", "shop/N/", str(path.relative_to(folder)))
 
 
 def main() -> int:
@@ -100,8 +102,9 @@ def main() -> int:
     (folder / "jobs").mkdir(parents=True, exist_ok=True)
     bad = 0
     with started(folder / "jobs") as jobs:
-        inputs = make_inputs(folder / "inputs", jobs)
-        for name in given.commands.split(","):
+        names = given.commands.split(",")
+        inputs = make_inputs(folder / "inputs", jobs, [COMMANDS[name] for name in names])
+        for name in names:
             killer = Killer(COMMANDS[name], folder, inputs, jobs, random.Random(f"{given.seed} {name}"))
             kills = ends = 0
             while kills < given.kills:

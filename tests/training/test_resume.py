@@ -60,6 +60,7 @@ def _bits(model, history):
     return [weight.numpy().tobytes() for weight in model.weights], logs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_any_number_of_kills(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(lazy_adam, "ROWS", 50)  # tables of ids are updated by their rows
