@@ -22,7 +22,7 @@ from mmtfrs.evaluation.blend import settle_media
 from mmtfrs.evaluation.callback import ValidationMetrics
 from mmtfrs.features.extract import extract
 from mmtfrs.features.features import Features
-from mmtfrs.model_inputs.feature_table import reduce_media
+from mmtfrs.model_inputs.media_inputs import item_media
 from mmtfrs.models.lazy_adam import LazyAdam
 from mmtfrs.models.run_folder import RUN
 from mmtfrs.models.two_tower import TwoTower
@@ -67,7 +67,7 @@ def finetune(
         name = _tunable(encoder).save(place)
     fresh = extract(catalog, config.replace(encoders={modality: name}), store, progress=progress)
     rows = fresh.items[modality]
-    media = reduce_media(model.data.adapters[modality], rows, np.arange(1, len(rows) + 1), len(catalog))
+    media = item_media(config, modality, model.data.adapters[modality], rows, len(catalog))
     # The run may be moved, and its encoder with it.
     used = {**model.data.encoders, modality: (name.replace(str(folder.resolve()), RUN), rows.fingerprint)}
     tables = dataclasses.replace(model.data, items={**model.data.items, modality: media}, encoders=used)
