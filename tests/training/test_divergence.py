@@ -16,6 +16,7 @@ from mmtfrs.exporting.export import make_index
 from mmtfrs.models.run import load_run, save_run
 from mmtfrs.training.checkpoint import Checkpoint
 from mmtfrs.training.fit import fit
+from mmtfrs.utils.sums import SUMS
 
 CONFIG = mmtfrs.Config(**FAST).replace(model={"history_encoder": "bag"})
 
@@ -99,6 +100,7 @@ def test_weights_and_embeddings_are_checked_between_the_stages(tmp_path):
         arrays = dict(saved)
     arrays[next(name for name in arrays if arrays[name].ndim)][...] = np.nan
     np.savez(tmp_path / "good" / "weights.npz", **arrays)
+    (tmp_path / "good" / SUMS).unlink()
     with pytest.raises(RunError, match="the run is damaged .the weights .* are not finite"):
         load_run(tmp_path / "good")
 
