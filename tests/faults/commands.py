@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tests.processes import Jobs
@@ -28,6 +28,9 @@ _TUNED = {
 }
 
 
+_SEARCHED = {"model": {"modalities": ["text"], "history_encoder": "bag"}, "training": {"epochs": 3}}
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
     """Attributes:
@@ -46,19 +49,19 @@ class Command:
     module: str = "mmtfrs.cli.app"
 
 
-def make_inputs(folder: Path, jobs: Jobs) -> Path:
-    """A small catalog, a log whose order tells what comes next, a feature store, a run and an export."""
-    steps = [(_write_files, (str(folder),))]
-    steps += [
-        ("mmtfrs.cli.app", _extract(folder, folder)),
-        ("mmtfrs.cli.app", _train(folder, folder)),
-        ("mmtfrs.cli.app", _export(folder, folder)),
-    ]
-    if not (folder / "made").exists():
-        for target, arguments in steps:
+def make_inputs(folder: Path, jobs: Jobs, commands: Iterable[Command]) -> Path:
+    """A small catalog, a log whose order tells what comes next; and what the commands need of a feature store, a run and an
+    export."""
+    needed = {name for command in commands for name in command.needs}
+    steps: list[tuple[str, str | Callable, list[str]]] = [("files", _write_files, [str(folder)])]
+    for name, make in (("store", _extract), ("run", _train), ("shop", _export)):
+        if needed & {"store": {"store"}, "run": {"run", "shop"}, "shop": {"shop"}}[name]:
+            steps.append((name, "mmtfrs.cli.app", make(folder, folder)))
+    for name, target, arguments in steps:
+        if not (folder / f"{name}.made").exists():
             job = jobs(target, *arguments)
             assert job.wait() == 0, job.stderr
-        (folder / "made").touch()
+            (folder / f"{name}.made").touch()
     return folder
 
 
@@ -91,6 +94,7 @@ def _write_files(folder: str) -> None:
     config = Config(**_CONFIG)
     config.write(place / "config.yaml")
     encoders = {**_TUNED["encoders"], "image": str(place / "network.h5")}
+    config.replace(**_SEARCHED).write(place / "searched.yaml")
     config.replace(**{**_TUNED, "encoders": encoders}).write(place / "tuned.yaml")
 
 
@@ -124,7 +128,7 @@ def _refresh(inputs: Path, folder: Path) -> list[str]:
 
 
 def _search(inputs: Path, folder: Path) -> list[str]:
-    more = ["--trials", "5", "--confirm-seeds", "1", "--objective", "recall@5", "--config", f"{inputs}/config.yaml"]
+    more = ["--trials", "4", "--confirm-seeds", "1", "--objective", "recall@5", "--config", f"{inputs}/searched.yaml"]
     return [*_data(inputs, "items", "events", "users"), *more, "--store", f"{folder}/store", "--out", f"{folder}/search"]
 
 
@@ -178,24 +182,19 @@ def tell_evaluation(_: str, folder: str) -> None:
     _print(results=document["results"], **_arrays(*sorted((run / "baselines").glob("*.npz"))))
 
 
-def tell_export(_: str, folder: str) -> None:
+def tell_export(inputs: str, folder: str) -> None:
     """What the newest version answers."""
-    import numpy as np
-
     from mmtfrs.exporting.loaded import LoadedModel
+    from mmtfrs.exporting.request import Query
 
-    users = np.array([f"user-{number:04d}".encode() for number in range(_USERS)], object)
-    nothing = np.full((_USERS, 1), b"", object)
-    model = LoadedModel(f"{folder}/shop")
-    known = model.ask("recommend_user", {"user_id": users, "history": nothing, "exclude": nothing})
-    alike = model.ask("similar_items", {"item_id": np.array([f"item-{n:04d}".encode() for n in range(_ITEMS)], object)})
-    _print(
-        **{
-            f"{number} {name}": value.tolist().__repr__()
-            for number, found in enumerate((known, alike))
-            for name, value in found.items()
-        }
-    )
+    model, texts = LoadedModel(f"{folder}/shop"), _texts(Path(inputs))
+    asked = [Query(user=f"user-{number:04d}") for number in range(0, _USERS, 8)] + [Query(text=text) for text in texts]
+    _print(answers=[model.recommend(query) for query in asked])
+
+
+def _texts(inputs: Path) -> list[str]:
+    with (inputs / "users.csv").open(newline="") as file:
+        return [row["text"] for row in csv.DictReader(file)][:20]
 
 
 def tell_search(_: str, folder: str) -> None:
