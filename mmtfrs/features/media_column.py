@@ -172,7 +172,7 @@ class ColumnJob:
     def _encoded(self, media: list[np.ndarray]) -> np.ndarray:
         """Features of a batch.
 
-        Which media the last, smaller batch has follows, where they are sorted by length, from where a run began: after a kill it
+        Which media the last, smaller one has follows, where they are sorted by length, from where a run began: after a kill it
         has others. In a batch of another size a network gives other last digits, so it is filled; not for a function of the
         user's own, which may cost.
         """
