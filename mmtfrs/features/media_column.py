@@ -179,6 +179,16 @@ class ColumnJob:
             self._decoded.append(prepared.decoded)
             self._size += _bytes(prepared.decoded)
 
+    def _encoded(self, media: list[np.ndarray]) -> np.ndarray:
+        """Features of a batch.
+
+        Which media the last, smaller one has follows, where they are sorted by length, from where a run began: after a kill it
+        has others. In a batch of another size a network gives other last digits, so it is filled; not for a function of the
+        user's own, which may cost.
+        """
+        lack = self.bounds.batch_size - len(media) if self.encoder.window > 1 and self.encoder.in_graph else 0
+        return self.encoder.encode_batch([*media, *media[-1:] * lack])[: len(media)]
+
     def _reject(self, row: int, reason: str) -> None:
         name = self.table.table.column(self.column)[row].as_py()
         self.rejects.append(Reject(self.table.section, str(self.table.ids[row]), self.column, name[:200], reason))
@@ -193,7 +203,7 @@ class ColumnJob:
         order = sorted(range(len(digests)), key=lambda place: self.encoder.length(self._decoded[place]))
         for start in range(0, len(order), size):
             part = order[start : start + size]
-            features = self.encoder.encode_batch([self._decoded[place] for place in part])
+            features = self._encoded([self._decoded[place] for place in part])
             bad = bad_rows(features)
             for place in bad:
                 for row in self._waiting[digests[part[place]]]:

@@ -187,7 +187,8 @@ def main() -> int:
     given = parser.parse_args()
     wrong = []
     with tempfile.TemporaryDirectory(prefix="mmtfrs-flip-") as name, started(Path(name)) as jobs:
-        inputs = make_inputs((given.inputs or Path(name, "inputs")).resolve(), jobs)
+        commands = COMMANDS.values() if {"run", "export"} & {*given.folders} else [COMMANDS["train"]]
+        inputs = make_inputs((given.inputs or Path(name, "inputs")).resolve(), jobs, commands)
         files = {what: sum(path.is_file() for path in (inputs / _FOLDERS[what]).rglob("*")) for what in given.folders}
         for what, count in files.items():
             share = max(count, round(given.positions * count / sum(files.values())))

@@ -198,8 +198,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mmtfrs-disk-") as name, started(Path(name)) as jobs:
         folder = Path(name).resolve()
         disk = (MountedDisk if _INSIDE in os.environ else LimitedFiles)(folder / "disk")
-        inputs = make_inputs((given.inputs or folder / "inputs").resolve(), jobs)
-        for command in given.commands.split(","):
+        chosen = given.commands.split(",")
+        inputs = make_inputs((given.inputs or folder / "inputs").resolve(), jobs, [COMMANDS[name] for name in chosen])
+        for command in chosen:
             filler, full = Filler(COMMANDS[command], disk, inputs, jobs), 0
             for point in range(given.points):
                 size = filler.least + (filler.most - filler.least) * point // given.points

@@ -237,7 +237,7 @@ def test_a_store_that_was_moved_or_copied(whole, tmp_path):
 _READ_ONLY = """
 import sys
 sys.path.insert(0, "tests")
-from features.test_damage import CONFIG, Hashed, catalog, encoders, extract, StoreError
+from features.test_store_damage import CONFIG, Hashed, catalog, encoders, extract, StoreError
 encoders.load = Hashed
 for store in sys.argv[1:]:
     for count in (60, 63):
