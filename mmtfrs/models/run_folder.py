@@ -224,4 +224,8 @@ def training_in(folder: Path) -> Iterator[None]:
     make_folder(folder)
     busy = RunError(f"{folder}: another process is using this run folder. Wait for it, or give another --out.")
     with held(folder, busy):
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # where nothing was written

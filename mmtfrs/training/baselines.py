@@ -118,7 +118,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except WriteError as error:
-        log.error("%s", error)
+        log.warning("%s", error)
 
 
 def _fixed(name: str, model: TwoTower, split: Split, seconds: float) -> Scorer | None:

@@ -46,7 +46,9 @@ def _told(path: str | Path, code: int | None, reason: str) -> WriteError:
         remedy = "Make room and run the same command again."
     elif code in _CLOSED:
         remedy = "Make it writable, or name another place."
-    return WriteError(f"{path}: cannot be written ({reason}). {remedy}")
+    error = WriteError(f"{path}: cannot be written ({reason}). {remedy}")
+    error.code = code
+    return error
 
 
 @contextlib.contextmanager
@@ -122,6 +124,8 @@ def write_arrays(file: IO[bytes], arrays: Iterable[tuple[str, Any]]) -> None:
 
 def remove(folder: Path) -> None:
     """Removes a folder with all that is in it, if it is there. What cannot be removed stays, and is told."""
+    if not folder.exists():
+        return
     try:
         shutil.rmtree(folder)
     except OSError as error:

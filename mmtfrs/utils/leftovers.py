@@ -24,8 +24,7 @@ def part_folder(parent: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        if path.exists():
-            remove(path)
+        remove(path)
         os.close(number)
 
 
