@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from mmtfrs.errors import Error, WriteError, first_line
-from mmtfrs.utils.locks import lock
+from mmtfrs.utils.locks import lock, still_there
 
 log = logging.getLogger("mmtfrs")
 
@@ -87,11 +87,10 @@ def _own(part: Path) -> Iterator[IO[bytes]]:
         # It is emptied only once nobody else writes it.
         with open(part, "wb", opener=lambda name, flags: os.open(name, flags & ~os.O_TRUNC, 0o666)) as file:
             lock(file.fileno(), wait=True)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), part.stat()):
-                    file.truncate(0)
-                    yield file
-                    return
+            if still_there(file.fileno(), part):
+                file.truncate(0)
+                yield file
+                return
         # The one that was waited for has renamed it.
 
 
