@@ -19,7 +19,9 @@ class Error(Exception):
 
 
 class WriteError(Error):
-    """A file or folder cannot be written: the disk is full, or it may not be written to."""
+    """A file or folder cannot be written: the disk is full, or it may not be written to. `code` is the system's, if it says."""
+
+    code: int | None = None
 
 
 class SetupError(Error):

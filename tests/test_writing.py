@@ -87,7 +87,7 @@ def test_which_errors_are_of_writing(error, line):
 
 def test_a_file_that_cannot_be_finished_leaves_the_old_one_and_no_part(tmp_path):
     write_json(tmp_path / "a.json", {"old": 1})
-    for error in (OSError(errno.ENOSPC, "full"), ValueError("a fault"), KeyboardInterrupt()):
+    for error in (OSError(errno.ENOSPC, "full"), FileNotFoundError("a source"), ValueError("a fault"), KeyboardInterrupt()):
         with pytest.raises((WriteError, ValueError, KeyboardInterrupt)), replacing(tmp_path / "a.json") as file:
             file.write(b"half")
             raise error
@@ -179,7 +179,8 @@ def test_results_are_printed_before_files_that_cannot_be_written(small_run, tmp_
     assert done.returncode == 1 and json.loads(done.stdout)[document], done.stderr
     assert "Traceback" not in done.stderr
     for each in (f"{name}.json", f"{name}.png", *(["evaluation"] if name == "metrics" else [])):
-        assert f"error: {tmp_path}/run/{each}: cannot be written" in done.stderr
+        assert f"{tmp_path}/run/{each}: cannot be written" in done.stderr
+    assert done.stderr.count("error: ") == 1
     assert not list((tmp_path / "run").glob("*.part"))
 
 

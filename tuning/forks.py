@@ -21,7 +21,7 @@ from tuning.lifeline import PARENT, die_with_parent, module
 from tuning.surroundings import is_around, mark
 
 ERROR = "error.txt"  # in a trial's folder: why it failed
-UNWRITTEN = 74  # exit code of a trial that could not write its files, of which it may not be able to tell in one
+UNWRITTEN = 64  # and the system's number of what is wrong: exit code of a trial that cannot write, not even why, to its folder
 
 
 class Forks:
@@ -103,7 +103,7 @@ def _trial(folder: Path, server: int) -> None:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException as error:
         error = write_error(error, folder) or error
-        code = UNWRITTEN if isinstance(error, WriteError) else 1
+        code = UNWRITTEN + error.code if isinstance(error, WriteError) and error.code else 1
         traceback.print_exc()
         if is_around(error):
             mark(folder)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mmtfrs.config.config import Config
-from mmtfrs.errors import TuningError, WriteError
-from mmtfrs.utils.files import write_json
+from mmtfrs.errors import TuningError
+from mmtfrs.utils.files import write_error, write_json
 from tuning.forks import ERROR, UNWRITTEN, Forks
 from tuning.surroundings import mark, unmark
 
@@ -64,9 +64,8 @@ def run_trial(folder: Path, look: Callable[[], None] = lambda: None, minutes: fl
                 raise TuningError(f"over its time of {minutes:g} minutes")
     finally:
         forks.kill()
-    if code == UNWRITTEN:
-        told = (folder / ERROR).read_text(encoding="utf-8") if (folder / ERROR).exists() else ""
-        raise WriteError(told or f"{folder}: cannot be written. Make room and run the same command again.")
+    if (error := write_error(OSError(code - UNWRITTEN, ""), folder)) and error.code:
+        raise error
     result = read_result(folder)
     if result is None:
         if not (folder / ERROR).exists():  # killed, or it could not even say why

@@ -78,12 +78,12 @@ def show(document: dict[str, Any], as_json: bool, *texts: RenderableType | None)
 
 
 def keep(*writers: Callable[[], None]) -> None:
-    """Writes down what has been shown; what cannot be written is told, and the command ends with exit code 1."""
+    """Writes down what has been shown; what cannot be written is told, in one error, and the command ends with exit code 1."""
     for write in writers:
         try:
             write()
         except WriteError as error:
-            log.error("%s", error)
+            log.log(logging.WARNING if "error" in _said else logging.ERROR, "%s", error)
 
 
 class _Lines(logging.Handler):

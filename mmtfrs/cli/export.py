@@ -95,6 +95,7 @@ def refresh(
 ) -> None:
     """Write the next version with items added, changed and removed, without training; --items is the whole catalog."""
     carried = carried_model(newest_version(folder)) / "config.yaml"
+    check_writable(folder)
     settings = Config.read(config if config is not None else carried)
     settings = settings.replace(export=_given(keep=keep))
     catalog, _ = read_items(items, None, settings)

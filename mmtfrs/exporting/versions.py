@@ -12,7 +12,7 @@ from pathlib import Path
 from mmtfrs.errors import ExportError
 from mmtfrs.utils.files import check_writable, make_folder, remove, writing
 from mmtfrs.utils.leftovers import GONE, part_folder
-from mmtfrs.utils.locks import lock, opened
+from mmtfrs.utils.locks import lock, opened, still_there
 from mmtfrs.utils.sums import SUMS, write_sums, wrong_file
 
 log = logging.getLogger("mmtfrs")
@@ -85,15 +85,17 @@ def reading(folder: str | Path) -> Iterator[Path]:
     Raises:
         ExportError: there is no version, it is no complete SavedModel, or its files are not what was written.
     """
-    while True:
-        version = newest_version(folder)
-        with contextlib.suppress(FileNotFoundError), opened(version) as number:
-            lock(number, shared=True, wait=True)
-            if version.exists():
-                check_sums(version)
-                yield version
-                return
-        # It has been removed before it was locked: a newer one is there.
+    with contextlib.ExitStack() as stack:
+        while True:
+            version = newest_version(folder)
+            with contextlib.suppress(FileNotFoundError):
+                number = stack.enter_context(opened(version))
+                lock(number, shared=True, wait=True)
+                if still_there(number, version):
+                    break
+            # It has been removed before it was locked: a newer one is there.
+        check_sums(version)
+        yield version
 
 
 def check_sums(version: Path, names: Sequence[str] = ()) -> None:

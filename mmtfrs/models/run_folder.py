@@ -90,6 +90,16 @@ def read_facts(folder: str | Path) -> dict:
     return facts
 
 
+def read_history(folder: Path) -> list[dict[str, float]] | None:
+    """The logs of each epoch; None where there are none, as of a run that was saved by hand. Raises `RunError`."""
+    try:
+        return json.loads((folder / "history.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise damaged(folder, error) from error
+
+
 def load_split(folder: str | Path) -> Split:
     """The events of a run, in their parts. Raises `RunError` if the run was saved without, or they cannot be read."""
     path, kind = _events_file(folder), read_facts(folder)["split"]
@@ -219,4 +229,8 @@ def training_in(folder: Path) -> Iterator[None]:
     make_folder(folder)
     busy = RunError(f"{folder}: another process is using this run folder. Wait for it, or give another --out.")
     with held(folder, busy):
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # where nothing was written

@@ -29,7 +29,7 @@ from mmtfrs.evaluation.scorers import Scorer
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.histories import Histories
 from mmtfrs.models.run import load_own_run, load_weights, save_weights
-from mmtfrs.models.run_folder import WEIGHTS, load_part, load_split, using
+from mmtfrs.models.run_folder import WEIGHTS, load_part, load_split, read_history, using
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.fit import fit_to_best
 from mmtfrs.utils.files import make_folder, write_json
@@ -119,7 +119,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except WriteError as error:
-        log.error("%s", error)
+        log.warning("%s", error)
 
 
 def _fixed(name: str, model: TwoTower, split: Split, seconds: float) -> Scorer | None:
@@ -223,8 +223,8 @@ def _evaluate(folder: Path, part: str, baselines: Sequence[str] | None, progress
     model, split = load_own_run(folder, trust_code), load_split(folder)
     events, settings = load_part(folder, part), model.config.evaluation
     names = settings.baselines if baselines is None else baselines
-    history = folder / "history.json"  # which a run that was saved by hand has not
-    spent = sum(logs["seconds"] for logs in json.loads(history.read_text(encoding="utf-8"))) if history.exists() else np.inf
+    history = read_history(folder)
+    spent = np.inf if history is None else sum(logs["seconds"] for logs in history)
     made = functools.partial(train_baseline, model=model, split=split, cache=folder / "baselines", seconds=spent)
     against = {name: functools.partial(made, name) for name in names}
     mark = hashlib.sha256((folder / WEIGHTS).read_bytes() + str(settings).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from mmtfrs.errors import RunError
 from mmtfrs.features.features import Features
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.run import end_run, load_own_run, start_run
-from mmtfrs.models.run_folder import WEIGHTS, data_mark, read_facts, training_in
+from mmtfrs.models.run_folder import WEIGHTS, data_mark, read_facts, read_history, training_in
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.finetune import check_finetune, finetune
 from mmtfrs.training.fit import fit_to_best
@@ -64,11 +63,11 @@ def _train(
     mark = data_mark(tables, split)
     if any(out.iterdir()):
         _check_same(out, config, mark)
-    if (out / "weights.npz").exists():
+    if (out / WEIGHTS).exists():
         _tidy(out)  # what a kill at the very end has left
         model = load_own_run(out, trust_code=True)  # it names what the settings do
         model.keep_encoders(features.encoders)
-        return model, json.loads((out / "history.json").read_text(encoding="utf-8"))
+        return model, read_history(out) or []
 
     def tune(trained: TwoTower, chosen_on: Split) -> TwoTower:
         return finetune(trained, catalog, chosen_on, features, out, store, progress)

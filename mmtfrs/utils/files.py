@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from mmtfrs.errors import Error, WriteError, first_line
-from mmtfrs.utils.locks import lock
+from mmtfrs.utils.locks import lock, still_there
 
 log = logging.getLogger("mmtfrs")
 
@@ -46,7 +46,9 @@ def _told(path: str | Path, code: int | None, reason: str) -> WriteError:
         remedy = "Make room and run the same command again."
     elif code in _CLOSED:
         remedy = "Make it writable, or name another place."
-    return WriteError(f"{path}: cannot be written ({reason}). {remedy}")
+    error = WriteError(f"{path}: cannot be written ({reason}). {remedy}")
+    error.code = code
+    return error
 
 
 @contextlib.contextmanager
@@ -85,11 +87,10 @@ def _own(part: Path) -> Iterator[IO[bytes]]:
         # It is emptied only once nobody else writes it.
         with open(part, "wb", opener=lambda name, flags: os.open(name, flags & ~os.O_TRUNC, 0o666)) as file:
             lock(file.fileno(), wait=True)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), part.stat()):
-                    file.truncate(0)
-                    yield file
-                    return
+            if still_there(file.fileno(), part):
+                file.truncate(0)
+                yield file
+                return
         # The one that was waited for has renamed it.
 
 
@@ -131,6 +132,8 @@ def keep_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def remove(folder: Path) -> None:
     """Removes a folder with all that is in it, if it is there. What cannot be removed stays, and is told."""
+    if not folder.exists():
+        return
     try:
         shutil.rmtree(folder)
     except OSError as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmtfrs.utils.files import remove
-from mmtfrs.utils.locks import lock, opened
+from mmtfrs.utils.locks import lock, opened, still_there
 
 PART, GONE = ".part-", ".gone-"  # how the names begin of what is being written, and of what is being removed
 
@@ -24,8 +24,7 @@ def part_folder(parent: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        if path.exists():
-            remove(path)
+        remove(path)
         os.close(number)
 
 
@@ -49,6 +48,6 @@ def _begin(parent: Path) -> tuple[Path, int]:
         with contextlib.suppress(FileNotFoundError):
             number = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             lock(number, shared=True)  # on a file system without locks nothing is ever taken for dead
-            if path.exists():
+            if still_there(number, path):
                 return path, number
             os.close(number)  # another process has removed it before it was locked

@@ -22,6 +22,13 @@ def lock(number: int, shared: bool = False, wait: bool = False) -> bool:
     return True
 
 
+def still_there(number: int, path: Path) -> bool:
+    """Whether what was opened has its name still: another process may have renamed or removed it before it was locked."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(number), path.stat())
+    return False
+
+
 @contextlib.contextmanager
 def opened(folder: Path) -> Iterator[int]:
     """A folder's number, for `lock`. Nothing is written: a folder that can only be read can be locked too."""

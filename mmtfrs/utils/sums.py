@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mmtfrs.utils.files import write_json
@@ -22,7 +20,7 @@ def write_sums(path: Path, files: Mapping[str, Path]) -> None:
         path: of the sums.
         files: by their names relative to the folder that `wrong_file` is asked of.
     """
-    write_json(path, dict(zip(files, _all(list(files.values())), strict=True)))
+    write_json(path, {name: _sum(file) for name, file in files.items()})
 
 
 def wrong_file(folder: Path, path: Path, names: Collection[str] = ()) -> str | None:
@@ -36,31 +34,25 @@ def wrong_file(folder: Path, path: Path, names: Collection[str] = ()) -> str | N
     """
     try:
         sums = json.loads(path.read_bytes())
-        wanted = {folder / name: (int(size), int(crc)) for name, (size, crc) in sums.items() if not names or name in names}
+        wanted = {name: (int(size), int(crc)) for name, (size, crc) in sums.items() if not names or name in names}
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError, OSError):
         return f"{path.name} cannot be read"
-    for each, found in zip(wanted, _all(list(wanted)), strict=True):
-        if found != wanted[each]:
-            name = each.relative_to(folder)
-            return f"{name} is not there" if found is None else f"{name} is not what was written"
+    for name, sums_of in wanted.items():
+        try:
+            if _sum(folder / name) != sums_of:
+                return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
     return None
 
 
-def _all(paths: list[Path]) -> list[tuple[int, int] | None]:
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return list(pool.map(_sum, paths))
-
-
-def _sum(path: Path) -> tuple[int, int] | None:
-    """Size and CRC; None of a file that is not there."""
+def _sum(path: Path) -> tuple[int, int]:
+    """Size and CRC."""
     size = crc = 0
     buffer = bytearray(_CHUNK)
-    try:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                size, crc = size + count, zlib.crc32(memoryview(buffer)[:count], crc)
-    except FileNotFoundError:
-        return None
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            size, crc = size + count, zlib.crc32(memoryview(buffer)[:count], crc)
     return size, crc

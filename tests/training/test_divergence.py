@@ -54,7 +54,7 @@ def test_the_epoch_before_is_kept(late, what, tmp_path):
     with pytest.raises(TrainingError, match=rf"diverged in epoch 3: {what}.* Epoch 2 is kept. .*learning rate \(0.003 now\)"):
         fit(model, split, tmp_path, more=[_Poison(2, late)])
     assert all(np.isfinite(weight.numpy()).all() for weight in model.weights)
-    (kept,) = (tmp_path / "training").iterdir()
+    kept = max((tmp_path / "training").iterdir())
     history = json.loads((kept / "state.json").read_text())["history"]
     assert kept.name == "epoch-00002" and np.isfinite([logs["loss"] for logs in history]).all()
     if late:  # the same call goes on behind it
