@@ -52,8 +52,6 @@ def start_run(
     folder.mkdir(parents=True, exist_ok=True)
     # First: what a killed start leaves is known by this folder.
     save_inputs(with_encoders(tables or model.data, folder), folder / "tables")
-        with_encoders(tables or model.data, folder), folder / "tables"
-    )  # first: what a killed start leaves is known by this folder
     model.config.write(folder / "config.yaml")
     if split is not None:
         write_split(folder / "events.parquet", split)
