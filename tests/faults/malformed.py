@@ -186,7 +186,7 @@ class Fuzzer:
         for name in ("history", "exclude", "allow"):
             if name in request.inputs:
                 tensor = request.inputs[name]
-                tensor.CopyFrom(_strings([*_shape(tensor)[:1], int(rng.integers(1000, 20_000))], b"item-0001"))
+                tensor.CopyFrom(_strings([*_shape(tensor)[:1], int(rng.integers(500, 3000))], b"item-0001"))
 
     def _empty(self, request, rng):
         """Lists without entries, and no row at all."""
