@@ -156,13 +156,21 @@ def _array(name: str, proto: tensor_pb2.TensorProto, info: meta_graph_pb2.Tensor
     ):  # TF Serving fails the whole batch that such a request falls into
         raise invalid(f'input `{name}` has no entries; a list without entries is one "" (or 0) per row. Received: {sent}.')
     # One value may stand for a tensor of any size: what is sent bounds the message, not what it becomes.
-    if math.prod(sent) * (expected.size or _STRING) > MAX_MESSAGE:
+    if _bytes(proto, math.prod(sent), expected) > MAX_MESSAGE:
         message = f"input `{name}` may have {MAX_MESSAGE >> 20} MiB. Received: {sent}."
         raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
     try:
         return tf.make_ndarray(proto).reshape(sent)
     except (ValueError, TypeError, OverflowError) as error:
         raise invalid(f"tensor parsing error: {name} ({str(error)[:200]})") from None
+
+
+def _bytes(proto: tensor_pb2.TensorProto, count: int, dtype: tf.DType) -> int:
+    """What a tensor of so many values takes; the last of those that were sent stands for all that were not."""
+    if dtype != tf.string:
+        return count * dtype.size
+    sizes = list(map(len, proto.string_val))
+    return count * _STRING + sum(sizes) + max(count - len(sizes), 0) * (sizes[-1] if sizes else 0)
 
 
 def _proto(value: np.ndarray, dtype: tf.DType) -> tensor_pb2.TensorProto:

@@ -23,6 +23,7 @@ from mmtfrs.cli.stops import AGAIN, GOES_ON
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _SECONDS = 5.0
+_HERE = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def announce(module: str, name: str) -> None:
@@ -86,52 +87,61 @@ def test_a_command_at_work(command, demo, small_run, exported, tmp_path, jobs):
     assert not list(tmp_path.rglob(".part-*"))
 
 
-def stuck(where: str) -> None:
-    """A command that does not come back to Python, or not to its main thread."""
+def counts() -> None:
+    """A command in one call of TensorFlow that does not end, as many training steps are."""
+    from mmtfrs._keras import tf
+
+    def begun(number: int) -> int:
+        print("begun", flush=True)
+        return number
+
+    @tf.function
+    def count() -> tf.Tensor:
+        start = tf.numpy_function(begun, [tf.constant(0, tf.int64)], tf.int64)
+        return tf.while_loop(lambda n: n < 10**12, lambda n: [n + 1], [tf.reshape(start, [])])
+
     app = CommandLine()
-
-    @app.command()
-    def wait() -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        from mmtfrs._keras import tf
-
-        def begun(number: int = 0) -> int:
-            print("begun", flush=True)
-            return number
-
-        if where == "thread":  # as a decoder that reads from a disk that does not answer
-            with ThreadPoolExecutor(1) as pool:
-                pool.submit(lambda: (begun(), time.sleep(600)))
-        first = tf.constant(0, tf.int64)
-
-        @tf.function
-        def count() -> tf.Tensor:  # one call of TensorFlow, as many training steps are
-            start = tf.numpy_function(begun, [first], tf.int64)
-            return tf.while_loop(lambda n: n < 10**12, lambda n: [n + 1], [tf.reshape(start, [])])
-
-        count()
-
-    sys.argv = ["wait"]
+    app.command()(lambda: count())
+    sys.argv = ["count"]
     run_app(app)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("where", "number"), [("graph", signal.SIGINT), ("thread", signal.SIGTERM)])
-def test_what_python_cannot_interrupt(where, number, jobs):
-    job = jobs(stuck, where)
+def test_what_does_not_come_back_to_python(jobs):
+    job = jobs(counts)
     job.line("begun")
-    ends(job, number, AGAIN)
+    ends(job, signal.SIGINT, AGAIN)
 
 
-def test_a_second_signal_ends_it_at_once(jobs):
-    job = jobs(stuck, "thread")
-    job.line("begun")
-    job.send(signal.SIGINT)
-    time.sleep(0.2)  # else the system makes one of both
-    begin = time.monotonic()
-    job.send(signal.SIGINT)
-    assert job.wait(60) == 130 and time.monotonic() - begin < 2 and job.stderr.splitlines() == [AGAIN]
+# A thread that cannot be interrupted, as a decoder that reads from a disk that does not answer.
+_READS = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from mmtfrs.cli.console import CommandLine, run_app
+app = CommandLine()
+@app.command()
+def reads():
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: (print("begun", flush=True), time.sleep(600)))
+run_app(app)
+"""
+
+
+@pytest.mark.parametrize(("signals", "most"), [((signal.SIGTERM,), _SECONDS), ((signal.SIGINT, signal.SIGINT), 2.0)])
+def test_a_thread_that_does_not_end(signals, most):
+    """In an interpreter of its own, which would wait for it; a second signal ends it at once."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _READS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_HERE
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        begin = time.monotonic()
+        process.send_signal(signals[0])
+        said = process.stderr.readline()  # it is said at once
+        for number in signals[1:]:
+            process.send_signal(number)
+        code = process.wait(60)
+        assert time.monotonic() - begin < most and (code, said) == (CODES[signals[0]], f"{AGAIN}\n")
+        assert not process.stderr.read()
 
 
 def test_while_it_is_still_imported(tmp_path):
@@ -143,7 +153,7 @@ def test_while_it_is_still_imported(tmp_path):
             "        if name == 'typer':\n            print('begun', flush=True)\n            import time; time.sleep(600)\n"
             "sys.meta_path.insert(0, Hook())\n"
         )
-        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+        environment = {**_HERE, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
         with subprocess.Popen(
             [sys.executable, "-m", module], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         ) as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import zlib
@@ -37,8 +38,12 @@ class SearchData:
         return ModelInputs.build(config, self.catalog, self.features, self.split.train)
 
     def mark(self, tables: ModelInputs) -> str:
-        """Tells data from other data; `tables` are of this one."""
-        return data_mark(tables, self.split)
+        """Tells data from other data, wherever the store has a medium's features; `tables` are of this one."""
+        found = [data_mark(dataclasses.replace(tables, items={}, users={}), self.split)]
+        for side in ("items", "users"):
+            for modality, rows in getattr(self.features, side).items():
+                found.append(f"{side} {modality} {rows.fingerprint} {_checksum(rows)}")
+        return hashlib.sha256("\n".join(found).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Writes ids, rows and events, over what is there; features are pointed at where they lie in a file, else copied."""

@@ -17,6 +17,7 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DRAIN = 2.5  # seconds that a server waits for what it is answering
+_SILENT = 0.5  # seconds after which the line is printed, even if the command has not ended
 _GRACE = 3.5  # seconds in which a command may put things in order; then its process is ended as it is
 AGAIN = "stopped: run the same command again"
 GOES_ON = "stopped: the same command goes on from here"
@@ -109,7 +110,10 @@ def _watch(heard: int) -> None:
             os.close(heard)
             return
         number = data[0]
-    select.select([heard], [], [], _GRACE)
+    for seconds in (_SILENT, _GRACE - _SILENT):  # or until a second signal
+        if select.select([heard], [], [], seconds)[0]:
+            break
+        _tell()
     _tell()
     os._exit(128 + number)
 

@@ -164,9 +164,8 @@ class Fuzzer:
         """Numbers that are none, or beyond what a score can be, in the shape that is wanted."""
         for tensor in request.inputs.values():
             if tensor.dtype == tf.float32.as_datatype_enum and rng.random() < 0.7:
-                shape = tf.TensorShape(tensor.tensor_shape)
                 value = rng.choice([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45])
-                tensor.CopyFrom(tf.make_tensor_proto(np.full(shape.as_list(), value, np.float32)))
+                tensor.CopyFrom(tf.make_tensor_proto(np.full(_shape(tensor), value, np.float32)))
 
     def _text(self, request, rng):
         """Bytes that are no UTF-8, and characters that tokenizers stumble over."""
@@ -187,8 +186,7 @@ class Fuzzer:
         for name in ("history", "exclude", "allow"):
             if name in request.inputs:
                 tensor = request.inputs[name]
-                rows, size = tensor.tensor_shape.dim[0].size, int(rng.integers(1000, 20_000))
-                tensor.CopyFrom(tf.make_tensor_proto(np.full((rows, size), b"item-0001", object)))
+                tensor.CopyFrom(_strings([*_shape(tensor)[:1], int(rng.integers(500, 3000))], b"item-0001"))
 
     def _empty(self, request, rng):
         """Lists without entries, and no row at all."""
@@ -218,11 +216,10 @@ class Fuzzer:
         """More rows than a batch has, all inputs alike."""
         rows = int(rng.integers(30, 200))
         for tensor in request.inputs.values():
-            shape = [dimension.size for dimension in tensor.tensor_shape.dim]
-            kind = tf.dtypes.as_dtype(tensor.dtype)
-            tensor.CopyFrom(
-                tf.make_tensor_proto(np.full([rows, *shape[1:]], b"" if kind == tf.string else 0, kind.as_numpy_dtype))
-            )
+            if tensor.dtype == tf.string.as_datatype_enum:
+                tensor.CopyFrom(_strings([rows, *_shape(tensor)[1:]]))
+            elif tensor.dtype == tf.float32.as_datatype_enum:
+                tensor.CopyFrom(tf.make_tensor_proto(np.zeros([rows, *_shape(tensor)[1:]], np.float32)))
 
     def _nothing(self, request, rng):
         """No inputs, no model, or neither."""
@@ -238,6 +235,15 @@ KINDS = (
     *("bytes", "ids", "type", "shape", "counts", "missing", "extra", "spec", "filter", "giant", "rows", "tensor_content"),
     *("floats", "text", "long", "empty", "limits", "many_rows", "nothing", NO_MESSAGE),
 )
+
+
+def _shape(tensor) -> list[int]:
+    """Its shape, which another change may have made a giant's."""
+    return [min(max(dimension.size, 0), 64) for dimension in tensor.tensor_shape.dim]
+
+
+def _strings(shape: list[int], value: bytes = b""):
+    return tf.make_tensor_proto(np.full(shape, value, object))
 
 
 def _scrambled(data: bytes, rng) -> bytes:
