@@ -28,6 +28,9 @@ _TUNED = {
 }
 
 
+_SEARCHED = {"model": {"modalities": ["text"], "history_encoder": "bag"}, "training": {"epochs": 3}}
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
     """Attributes:
@@ -91,6 +94,7 @@ def _write_files(folder: str) -> None:
     config = Config(**_CONFIG)
     config.write(place / "config.yaml")
     encoders = {**_TUNED["encoders"], "image": str(place / "network.h5")}
+    config.replace(**_SEARCHED).write(place / "searched.yaml")
     config.replace(**{**_TUNED, "encoders": encoders}).write(place / "tuned.yaml")
 
 
@@ -124,7 +128,7 @@ def _refresh(inputs: Path, folder: Path) -> list[str]:
 
 
 def _search(inputs: Path, folder: Path) -> list[str]:
-    more = ["--trials", "5", "--confirm-seeds", "1", "--objective", "recall@5", "--config", f"{inputs}/config.yaml"]
+    more = ["--trials", "4", "--confirm-seeds", "1", "--objective", "recall@5", "--config", f"{inputs}/searched.yaml"]
     return [*_data(inputs, "items", "events", "users"), *more, "--store", f"{folder}/store", "--out", f"{folder}/search"]
 
 
