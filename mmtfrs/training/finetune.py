@@ -86,7 +86,8 @@ def check_finetune(model: TwoTower) -> None:
     """Raises `ConfigError` for what cannot be tuned, before the training that comes first and takes long."""
     config = model.config
     modality = config.training.finetune.modality
-    if modality in model.data.users:
+    theirs = model.data.users.get(modality)
+    if theirs is not None and np.any(theirs.rows):
         raise ConfigError(
             f"`training.finetune`: users have media of the {modality} encoder too, which would stay as they were. Use 0 blocks."
         )

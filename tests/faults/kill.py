@@ -24,6 +24,8 @@ from pathlib import Path
 from tests.faults.commands import COMMANDS, Command, make_inputs
 from tests.processes import Job, Jobs, started, wait_until, working
 
+_LONG = 3600.0  # seconds after which something hangs, on a machine that has much else to do
+
 
 class Killer:
     """Kills a command until it ends.
@@ -74,7 +76,7 @@ class Killer:
         return self._jobs(self._command.module, *self._command.arguments(self._inputs, folder))
 
     def _end(self, job: Job) -> None:
-        assert job.wait() == 0, f"{self._command.name}: {job.stderr}"
+        assert job.wait(_LONG) == 0, f"{self._command.name}: {job.stderr}"
 
     def _found(self, folder: Path) -> dict[str, str]:
         job = self._jobs(self._command.tell, str(self._inputs), str(folder))

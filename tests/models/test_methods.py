@@ -81,6 +81,10 @@ def test_trains_and_answers_equal_scores(row, tmp_path):
     model.compile(optimizer=keras.optimizers.Adam(0.02))
     history = model.fit(model.dataset(events), epochs=4, verbose=0).history["loss"]
     assert np.isfinite(history).all() and history[-1] < history[0]
+    graph = model.train_tf_function.get_concrete_function(iter(model.dataset(events))).graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    drawing = {node.op for node in nodes if "Random" in node.op}
+    assert drawing and all(name.startswith("Stateless") for name in drawing), drawing  # so that a resumed step is the same
 
     users = np.array(["u0", "u1", "u77", "stranger"], object)
     histories = Histories(model.data, events)

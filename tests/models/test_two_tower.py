@@ -375,6 +375,7 @@ devices = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(devices[0], [tf.config.LogicalDeviceConfiguration()] * 4)
 from test_two_tower import planted, FAST
 from mmtfrs import Config, TwoTower
+from mmtfrs.utils.draws import draws_of, uniform
 catalog, features, events = planted()
 still = {"dropout": 0.0, "id_dropout": 0.0, "history_id_dropout": 0.0, "history_dropout": 0.0, "modality_dropout": 0.0}
 config = Config(**FAST).replace(model=still, loss={"negatives": "full"})
@@ -394,6 +395,11 @@ assert max(np.abs(step).max() for step in steps[0]) > 1e-3
 for other in steps[1:]:
     for one, two in zip(steps[0], other):
         np.testing.assert_allclose(two, one, atol=1e-6)
+def drawn():
+    with draws_of(1, tf.constant(5)):
+        return uniform([8])
+own = [tuple(each.numpy()) for each in strategy.experimental_local_results(strategy.run(drawn))]
+assert len({*own}) == 4 and own == [tuple(each.numpy()) for each in strategy.experimental_local_results(strategy.run(drawn))]
 print(strategy.num_replicas_in_sync)
 """
 
