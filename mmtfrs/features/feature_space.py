@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,14 +50,19 @@ class FeatureSpace:
         question = f"select digest, row, sum from features where space = ? and digest in ({marks})"
         return self._whole(self._index.ask(question, (self._number, *digests)))
 
-    def _whole(self, found: Iterable[tuple[bytes, int, int]]) -> dict[bytes, int]:
-        """Those whose rows are what was written. An index that was damaged may have anything for a number."""
-        there = [each for each in found if type(each[1]) is type(each[2]) is int and 0 <= each[1] < self._rows]
-        rows = np.array([row for _, row, _ in there], np.int64)
-        sums = self._sums(rows).tolist() if there else []
-        whole = {digest: row for (digest, row, expected), actual in zip(there, sums, strict=True) if actual == expected}
-        self.damaged.update(digest for digest, *_ in found if digest not in whole)
-        return whole
+    def _whole(self, found: list[tuple[bytes, int, int]]) -> dict[bytes, int]:
+        """Those whose rows are what was written."""
+        if not found:
+            return {}
+        digests, rows, sums = zip(*found, strict=True)
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # a damaged index may have anything for a number
+            places = np.array(rows, np.int64)
+            if places.min() >= 0 and places.max() < self._rows and self._sums(places).tolist() == list(sums):
+                return dict(zip(digests, rows, strict=True))
+        if len(found) > 1:
+            return {digest: row for each in found for digest, row in self._whole([each]).items()}
+        self.damaged.update(digests)
+        return {}
 
     def _sums(self, rows: np.ndarray) -> np.ndarray:
         matrix = self.matrix()

@@ -26,6 +26,7 @@ create table if not exists spaces
 create table if not exists features (space int, digest blob, row int, sum int, primary key (space, digest)) without rowid;
 create table if not exists files (path text primary key, size int, mtime_ns int, digest blob, sum int) without rowid;
 """
+_OF_THE_DISK = ("disk is full", "disk I/O error", "readonly database", "unable to open")  # what SQLite says of it
 _CHUNK = 1 << 12
 
 
@@ -137,13 +138,12 @@ def told(path: Path) -> Iterator[None]:
     """What SQLite and the system say of a file of the store, as a `StoreError`."""
     try:
         yield
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written ({error.strerror or error}). Make room or give access, and run the same command again."
-        ) from error
-    except sqlite3.Error as error:
-        if "full" in str(error) or "disk I/O error" in str(error):
-            raise StoreError(f"{path}: cannot be written ({error}). Make room, and run the same command again.") from error
+    except (OSError, sqlite3.Error) as error:
+        reason = str(getattr(error, "strerror", None) or error)
+        if isinstance(error, OSError) or any(words in reason for words in _OF_THE_DISK):
+            raise StoreError(
+                f"{path}: cannot be written ({reason}). Make room or give access, and run the same command again."
+            ) from error
         raise StoreError(
             f"{path}: cannot be used ({error}). Remove the folder {path.parent} to extract its features anew."
         ) from error

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmtfrs.data.catalog import Catalog
 from mmtfrs.encoders.base import fingerprint
-from mmtfrs.errors import DataError
+from mmtfrs.errors import DataError, first_line
 from mmtfrs.features.features import FeatureRows
 from mmtfrs.utils.finite import LARGEST, bad_rows
 
@@ -28,8 +28,8 @@ def load_own(modality: str, path: str | Path, catalog: Catalog) -> FeatureRows:
     path = Path(path)
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: the {modality} features cannot be read as .npy ({error}).") from None
+    except Exception as error:  # whatever is wrong with it
+        raise DataError(f"{path}: the {modality} features cannot be read as .npy ({first_line(error)}).") from None
     if matrix.ndim != 2 or not matrix.shape[1] or matrix.dtype.kind != "f":
         raise DataError(
             f"{path}: the {modality} features must be a [N, dim] matrix of floating numbers. "
@@ -52,7 +52,10 @@ def load_own(modality: str, path: str | Path, catalog: Catalog) -> FeatureRows:
 
 def _rows(path: Path, catalog: Catalog, count: int) -> np.ndarray:
     """`[N]`: the matrix row of each item of the catalog, -1 where it is not listed."""
-    ids = path.read_text(encoding="utf-8").splitlines()
+    try:
+        ids = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: the ids cannot be read ({error}).") from None
     if len(ids) != count or len(set(ids)) != count:
         raise DataError(
             f"{path}: must list each row's item once. Received: {len(ids)} ids, {len(set(ids))} different, {count} rows."

@@ -145,11 +145,11 @@ def _wrong(code: int, stderr: str, folder: Path) -> list[str]:
     wrong = [] if code == 1 else [f"exit code {code}"]
     if "Traceback" in stderr:
         wrong.append(f"a traceback: {stderr[-1500:]}")
-    if len(errors) != 1:
-        wrong.append(f"{len(errors)} lines of errors: {stderr[-500:]}")
-    elif not _NO_ROOM.search(errors[0]) or str(folder) not in errors[0]:
-        wrong.append(f"does not say where there is no room: {errors[0]}")
-    return wrong
+    if not errors:
+        wrong.append(f"no line says what is wrong: {stderr[-500:]}")
+    # A command that has computed results prints them first, and then tells of each file that could not be written.
+    told = [line for line in errors if _NO_ROOM.search(line) and str(folder) in line]
+    return wrong + [f"does not say where there is no room: {line}" for line in errors if line not in told]
 
 
 @contextlib.contextmanager
