@@ -17,7 +17,7 @@ from models.test_two_tower import planted
 
 from mmtfrs import Config
 from mmtfrs.data.splits import Split
-from mmtfrs.errors import TuningError
+from mmtfrs.errors import TuningError, WriteError
 from tuning.job import Job
 from tuning.outcome import write_best
 from tuning.search import search
@@ -182,7 +182,7 @@ def test_jobs_that_cannot_be(changes, message):
 
 def test_folders_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(TuningError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written"):
         _job().claim_folder(tmp_path / "file" / "s", small_data())
     with pytest.raises(TuningError, match="not empty and holds no search"):
         _job().claim_folder(tmp_path, small_data())
