@@ -68,6 +68,13 @@ def test_a_full_disk_is_one_line_whoever_finds_it(write):
     )
 
 
+def _hidden():
+    """What a library raises while it closes a file that it could not write."""
+    error = ValueError("seek of closed file")
+    error.__context__ = OSError(errno.ENOSPC, "full")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -75,6 +82,7 @@ def test_a_full_disk_is_one_line_whoever_finds_it(write):
         (PermissionError(errno.EACCES, "x"), "(Permission denied). Make it writable, or name another place."),
         (OSError(errno.EIO, "x"), "(Input/output error). Mend that and run the same command again."),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "(Not a directory). Mend that"),
+        (_hidden(), "(No space left on device). Make room and run the same command again."),
         (ValueError("seek of closed file"), None),
         (DataError("row 3: No space left on device"), None),  # ours have been told
     ],
