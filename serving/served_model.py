@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import weakref
@@ -47,6 +48,7 @@ class ServedModel:
         self._loaded: dict[int, Servable] = {}  # replaced as a whole, so that it can be read without a lock
         self._failed: dict[int, float] = {}
         self._loading = threading.Lock()
+        self._litter = False
 
     @property
     def current(self) -> Servable | None:
@@ -61,6 +63,9 @@ class ServedModel:
     def refresh(self) -> bool:
         """Loads what the policy wants and is not loaded, lets go what it no longer wants; true if other versions answer now."""
         with self._loading:
+            if self._litter:  # the graph of a version refers to itself: without this, each swap would cost its memory
+                self._litter = False
+                gc.collect()
             before = set(self._loaded)
             try:
                 self._follow()
@@ -107,6 +112,7 @@ class ServedModel:
         self.statuses[version] = State(version=version, state=state, status=status)
 
     def _ended(self, version: int) -> None:
+        self._litter = True
         if self.statuses[version].state == State.UNLOADING:  # else it is there again
             self._note(version, State.END)
 

@@ -108,6 +108,17 @@ def test_sizes_that_are_refused(servable, text, number, reason):
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_one_long_string_does_not_stand_for_many(servable):
+    """Five megabytes that stand for thirty rows are a hundred and fifty."""
+    sent = {"text": tf.make_tensor_proto([b"g" * (5 << 20)]), "number": tf.make_tensor_proto(np.zeros((30, 2), np.float32))}
+    sent["text"].tensor_shape.dim[0].size = 30
+    with pytest.raises(RequestError, match=r"`text` may have 64 MiB. Received: \[30\]") as refused:
+        servable.predict("echo", sent, [])
+    assert refused.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    sent["text"].string_val[:] = [b"g" * (5 << 20), b"x"]  # the last one does
+    assert servable.predict("echo", sent, ["same"])["same"].string_val[29] == b"x"
+
+
 def test_what_the_graph_refuses_is_an_invalid_argument(servable):
     with pytest.raises(RequestError, match="rows") as caught:
         _run(servable, "echo", text=np.array(TEXTS, object), number=np.zeros((2, 2), np.float32))
