@@ -14,7 +14,7 @@ from mmtfrs.training.fit import fit
 
 # Between them they have every stream that a step draws from, and every state that outlives an epoch.
 KINDS = {
-    "bag": {"model": {"history_encoder": "bag"}, "training": {"patience": 2, "learning_rate": 0.03}},
+    "bag": {"model": {"history_encoder": "bag"}},
     "order": {"model": {"history_encoder": "transformer"}, "loss": {"negatives": "mixed", "uniform": 20}},
     "terms": {
         "model": {"history_encoder": "bag", "missing": "generator", "history": "past", "fusion": "late_sum"},
@@ -66,11 +66,8 @@ def test_of_any_number_of_kills(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(lazy_adam, "ROWS", 50)  # tables of ids are updated by their rows
     model, split = _model(**KINDS[kind])
     whole = _bits(model, fit(model, split))
-    for kill in (_Kill(0, 5), _Kill(1, None), _Kill(3, 0), _Kill(3, None)):
+    for kill in (_Kill(1, None), _Kill(3, 5)):
         with pytest.raises(Killed):
             fit(_model(**KINDS[kind])[0], split, tmp_path, more=[kill])
     model, _ = _model(**KINDS[kind])
     assert _bits(model, fit(model, split, tmp_path)) == whole
-    model, _ = _model(**KINDS[kind])
-    assert _bits(model, fit(model, split, tmp_path)) == whole  # killed behind the last epoch: nothing is trained
-    assert len(whole[1]) == 5 or kind == "bag"
