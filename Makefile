@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Two workers, each with one half of the tests; the one that is done first takes from the other.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-fast test-long test-all fuzz lint lock bench clean setup
+.PHONY: demo test test-fast test-long test-all test-faults fuzz lint lock bench clean setup
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
@@ -26,6 +26,13 @@ test-all:
 
 fuzz: setup
 	MMTFRS_FUZZ=20000 MMTFRS_PAIRS=2000 MMTFRS_BATCHES=500 $(PYTEST) tests/serving/test_fuzz.py tests/exporting/test_batching.py
+
+# Kills, full disks, flipped bits and malformed requests by the hundred: hours. `make test-long` has a small draw of each.
+test-faults: setup
+	$(BIN)/python -m tests.faults.kill
+	$(BIN)/python -m tests.faults.full_disk
+	$(BIN)/python -m tests.faults.flip
+	$(BIN)/python -m tests.faults.requests
 
 lint: setup
 	$(BIN)/ruff check .
