@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from mmtfrs.encoders.base import Encoder
 from mmtfrs.errors import StoreError
 from mmtfrs.features.feature_space import FeatureSpace
 from mmtfrs.features.index_file import IndexFile, mark_of, matrix_path, told
+from mmtfrs.utils.locks import lock
 
 
 class FeatureStore:
@@ -59,13 +59,11 @@ class FeatureStore:
             if denied and (self.folder / "index.sqlite").exists():
                 return None
             raise StoreError(f"{self.folder}: the feature store cannot be opened ({error}).") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock(file.fileno()):
             file.close()
             raise StoreError(
                 f"{self.folder}: another process is extracting into this feature store. Wait for it, or use another."
-            ) from None
+            )
         return file
 
     def __enter__(self) -> FeatureStore:

@@ -29,9 +29,10 @@ def carry_encoders(encoders: Mapping[Modality, tuple[str, str]], folder: Path) -
         if not (kind in _FITTED or source.name.startswith(own)) or not source.exists():
             continue
         target = own + "".join(source.suffixes) if kind not in _FITTED else f"{own}.npz"
-        if source.is_dir():
-            shutil.copytree(source, folder / target, dirs_exist_ok=True)
-        elif source.resolve() != (folder / target).resolve():
-            shutil.copyfile(source, folder / target)
+        if source.resolve() != (folder / target).resolve():  # which a tuned one was written to
+            if source.is_dir():
+                shutil.copytree(source, folder / target, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(source, folder / target)
         carried[modality] = (f"{kind}:{RUN}/{target}" if kind else f"{RUN}/{target}", mark)
     return carried

@@ -24,7 +24,6 @@ from mmtfrs.features.extract import extract
 from mmtfrs.features.features import Features
 from mmtfrs.model_inputs.media_inputs import item_media
 from mmtfrs.models.lazy_adam import LazyAdam
-from mmtfrs.models.run_folder import RUN
 from mmtfrs.models.two_tower import TwoTower
 from mmtfrs.training.checkpoint import Checkpoint
 from mmtfrs.training.divergence import Divergence
@@ -68,8 +67,7 @@ def finetune(
     fresh = extract(catalog, config.replace(encoders={modality: name}), store, progress=progress)
     rows = fresh.items[modality]
     media = item_media(config, modality, model.data.adapters[modality], rows, len(catalog))
-    # The run may be moved, and its encoder with it.
-    used = {**model.data.encoders, modality: (name.replace(str(folder.resolve()), RUN), rows.fingerprint)}
+    used = {**model.data.encoders, modality: (name, rows.fingerprint)}
     tables = dataclasses.replace(model.data, items={**model.data.items, modality: media}, encoders=used)
     result = TwoTower(config, tables=tables)
     result.set_weights(model.get_weights())
