@@ -51,7 +51,7 @@ class Killer:
         """Kills until it ends, at most so many times; returns how many it were, and what is wrong then."""
         folder, killed = self._begin("killed"), 0
         while True:
-            job = self._start(folder)
+            begin, job = time.monotonic(), self._start(folder)
             if killed < kills and job.ended_in(self._random.uniform(0, self.seconds)) is None:
                 job.kill()
                 wait_until(lambda: not working(self._folder), 20)  # else a process is left
@@ -59,6 +59,8 @@ class Killer:
             else:
                 self._end(job)
                 break
+        if not killed:  # the machine has less to do than it had
+            self.seconds = time.monotonic() - begin
         found = self._found(folder)
         wrong = [name for name in sorted({*found, *self.expected}) if found.get(name) != self.expected.get(name)]
         wrong += [f"left behind: {name}" for name in sorted({*_files(folder)} - self._files)]
