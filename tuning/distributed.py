@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -54,9 +55,10 @@ class LocalWorkers:
     def __exit__(self, *_) -> None:
         for process in self._processes.values():
             process.terminate()
+        end = time.monotonic() + _LAST
         for process in self._processes.values():
             try:
-                process.wait(_LAST)
+                process.wait(max(end - time.monotonic(), 0.0))
             except subprocess.TimeoutExpired:
                 process.kill()
 

@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 
 from mmtfrs.cli.console import run_app
-from mmtfrs.errors import Error, WriteError
+from mmtfrs.errors import Error
 from mmtfrs.utils.files import write_error
 from tuning.lifeline import PARENT, die_with_parent, module
 from tuning.surroundings import is_around, mark
@@ -102,11 +102,12 @@ def _trial(folder: Path, server: int) -> None:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException as error:
-        error = write_error(error, folder) or error
-        code = UNWRITTEN + error.code if isinstance(error, WriteError) and error.code else 1
         traceback.print_exc()
         if is_around(error):
             mark(folder)
+        unwritten = write_error(error, folder)
+        if unwritten is not None and unwritten.code:
+            error, code = unwritten, UNWRITTEN + unwritten.code
         (folder / ERROR).write_text(told(error), encoding="utf-8")
     finally:
         sys.stdout.flush(), sys.stderr.flush()

@@ -110,7 +110,7 @@ class Job:
         make_folder(folder)
         if (folder / _FILE).exists():
             self._check_same(folder)
-        elif any(path.name != "data" for path in folder.iterdir()):
+        elif any(path.name not in ("data", f"{_FILE}.part") for path in folder.iterdir()):
             raise TuningError(f"{folder}: the folder is not empty and holds no search. Give another --out.")
         data.save(folder / "data")  # again, too: search or store may have been moved
         write_json(folder / _FILE, self._document())

@@ -12,8 +12,9 @@ from pathlib import Path
 PARENT = "MMTFRS_SEARCH"  # environment variable: the process without which this one should not live
 
 
-_RUN = """import os, runpy, sys
-sys.path = sys.argv.pop(1).split(os.pathsep)
+_RUN = """import sys
+sys.path = sys.argv.pop(1).split(sys.argv.pop(1))
+import runpy
 runpy.run_module(sys.argv.pop(1), None, "__main__", True)"""
 
 
@@ -21,7 +22,7 @@ def module(name: str, *arguments: str) -> list[str]:
     """The command that runs a module where modules are looked for as they are here: `python -m` would take them from the
     working folder before all that is installed (see `mmtfrs.utils.extensions`)."""
     places = os.pathsep.join(filter(None, sys.path))
-    return [sys.executable, "-c", _RUN, places, name, *arguments]
+    return [sys.executable, "-c", _RUN, places, os.pathsep, name, *arguments]
 
 
 def start(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:

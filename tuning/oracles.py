@@ -44,7 +44,7 @@ class _Durable:
         # KerasTuner writes that a trial has ended before it takes it off those that run.
         self._retry_queue = [name for name in self._retry_queue if name not in self.end_order]
         for name in reversed(self.end_order):  # the queue is taken from its end
-            if self.trials[name].status == FAILED and is_marked(Path(self._get_trial_dir(name))):
+            if self.trials[name].status != COMPLETED and is_marked(Path(self._get_trial_dir(name))):
                 self.trials[name].status = RUNNING
                 self._save_trial(self.trials[name])
                 self._retry_queue.append(name)

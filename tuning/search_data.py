@@ -17,7 +17,7 @@ from mmtfrs.data.splits import Split
 from mmtfrs.features.features import FeatureRows, Features
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.models.run_folder import data_mark, read_split, write_split
-from mmtfrs.utils.files import make_folder, replacing, write_json
+from mmtfrs.utils.files import make_folder, save_array, write_json
 from tuning.surroundings import Surroundings
 
 _ROWS = 4096  # that are looked at in one go
@@ -48,14 +48,14 @@ class SearchData:
     def save(self, folder: Path) -> None:
         """Writes ids, rows and events, over what is there; features are pointed at where they lie in a file, else copied."""
         make_folder(folder)
-        _save(folder / "item_ids.npy", self.catalog.ids.astype(str))
-        _save(folder / "user_ids.npy", self.features.user_ids.astype(str))
+        save_array(folder / "item_ids.npy", self.catalog.ids.astype(str))
+        save_array(folder / "user_ids.npy", self.features.user_ids.astype(str))
         write_split(folder / "events.parquet", self.split)
         found = []
         for side in ("items", "users"):
             for modality, rows in getattr(self.features, side).items():
                 name = f"{side}.{modality}"
-                _save(folder / f"{name}.rows.npy", rows.rows)
+                save_array(folder / f"{name}.rows.npy", rows.rows)
                 found.append(
                     {
                         "side": side,
@@ -84,11 +84,6 @@ class SearchData:
         return cls(Catalog.from_dict({"item_id": ids}), Features(**sides, user_ids=users), split)
 
 
-def _save(path: Path, values: np.ndarray) -> None:
-    with replacing(path) as file:
-        np.save(file, values)
-
-
 def _keep(rows: FeatureRows, path: Path) -> dict:
     matrix = rows.matrix
     if isinstance(matrix, np.memmap) and matrix.filename is not None:
@@ -101,7 +96,7 @@ def _keep(rows: FeatureRows, path: Path) -> dict:
             "offset": matrix.offset,
             "shape": list(matrix.shape),
         }
-    _save(path, matrix)
+    save_array(path, matrix)
     return {"copy": path.name}
 
 

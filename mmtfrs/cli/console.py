@@ -139,8 +139,7 @@ class _Command(typer.core.TyperCommand):
         except BrokenPipeError:
             raise
         except Exception as error:
-            # What no file's writer has told: a full disk under standard output, or under a file of another library.
-            told = error if isinstance(error, Error) else write_error(error, _file(error)) or import_fault(error)
+            told = error if isinstance(error, Error) else _disk_error(error) or import_fault(error)
             # What was cut off by a signal may fail in any way.
             if told is None or stopped() or context.params.get("debug") or context.find_root().params.get("debug"):
                 raise
@@ -158,6 +157,10 @@ class _Resumed(_Command):
     advice = GOES_ON
 
 
-def _file(error: BaseException) -> str:
-    """The file of an error of the system."""
-    return str(getattr(error, "filename", None) or "a file, or what is printed,")
+def _disk_error(error: Exception) -> Error | None:
+    """What no file's reader or writer has told: a full disk under standard output, or under a file of another library."""
+    name = getattr(error, "filename", None)
+    found = write_error(error, str(name or "a file, or what is printed,"))
+    if found is not None and found.is_full:
+        return found
+    return Error(f"{name}: {error.strerror}.") if isinstance(error, OSError) and name and error.strerror else None

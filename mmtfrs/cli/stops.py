@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -110,11 +111,12 @@ def _watch(heard: int) -> None:
             os.close(heard)
             return
         number = data[0]
-    for seconds in (_SILENT, _GRACE - _SILENT):  # or until a second signal
-        if select.select([heard], [], [], seconds)[0]:
-            break
-        _tell()
+    time.sleep(_SILENT)
+    os.set_blocking(heard, False)
+    with contextlib.suppress(BlockingIOError):  # what comes at once is one wish: `timeout` signals a process and then its group
+        os.read(heard, 64)
     _tell()
+    select.select([heard], [], [], _GRACE - _SILENT)  # or until a second signal
     os._exit(128 + number)
 
 

@@ -16,6 +16,24 @@ from typing import Any
 from mmtfrs.errors import EncoderError
 
 _LAMBDAS = ("Lambda", "__lambda__")
+# Operations of TensorFlow that a layer may name: what computes. Others read and write files and load libraries.
+_CALLS = ("TFOpLambda", "SlicingOpLambda")
+_ROOMS = ("math", "nn", "image", "linalg", "signal", "__operators__")
+_PLAIN = (
+    "cast",
+    "clip_by_value",
+    "concat",
+    "expand_dims",
+    "identity",
+    "ones_like",
+    "pad",
+    "reshape",
+    "shape",
+    "split",
+    "squeeze",
+)
+_PLAIN += ("stack", "tile", "transpose", "unstack", "where", "zeros_like")
+_METHODS = ("ClassMethod", "InstanceMethod", "InstanceProperty")
 _OWN_MODULES = ("keras", "tf_keras")
 
 
@@ -78,6 +96,11 @@ def _code(part: dict) -> str:
     name, module = part.get("class_name"), part.get("module")
     if name in _LAMBDAS:
         return "a lambda"
+    if name in _METHODS:
+        return f"a `{name}`"
+    if name in _CALLS:
+        function = str((part.get("config") or {}).get("function"))
+        return "" if function.partition(".")[0] in _ROOMS or function in _PLAIN else f"TensorFlow's `{function}`"
     if not isinstance(module, str):
         return ""
     if module == "builtins":  # functions of Keras, too, are written so

@@ -141,14 +141,12 @@ def _encoder(modality: Modality, config: Config, catalog: Catalog, store: Featur
     if name == "tfidf":
         from mmtfrs.encoders.tfidf import fit_tfidf
 
-        with store.written():
-            return fit_tfidf(_texts(catalog, config), store.folder)
+        return fit_tfidf(_texts(catalog, config), store.folder)
     if kind == "vectors" and not path.endswith(".npz"):
         from mmtfrs.encoders.word_vectors import fit_vectors
 
         encoders.check_name(modality, name)
-        with store.written():
-            return fit_vectors(_texts(catalog, config), path, store.folder)
+        return fit_vectors(_texts(catalog, config), path, store.folder)
     return encoders.load(modality, name)
 
 
@@ -175,8 +173,7 @@ def _chosen(modality: Modality, store: FeatureStore) -> Encoder:
     encoder = encoders.load(modality, name)
     if modality not in known and not store.read_only:
         known[modality] = name
-        with store.written():
-            write_json(path, {**known, _MARK: mark_of(sorted(known.items()))})
+        write_json(path, {**known, _MARK: mark_of(sorted(known.items()))})
     return encoder
 
 
@@ -200,5 +197,5 @@ def _write_rejects(store: FeatureStore, rejects: list[Reject]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("table", "id", "modality", "medium", "reason"))
     writer.writerows((each.table, each.id, each.modality, each.medium, each.reason) for each in rejects)
-    with store.written(), replacing(store.folder / "rejects.csv") as file:
+    with replacing(store.folder / "rejects.csv") as file:
         file.write(text.getvalue().encode())

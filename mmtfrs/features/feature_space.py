@@ -80,15 +80,16 @@ class FeatureSpace:
             os.fsync(file.fileno())
         rows = range(self._rows, self._rows + len(digests))
         values = zip(digests, rows, row_sums(features).tolist(), strict=True)
+        self._rows = rows.stop  # first: what the index has, another thread may ask for at once
         self._index.change("insert or replace into features values (?, ?, ?, ?)", [(self._number, *each) for each in values])
-        self._rows = rows.stop
         return rows
 
     def matrix(self) -> np.ndarray:
         """`[rows, dim] float32`, memory-mapped, read-only."""
-        if len(self._matrix) < self._rows:
-            self._matrix = open_matrix(self.path, self._rows, self.dim)
-        return self._matrix
+        made = self._matrix
+        if len(made) < self._rows:
+            self._matrix = made = open_matrix(self.path, self._rows, self.dim)
+        return made  # another thread may put an older one in its place
 
     def _count(self) -> int:
         """The number of rows that both index and matrix have."""

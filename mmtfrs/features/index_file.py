@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from mmtfrs.errors import StoreError
+from mmtfrs.errors import Error, StoreError
 from mmtfrs.features.row_sums import row_sums
+from mmtfrs.utils.files import write_error
 
 log = logging.getLogger("mmtfrs")
 
@@ -26,7 +27,6 @@ create table if not exists spaces
 create table if not exists features (space int, digest blob, row int, sum int, primary key (space, digest)) without rowid;
 create table if not exists files (path text primary key, size int, mtime_ns int, digest blob, sum int) without rowid;
 """
-_OF_THE_DISK = ("disk is full", "disk I/O error", "readonly database", "unable to open")  # what SQLite says of it
 _CHUNK = 1 << 12
 
 
@@ -53,7 +53,7 @@ class IndexFile:
         try:
             with told(self.path):
                 self._begin(read_only)
-        except StoreError:
+        except Error:
             self.close()
             raise
 
@@ -135,15 +135,12 @@ def open_matrix(path: Path, rows: int, dim: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def told(path: Path) -> Iterator[None]:
-    """What SQLite and the system say of a file of the store, as a `StoreError`."""
+    """What SQLite and the system say of a file of the store, as a `StoreError`, or a `WriteError` where it is of the disk."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        reason = str(getattr(error, "strerror", None) or error)
-        if isinstance(error, OSError) or any(words in reason for words in _OF_THE_DISK):
-            raise StoreError(
-                f"{path}: cannot be written ({reason}). Make room or give access, and run the same command again."
-            ) from error
+        if (unwritten := write_error(error, path)) is not None:
+            raise unwritten from error
         raise StoreError(
             f"{path}: cannot be used ({error}). Remove the folder {path.parent} to extract its features anew."
         ) from error

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO
 
 from mmtfrs.encoders.base import Encoder
-from mmtfrs.errors import StoreError
+from mmtfrs.errors import Error, StoreError
 from mmtfrs.features.feature_space import FeatureSpace
-from mmtfrs.features.index_file import IndexFile, mark_of, matrix_path, told
+from mmtfrs.features.index_file import IndexFile, mark_of, matrix_path
 from mmtfrs.utils.locks import lock
 
 
@@ -45,7 +45,7 @@ class FeatureStore:
                     with contextlib.suppress(OSError):
                         left.unlink()
             self._index = IndexFile(self.folder, self.read_only)
-        except StoreError:
+        except Error:
             self.close()
             raise
 
@@ -78,10 +78,6 @@ class FeatureStore:
             self._index.close()
         if self._lock_file is not None:
             self._lock_file.close()
-
-    def written(self) -> contextlib.AbstractContextManager[None]:
-        """Tells what goes wrong while a file of the store is written, as `StoreError`."""
-        return told(self.folder)
 
     def require(self, lacking: Mapping[str, int]) -> None:
         """Raises `StoreError` where anything is lacking, how many features of which modality."""

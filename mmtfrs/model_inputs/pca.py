@@ -50,7 +50,7 @@ class Adapter:
         for name, rows in features.items():
             used, _ = rows.distinct()
             if len(used) > _SAMPLE:
-                used = np.sort(np.random.default_rng(seed).choice(used, _SAMPLE, replace=False))
+                used = used[np.sort(np.random.default_rng(seed).choice(len(used), _SAMPLE, replace=False))]
             sample = np.asarray(rows.matrix[used], np.float64)
             means[name] = sample.mean(axis=0)
             parts.append(sample - means[name])

@@ -11,7 +11,7 @@ from mmtfrs.model_inputs.feature_table import MediaRows, in_order
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.model_inputs.pca import Adapter
-from mmtfrs.utils.files import make_folder, replacing, write_arrays
+from mmtfrs.utils.files import make_folder, replacing, save_array, write_arrays
 
 _ADAPTER = ".adapter.npz"
 _TITLES = "titles.txt"
@@ -23,9 +23,9 @@ def save_inputs(inputs: ModelInputs, folder: Path) -> None:
     """Writes model inputs into a folder, which may exist. Raises `WriteError`."""
     make_folder(folder)
     for name in ("item_ids", "user_ids"):
-        _save(folder / f"{name}.npy", getattr(inputs, name).astype(str))
+        save_array(folder / f"{name}.npy", getattr(inputs, name).astype(str))
     for name in _COUNTS:
-        _save(folder / f"{name}.npy", getattr(inputs, name))
+        save_array(folder / f"{name}.npy", getattr(inputs, name))
     _save_all(folder / _FADED, {"counts": inputs.faded, "fade": inputs.fade})
     _save_all(folder / _TAKEN, {"items": inputs.taken.items, "starts": inputs.taken.starts})
     seen = {"items": inputs.seen.items, "starts": inputs.seen.starts, "ratings": inputs.ratings, "ordered": inputs.ordered}
@@ -38,13 +38,8 @@ def save_inputs(inputs: ModelInputs, folder: Path) -> None:
         _save_all(folder / f"{modality}{_ADAPTER}", parts)
         for name, media in (("items", inputs.items), ("users", inputs.users)):
             if modality in media:
-                _save(folder / f"{modality}.{name}.matrix.npy", media[modality].matrix)
-                _save(folder / f"{modality}.{name}.rows.npy", media[modality].rows)
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with replacing(path) as file:
-        np.save(file, array)
+                save_array(folder / f"{modality}.{name}.matrix.npy", media[modality].matrix)
+                save_array(folder / f"{modality}.{name}.rows.npy", media[modality].rows)
 
 
 def _save_all(path: Path, arrays: dict[str, Any]) -> None:

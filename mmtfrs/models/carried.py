@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmtfrs.config.schema import Modality
 from mmtfrs.models.run_folder import RUN
+from mmtfrs.utils.files import writing
 
 _FITTED = ("tfidf", "vectors")
 
@@ -30,9 +31,10 @@ def carry_encoders(encoders: Mapping[Modality, tuple[str, str]], folder: Path) -
             continue
         target = own + "".join(source.suffixes) if kind not in _FITTED else f"{own}.npz"
         if source.resolve() != (folder / target).resolve():  # which a tuned one was written to
-            if source.is_dir():
-                shutil.copytree(source, folder / target, dirs_exist_ok=True)
-            else:
-                shutil.copyfile(source, folder / target)
+            with writing(folder / target):
+                if source.is_dir():
+                    shutil.copytree(source, folder / target, dirs_exist_ok=True)
+                else:
+                    shutil.copyfile(source, folder / target)
         carried[modality] = (f"{kind}:{RUN}/{target}" if kind else f"{RUN}/{target}", mark)
     return carried

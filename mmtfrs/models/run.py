@@ -17,8 +17,9 @@ from mmtfrs.model_inputs.storage import save_inputs
 from mmtfrs.models.carried import carry_encoders
 from mmtfrs.models.run_folder import FORMAT, WEIGHTS, damaged, read_run, training_in, using, write_run_sums, write_split
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.utils.files import replacing, write_arrays, write_json
+from mmtfrs.utils.files import make_folder, replacing, write_arrays, write_json, writing
 from mmtfrs.utils.finite import not_finite
+from mmtfrs.utils.sums import SUMS
 
 
 def save_run(
@@ -68,17 +69,25 @@ def start_run(
 
 def save_tables(tables: ModelInputs, folder: Path) -> None:
     """Writes `tables/` of a run, and the encoders that must go with it."""
-    (folder / "tables").mkdir(parents=True, exist_ok=True)  # first: what a killed start leaves is known by this folder
+    make_folder(folder / "tables")  # first: what a killed start leaves is known by this folder
     save_inputs(dataclasses.replace(tables, encoders=carry_encoders(tables.encoders, folder)), folder / "tables")
 
 
 def end_run(model: TwoTower, folder: Path) -> None:
-    """Writes the weights, which make a run a finished one, and right before it the sums of all files."""
+    """Writes the weights, which make a run a finished one, and right before it the sums of all files; over a finished run, after
+    it: killed in between, it has none."""
     _check_finite(model, folder / WEIGHTS)
+    over = (folder / WEIGHTS).exists()
+    if over:
+        with writing(folder):
+            (folder / SUMS).unlink(missing_ok=True)
     with replacing(folder / WEIGHTS) as file:
         write_arrays(file, _weights(model))
         file.flush()
-        write_run_sums(folder, Path(file.name))
+        if not over:
+            write_run_sums(folder, Path(file.name))
+    if over:
+        write_run_sums(folder, folder / WEIGHTS)
 
 
 def load_run(folder: str | Path, trust_code: bool = False) -> TwoTower:

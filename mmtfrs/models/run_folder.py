@@ -226,11 +226,13 @@ def training_in(folder: Path) -> Iterator[None]:
         RunError: another process trains, reads or evaluates it.
         WriteError: it cannot be written.
     """
+    new = not folder.exists()
     make_folder(folder)
     busy = RunError(f"{folder}: another process is using this run folder. Wait for it, or give another --out.")
     with held(folder, busy):
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # where nothing was written
+            if new:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # where nothing was written

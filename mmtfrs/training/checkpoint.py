@@ -168,9 +168,11 @@ class Checkpoint(keras.callbacks.Callback):
 
 def _whole(path: Path) -> bool:
     """Whether a checkpoint is as it was written; one that is not is told."""
+    if not (path / SUMS).exists():  # half removed, by a kill
+        return False
     wrong = wrong_file(path, path / SUMS)
     if wrong:
-        log.warning("%s: the checkpoint is damaged (%s). The training goes on from the one before it.", path, wrong)
+        log.warning("%s: the checkpoint is damaged (%s). The training goes on without it.", path, wrong)
     return not wrong
 
 

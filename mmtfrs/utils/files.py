@@ -23,21 +23,36 @@ log = logging.getLogger("mmtfrs")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-# What libraries that raise errors of their own (TensorFlow, HDF5, safetensors, libsndfile) say in their texts.
+# What libraries that raise errors of their own (TensorFlow, HDF5, safetensors, libsndfile, SQLite) say in their texts.
 _WORDS = {os.strerror(code): code for code in (*_FULL, *_CLOSED, errno.EIO)}
+_WORDS |= {"disk is full": errno.ENOSPC, "readonly database": errno.EROFS, "unable to open database": errno.EACCES}
+_WORDS |= {"disk I/O error": errno.EIO}
+_BUGS = (LookupError, AttributeError, TypeError, NameError, AssertionError, ArithmeticError)  # no library tells a full disk so
 
 
 def write_error(error: BaseException, path: str | Path) -> WriteError | None:
     """A failure to write a file or folder in one line, whoever tells of it; None for an error of another kind."""
     if isinstance(error, Error):
         return error if isinstance(error, WriteError) else None
-    each: BaseException | None = error
-    while each is not None:  # what is raised while a file is closed may hide why
-        code = each.errno if isinstance(each, OSError) and each.errno in _WORDS.values() else None
-        if code := code or next((code for words, code in _WORDS.items() if words in str(each)), None):
+    if isinstance(error, _BUGS):
+        return None
+    if code := _code(error):
+        return _told(path, code, os.strerror(code))
+    each = error.__cause__ or error.__context__
+    while each is not None:  # what is raised while a file is closed may hide that there is no room for it
+        if (code := _code(each)) in _FULL:
             return _told(path, code, os.strerror(code))
         each = each.__cause__ or each.__context__
     return _told(path, None, error.strerror or first_line(error)) if isinstance(error, OSError) else None
+
+
+def _code(error: BaseException) -> int | None:
+    """The system's number of what is wrong with a file, where an error is of that."""
+    if isinstance(error, OSError) and error.errno in _WORDS.values():
+        return error.errno
+    if isinstance(error, (ValueError, *_BUGS)) and type(error).__module__ == "builtins":
+        return None  # it may be of anything
+    return next((code for words, code in _WORDS.items() if words in str(error)), None)
 
 
 def _told(path: str | Path, code: int | None, reason: str) -> WriteError:
@@ -108,6 +123,12 @@ def check_writable(folder: Path) -> None:
         file.flush()
 
 
+def save_array(path: Path, array: np.ndarray) -> None:
+    """As `np.save`. Raises `WriteError`."""
+    with replacing(path) as file:
+        np.save(file, array)
+
+
 def write_json(path: str | Path, document: Any) -> None:
     with replacing(path) as file:
         file.write(json.dumps(document, indent=1).encode())
@@ -132,7 +153,7 @@ def keep_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def remove(folder: Path) -> None:
     """Removes a folder with all that is in it, if it is there. What cannot be removed stays, and is told."""
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return
     try:
         shutil.rmtree(folder)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def remove_leftovers(parent: Path) -> None:
     for path in [*parent.glob(f"{PART}*"), *parent.glob(f"{GONE}*")]:
         with contextlib.suppress(OSError), opened(path) as number:  # its owner lives, or nobody can tell: it stays
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(path)
+            shutil.rmtree(path, ignore_errors=True)  # which may be another user's
 
 
 def _begin(parent: Path) -> tuple[Path, int]:
@@ -47,7 +48,8 @@ def _begin(parent: Path) -> tuple[Path, int]:
         path.mkdir()  # with the modes that the user's umask says, which tempfile's have not
         with contextlib.suppress(FileNotFoundError):
             number = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            lock(number, shared=True)  # on a file system without locks nothing is ever taken for dead
+            # One that takes it for dead is waited for. On a file system without locks nothing ever is.
+            lock(number, shared=True, wait=True)
             if still_there(number, path):
                 return path, number
             os.close(number)  # another process has removed it before it was locked

@@ -43,6 +43,6 @@ def opened(folder: Path) -> Iterator[int]:
 def held(folder: Path, busy: Exception, shared: bool = False) -> Iterator[None]:
     """Holds a folder for the block: many may share it, or one has it alone. Raises `busy` where another process has it."""
     with opened(folder) as number:
-        if not lock(number, shared):
+        if not lock(number, shared) or not still_there(number, folder):
             raise busy
         yield
