@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 from collections.abc import Iterable
 
 
@@ -23,11 +22,6 @@ class WriteError(Error):
     """A file or folder cannot be written: the disk is full, or it may not be written to. `code` is the system's, if it says."""
 
     code: int | None = None
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there is no room."""
-        return self.code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class SetupError(Error):

@@ -19,7 +19,7 @@ from mmtfrs.cli.import_faults import import_fault
 from mmtfrs.cli.stops import AGAIN, GOES_ON, advise, stopped, stopping
 from mmtfrs.data.problems import Problem
 from mmtfrs.errors import Error, WriteError
-from mmtfrs.utils.files import write_error
+from mmtfrs.utils.files import FULL, write_error
 
 log = logging.getLogger("mmtfrs")
 
@@ -161,6 +161,6 @@ def _disk_error(error: Exception) -> Error | None:
     """What no file's reader or writer has told: a full disk under standard output, or under a file of another library."""
     name = getattr(error, "filename", None)
     found = write_error(error, str(name or "a file, or what is printed,"))
-    if found is not None and found.is_full:
+    if found is not None and found.code in FULL:
         return found
     return Error(f"{name}: {error.strerror}.") if isinstance(error, OSError) and name and error.strerror else None

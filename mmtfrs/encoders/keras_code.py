@@ -20,19 +20,9 @@ _LAMBDAS = ("Lambda", "__lambda__")
 _CALLS = ("TFOpLambda", "SlicingOpLambda")
 _ROOMS = ("math", "nn", "image", "linalg", "signal", "__operators__")
 _PLAIN = (
-    "cast",
-    "clip_by_value",
-    "concat",
-    "expand_dims",
-    "identity",
-    "ones_like",
-    "pad",
-    "reshape",
-    "shape",
-    "split",
-    "squeeze",
+    *("cast", "clip_by_value", "concat", "expand_dims", "identity", "ones_like", "pad", "reshape", "shape", "split"),
+    *("squeeze", "stack", "tile", "transpose", "unstack", "where", "zeros_like"),
 )
-_PLAIN += ("stack", "tile", "transpose", "unstack", "where", "zeros_like")
 _METHODS = ("ClassMethod", "InstanceMethod", "InstanceProperty")
 _OWN_MODULES = ("keras", "tf_keras")
 

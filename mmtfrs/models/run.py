@@ -74,8 +74,8 @@ def save_tables(tables: ModelInputs, folder: Path) -> None:
 
 
 def end_run(model: TwoTower, folder: Path) -> None:
-    """Writes the weights, which make a run a finished one, and right before it the sums of all files; over a finished run, after
-    it: killed in between, it has none."""
+    """Writes the weights, which make a run a finished one, and right before them the sums of all files. Over a finished run the
+    sums come after: killed in between, it has none."""
     _check_finite(model, folder / WEIGHTS)
     over = (folder / WEIGHTS).exists()
     if over:

@@ -21,10 +21,10 @@ from mmtfrs.utils.locks import lock, still_there
 
 log = logging.getLogger("mmtfrs")
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # there is no room
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 # What libraries that raise errors of their own (TensorFlow, HDF5, safetensors, libsndfile, SQLite) say in their texts.
-_WORDS = {os.strerror(code): code for code in (*_FULL, *_CLOSED, errno.EIO)}
+_WORDS = {os.strerror(code): code for code in (*FULL, *_CLOSED, errno.EIO)}
 _WORDS |= {"disk is full": errno.ENOSPC, "readonly database": errno.EROFS, "unable to open database": errno.EACCES}
 _WORDS |= {"disk I/O error": errno.EIO}
 _BUGS = (LookupError, AttributeError, TypeError, NameError, AssertionError, ArithmeticError)  # no library tells a full disk so
@@ -40,10 +40,13 @@ def write_error(error: BaseException, path: str | Path) -> WriteError | None:
         return _told(path, code, os.strerror(code))
     each = error.__cause__ or error.__context__
     while each is not None:  # what is raised while a file is closed may hide that there is no room for it
-        if (code := _code(each)) in _FULL:
+        if (code := _code(each)) in FULL:
             return _told(path, code, os.strerror(code))
         each = each.__cause__ or each.__context__
-    return _told(path, None, error.strerror or first_line(error)) if isinstance(error, OSError) else None
+    if not isinstance(error, OSError):
+        return None
+    gone = error.filename if error.errno == errno.ENOENT else None  # what was to be copied, maybe
+    return _told(gone or path, None, error.strerror or first_line(error))
 
 
 def _code(error: BaseException) -> int | None:
@@ -57,7 +60,7 @@ def _code(error: BaseException) -> int | None:
 
 def _told(path: str | Path, code: int | None, reason: str) -> WriteError:
     remedy = "Mend that and run the same command again."
-    if code in _FULL:
+    if code in FULL:
         remedy = "Make room and run the same command again."
     elif code in _CLOSED:
         remedy = "Make it writable, or name another place."
