@@ -144,6 +144,33 @@ def test_a_thread_that_does_not_end(signals, most):
         assert not process.stderr.read()
 
 
+_PUTS_AWAY = """
+import time
+from mmtfrs.cli.console import CommandLine, run_app
+app = CommandLine()
+@app.command()
+def works():
+    try:
+        print("begun", flush=True)
+        time.sleep(600)
+    finally:
+        time.sleep(0.8)
+        print("put away", flush=True)
+run_app(app)
+"""
+
+
+def test_two_signals_at_once_are_one():
+    """`timeout` sends one to its child, and one to the group that the child is in."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _PUTS_AWAY], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_HERE
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=60) == ("put away\n", f"{AGAIN}\n") and process.returncode == 143
+
+
 def test_while_it_is_still_imported(tmp_path):
     """In an interpreter of its own: the first import of ours is the event."""
     for module in ("mmtfrs.cli", "serving.client", "tuning.report"):

@@ -75,6 +75,13 @@ def _hidden():
     return error
 
 
+def _bug():
+    """What fails while a file that could not be read is dealt with."""
+    error = KeyError("k")
+    error.__context__ = PermissionError(errno.EACCES, "x")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -84,6 +91,8 @@ def _hidden():
         (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "(Not a directory). Mend that"),
         (_hidden(), "(No space left on device). Make room and run the same command again."),
         (ValueError("seek of closed file"), None),
+        (ValueError("s3://b/x: Permission denied"), None),
+        (_bug(), None),
         (DataError("row 3: No space left on device"), None),  # ours have been told
     ],
     ids=str,

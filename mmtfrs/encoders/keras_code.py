@@ -38,7 +38,7 @@ def refuse_code(path: Path) -> None:
             named = _code(part)
             if named:
                 raise EncoderError(
-                    f"{path}: the model has {named}, Python code that would be run here; nothing of it was. Give a model of "
+                    f"{path}: the model has {named}, code that would be run here; nothing of it was. Give a model of "
                     "Keras's own layers, or load it in code of your own and give that one's import path."
                 )
 
