@@ -101,7 +101,7 @@ def _second(kind, folder):
         refresh(folder, catalog, folder.parent / "store", progress=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["export", "refresh"])
 def test_an_export_or_refresh_waits_for_the_one_before(tiny, tmp_path, jobs, kind):
     """And comes after it: what the first has made is not lost."""

@@ -35,7 +35,7 @@ def test_names_and_sizes():
         assert hasattr(keras.applications, name) and hasattr(getattr(keras.applications, module), "preprocess_input")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "dim"), [("vgg16", 512), ("efficientnetb0", 1280), ("efficientnetv2b0", 1280)])
 def test_each_network_preprocesses_as_its_own(name, dim):
     encoder = encoders.load("image", f"{name}:random")

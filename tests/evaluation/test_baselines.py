@@ -106,6 +106,7 @@ def test_item_knn_by_hand():
     # u took a: its neighbors are b (0.8) and c (0.0); v took c: b (0.6) and a or d (0.0).
 
 
+@pytest.mark.long
 def test_bpr_beats_popularity_on_planted_groups():
     from models.test_two_tower import planted
 

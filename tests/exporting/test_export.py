@@ -565,6 +565,7 @@ def test_text_assets_travel_with_the_export(demo, tmp_path):
     assert odd["problem"].tolist() == [b"image: this model cannot be asked by image. It has learned from: text."]
 
 
+@pytest.mark.long
 def test_the_limits_of_the_config_hold_in_the_graph(tmp_path):
     """Host and graph refuse the same: what an extraction sets aside is no query."""
 
@@ -601,6 +602,7 @@ def test_the_limits_of_the_config_hold_in_the_graph(tmp_path):
     assert large["problem"].tolist() == [b"audio: more than 5000 bytes"]
 
 
+@pytest.mark.long
 def test_a_model_without_media(tmp_path):
     catalog = mmtfrs.Catalog.from_dict({"item_id": list("abc")})
     events = mmtfrs.Events(["u", "v"], ["a", "b"], [1, 2])
@@ -614,6 +616,7 @@ def test_a_model_without_media(tmp_path):
         results(loaded.ask("serving_default", inputs | _absent(1) | {"text": _column(["x"])}))
 
 
+@pytest.mark.long
 def test_an_export_that_knows_no_history(tmp_path):
     """`export.histories: 0`: neither the graph nor the model that it carries says what anybody took."""
     catalog = mmtfrs.Catalog.from_dict({"item_id": list("abc")})

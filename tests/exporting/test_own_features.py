@@ -161,6 +161,7 @@ def test_a_row_fails_alone(loaded, bad):
     assert not without["problem"].astype(str).tolist()[1]
 
 
+@pytest.mark.long
 def test_the_client_encodes_what_the_user_shows(shop, served, loaded):
     queries = [Query(text=f"word {n}", user=f"u{n}") for n in range(5)] + [Query("u1"), Query(features={"clip": np.ones(5)})]
     with Client(served, "shop", trust_code=True) as client:
@@ -267,6 +268,7 @@ def test_a_wrong_size_is_refused_by_the_signature(served, loaded):
         client.predict("embed_query", {"text_features": np.ones((1, 7), np.float32)})
 
 
+@pytest.mark.long
 def test_a_refresh_encodes_new_items_by_the_function(shop, tmp_path):
     model, folder, _ = shop
     shutil.copytree(folder, tmp_path / "shop")

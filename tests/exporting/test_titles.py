@@ -229,7 +229,7 @@ def test_recommend_prints_titles(folder, old):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_client_asks_for_titles(folder, old):
     server = Server(folder, port=0).start()
     earlier = Server(old, port=0).start()
@@ -257,7 +257,7 @@ def test_the_client_asks_for_titles(folder, old):
         earlier.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_terminal_that_cannot_show_a_title(folder):
     code = "import sys; sys.argv[0] = 'mmtfrs'; from mmtfrs.cli.app import main; main()"
     result = run_python(code, "recommend", folder, "--text", "\u00fc", "-k", str(ITEMS), PYTHONIOENCODING="ascii")

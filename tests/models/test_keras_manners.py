@@ -61,6 +61,7 @@ def test_single_batches_and_what_a_batch_cannot_have():
         model.train_on_batch(batch, np.ones(64))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
 def test_a_policy_of_the_process_is_not_the_models(policy):
     """Whatever else a program does with Keras, `training.mixed_precision` decides."""

@@ -157,7 +157,7 @@ def test_votes_by_hand():
     np.testing.assert_allclose(ahead, [1 + 2 / 3, 2 / 3 + 1, 2 / 3], atol=2e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_generator_learns_what_another_modality_tells():
     """Image features are a linear map of the text's: guesses must come close where both are known."""
     rng = np.random.default_rng(0)

@@ -47,7 +47,7 @@ class _Poison(keras.callbacks.Callback):
             weight.assign(np.full(weight.shape, np.nan))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("late", "what"), [(False, "by step 3 the loss is nan"), (True, "the weights .* are not finite")])
 def test_the_epoch_before_is_kept(late, what, tmp_path):
     model, split = _model(epochs=4)

@@ -210,7 +210,7 @@ def test_popularity_is_that_of_what_is_asked():
     assert asked.data.fade == np.inf and np.array_equal(asked.data.faded, asked.data.item_counts)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_epochs_are_found_on_users_who_are_asked_again(capsys):
     """Where every user came once, the newest events are of users nobody knew: a random part stands for what is asked."""
     config = mmtfrs.Config(**FAST)

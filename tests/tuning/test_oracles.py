@@ -92,7 +92,7 @@ def test_hyperband_lets_the_best_third_go_on(tmp_path):
         assert set(went_on) == set(best[: len(went_on)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bayesian_search_finds_more_than_random(tmp_path):
     best = {method: max(map(_score, _run(method, tmp_path / method, trials=12).values())) for method in ("random", "bayesian")}
     assert best["bayesian"] >= best["random"] and best["bayesian"] > 1.095  # the top is 1.1
