@@ -113,7 +113,16 @@ def run_app(command: typer.Typer) -> None:
         with stopping():
             command()
     except BrokenPipeError:
+        _let_go()
         sys.exit(1)
+
+
+def _let_go() -> None:
+    """What standard output did not take, the interpreter would try again at its end, and tell of it in its own way."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class CommandLine(typer.Typer):
@@ -147,6 +156,7 @@ class _Command(typer.core.TyperCommand):
                 print(json.dumps({"error": str(told)}))
             text = str(told)  # problems of a file already begin so
             note(text if text.startswith("error: ") else f"error: {text}")
+            _let_go()
             raise typer.Exit(1) from None
         if "error" in _said:
             raise typer.Exit(1)

@@ -5,6 +5,7 @@ This file imports nothing that takes long: it is at work while the rest is still
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
@@ -82,6 +83,7 @@ def stopping() -> Iterator[None]:
     finally:
         if stopped():  # the thread stays, in case that the interpreter does not come to its end
             _tell()
+            atexit.register(_ignore)
             raise SystemExit(128 + _Stops.number)
         _Stops.inside = False
         if woken is not None:
@@ -103,6 +105,12 @@ def _raise(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
 
+def _ignore() -> None:
+    """At its very end the interpreter would let a second signal kill it, as if nobody had put anything away."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _watch(heard: int) -> None:
     """Signals come here as bytes, by C code, even while Python cannot run its handlers."""
     number = 0
@@ -111,10 +119,9 @@ def _watch(heard: int) -> None:
             os.close(heard)
             return
         number = data[0]
-    time.sleep(_SILENT)
-    os.set_blocking(heard, False)
-    with contextlib.suppress(BlockingIOError):  # what comes at once is one wish: `timeout` signals a process and then its group
-        os.read(heard, 64)
+    end = time.monotonic() + _SILENT
+    while select.select([heard], [], [], max(end - time.monotonic(), 0.0))[0] and not _Stops.told:
+        os.read(heard, 64)  # what comes at once is one wish: `timeout` signals a process and then its group
     _tell()
     select.select([heard], [], [], _GRACE - _SILENT)  # or until a second signal
     os._exit(128 + number)
