@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -31,6 +32,15 @@ class SearchData:
     features: Features
     split: Split
 
+    @functools.cached_property
+    def checksums(self) -> dict[tuple[str, str], int]:
+        """Of each side's and modality's features, for which all are read."""
+        return {
+            (side, modality): _checksum(rows)
+            for side in ("items", "users")
+            for modality, rows in getattr(self.features, side).items()
+        }
+
     def tables(self, config: Config) -> ModelInputs:
         """What a model of these settings is built on."""
         # A search reads ids and features again, not the columns that an export shows or filters by.
@@ -42,7 +52,7 @@ class SearchData:
         found = [data_mark(dataclasses.replace(tables, items={}, users={}), self.split)]
         for side in ("items", "users"):
             for modality, rows in getattr(self.features, side).items():
-                found.append(f"{side} {modality} {rows.fingerprint} {_checksum(rows)}")
+                found.append(f"{side} {modality} {rows.fingerprint} {self.checksums[side, modality]}")
         return hashlib.sha256("\n".join(found).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
@@ -61,7 +71,7 @@ class SearchData:
                         "side": side,
                         "modality": modality,
                         "fingerprint": rows.fingerprint,
-                        "matrix": _keep(rows, folder / f"{name}.matrix.npy"),
+                        "matrix": _keep(rows.matrix, self.checksums[side, modality], folder / f"{name}.matrix.npy"),
                     }
                 )
         write_json(folder / "data.json", {"split": self.split.kind, "features": found})
@@ -84,14 +94,13 @@ class SearchData:
         return cls(Catalog.from_dict({"item_id": ids}), Features(**sides, user_ids=users), split)
 
 
-def _keep(rows: FeatureRows, path: Path) -> dict:
-    matrix = rows.matrix
+def _keep(matrix: np.ndarray, checksum: int, path: Path) -> dict:
     if isinstance(matrix, np.memmap) and matrix.filename is not None:
         file = Path(matrix.filename).resolve()
         return {
             "file": os.path.relpath(file, path.parent.resolve()),  # search and store may be moved together
             "stamp": _stamp(file),
-            "checksum": _checksum(rows),
+            "checksum": checksum,
             "dtype": matrix.dtype.str,
             "offset": matrix.offset,
             "shape": list(matrix.shape),

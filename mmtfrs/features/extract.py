@@ -87,6 +87,26 @@ def extract(
     lacking: Counter[str] = Counter()
     encoded = 0
     with FeatureStore(store) as opened, ThreadPoolExecutor(config.extraction.workers) as pool:
+
+        def rows_of(encoder: Encoder, tables: Sequence[MediaTable], rejects: list[Reject]) -> dict[str, FeatureRows]:
+            nonlocal encoded
+            space, rows = opened.space(encoder), {}
+            for table in tables:
+                rows[table.section] = np.full(len(table), -1, np.int64)
+                for column in _COLUMNS[encoder.modality]:
+                    if table.count(column):
+                        job = ColumnJob(
+                            table, column, _for_column(encoder, column, config), opened, space, pool, config, progress
+                        )
+                        job.run(rows[table.section])
+                        rejects += job.rejects
+                        encoded += job.encoded
+                        lacking[encoder.modality] += job.lacking
+            if space.damaged and not opened.read_only:
+                log.warning("%s: %d rows were damaged; their media were encoded again", space.path, len(space.damaged))
+            matrix = space.matrix()
+            return {section: FeatureRows(matrix, found, encoder.fingerprint) for section, found in rows.items()}
+
         for modality in MODALITIES:
             if modality in config.data.features:
                 continue
@@ -95,26 +115,6 @@ def extract(
                 continue
             encoder = _encoder(modality, config, catalog, opened)
             used[modality] = encoder = encoders.preprocessed(encoder, config.extraction.step(modality))
-
-            def rows_of(encoder: Encoder, tables: Sequence[MediaTable], rejects: list[Reject]) -> dict[str, FeatureRows]:
-                nonlocal encoded
-                space, rows = opened.space(encoder), {}
-                for table in tables:
-                    rows[table.section] = np.full(len(table), -1, np.int64)
-                    for column in _COLUMNS[encoder.modality]:
-                        if table.count(column):
-                            job = ColumnJob(
-                                table, column, _for_column(encoder, column, config), opened, space, pool, config, progress
-                            )
-                            job.run(rows[table.section])
-                            rejects += job.rejects
-                            encoded += job.encoded
-                            lacking[encoder.modality] += job.lacking
-                if space.damaged and not opened.read_only:
-                    log.warning("%s: %d rows were damaged; their media were encoded again", space.path, len(space.damaged))
-                matrix = space.matrix()
-                return {section: FeatureRows(matrix, found, encoder.fingerprint) for section, found in rows.items()}
-
             for section, found in rows_of(encoder, tables, rejects).items():
                 made[section][modality] = found
             views = [augmented(encoder, number) for number in range(1, config.extraction.augment.views + 1)]

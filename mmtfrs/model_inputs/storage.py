@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from mmtfrs.model_inputs.feature_table import MediaRows, in_order
 from mmtfrs.model_inputs.inputs import ModelInputs
 from mmtfrs.model_inputs.item_lists import ItemLists
 from mmtfrs.model_inputs.pca import Adapter
-from mmtfrs.utils.files import make_folder, replacing, save_array, write_arrays
+from mmtfrs.utils.files import make_folder, replacing, save_array, save_arrays
 
 _ADAPTER = ".adapter.npz"
 _TITLES = "titles.txt"
@@ -26,25 +25,20 @@ def save_inputs(inputs: ModelInputs, folder: Path) -> None:
         save_array(folder / f"{name}.npy", getattr(inputs, name).astype(str))
     for name in _COUNTS:
         save_array(folder / f"{name}.npy", getattr(inputs, name))
-    _save_all(folder / _FADED, {"counts": inputs.faded, "fade": inputs.fade})
-    _save_all(folder / _TAKEN, {"items": inputs.taken.items, "starts": inputs.taken.starts})
+    save_arrays(folder / _FADED, {"counts": inputs.faded, "fade": inputs.fade}.items())
+    save_arrays(folder / _TAKEN, {"items": inputs.taken.items, "starts": inputs.taken.starts}.items())
     seen = {"items": inputs.seen.items, "starts": inputs.seen.starts, "ratings": inputs.ratings, "ordered": inputs.ordered}
-    _save_all(folder / _SEEN, seen)
-    _save_all(folder / "attributes.npz", {name: values.astype(str) for name, values in inputs.attributes.items()})
+    save_arrays(folder / _SEEN, seen.items())
+    save_arrays(folder / "attributes.npz", ((name, values.astype(str)) for name, values in inputs.attributes.items()))
     with replacing(folder / _TITLES) as file:
         file.write("".join(f"{title}\n" for title in inputs.titles).encode())
     for modality, adapter in inputs.adapters.items():
         parts = {"mean": adapter.mean, "projection": adapter.projection, "encoder": np.array(inputs.encoders[modality])}
-        _save_all(folder / f"{modality}{_ADAPTER}", parts)
+        save_arrays(folder / f"{modality}{_ADAPTER}", parts.items())
         for name, media in (("items", inputs.items), ("users", inputs.users)):
             if modality in media:
                 save_array(folder / f"{modality}.{name}.matrix.npy", media[modality].matrix)
                 save_array(folder / f"{modality}.{name}.rows.npy", media[modality].rows)
-
-
-def _save_all(path: Path, arrays: dict[str, Any]) -> None:
-    with replacing(path) as file:
-        write_arrays(file, arrays.items())
 
 
 def load_inputs(folder: Path) -> ModelInputs:

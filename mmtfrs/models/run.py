@@ -17,7 +17,7 @@ from mmtfrs.model_inputs.storage import save_inputs
 from mmtfrs.models.carried import carry_encoders
 from mmtfrs.models.run_folder import FORMAT, WEIGHTS, damaged, read_run, training_in, using, write_run_sums, write_split
 from mmtfrs.models.two_tower import TwoTower
-from mmtfrs.utils.files import make_folder, replacing, write_arrays, write_json, writing
+from mmtfrs.utils.files import make_folder, replacing, save_arrays, write_arrays, write_json, writing
 from mmtfrs.utils.finite import not_finite
 from mmtfrs.utils.sums import SUMS
 
@@ -121,8 +121,7 @@ def load_own_run(folder: Path, trust_code: bool = False) -> TwoTower:
 def save_weights(model: TwoTower, path: Path) -> None:
     """All weights as one `.npz`, by position and name; complete or not at all. Raises `RunError` where one is not finite."""
     _check_finite(model, path)
-    with replacing(path) as file:
-        write_arrays(file, _weights(model))
+    save_arrays(path, _weights(model))
 
 
 def _weights(model: TwoTower) -> Iterator[tuple[str, np.ndarray]]:

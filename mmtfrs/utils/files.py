@@ -145,13 +145,18 @@ def write_arrays(file: IO[bytes], arrays: Iterable[tuple[str, Any]]) -> None:
                 np.lib.format.write_array(column, np.asanyarray(values), allow_pickle=False)
 
 
+def save_arrays(path: Path, arrays: Iterable[tuple[str, Any]]) -> None:
+    """As `write_arrays`, a file in one go. Raises `WriteError`."""
+    with replacing(path) as file:
+        write_arrays(file, arrays)
+
+
 def keep_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a `.npz`, unless just these arrays are in it already: the folder may be read-only."""
     with contextlib.suppress(Exception), np.load(path) as saved:  # it is not there, or damaged
         if all(np.array_equal(saved[name], values) for name, values in arrays.items()):
             return
-    with replacing(path) as file:
-        write_arrays(file, arrays.items())
+    save_arrays(path, arrays.items())
 
 
 def remove(folder: Path) -> None:
